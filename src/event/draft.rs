@@ -1,0 +1,111 @@
+//! Drafts: events that clients propose, and the message in which a frontend hands them to a validator.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::keys::check_id;
+use super::{ClientId, DraftKey, EventId, KeyError, PartitionKey};
+
+/// One event that a client proposes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Draft {
+    /// The client's own name for it (`draftId`; in v1 `id`), 1 to 256 bytes.
+    pub draft_id: String,
+    /// The event type, built in or an application's.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// The payload, as the client wrote it.
+    pub payload: Box<RawValue>,
+    /// The last event id of the partition that the client had seen, where it wants conflicts refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_event_id: Option<EventId>,
+    /// What only v1 events have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v1: Option<V1Fields>,
+}
+
+impl Draft {
+    /// Checks what the types do not: the length of the draft id.
+    pub fn check(&self) -> Result<(), KeyError> {
+        check_id(&self.draft_id)
+    }
+
+    /// The key under which this draft is committed at most once.
+    pub fn key(&self, client: &ClientId) -> DraftKey {
+        match self.v1 {
+            Some(_) => DraftKey::v1(&self.draft_id),
+            None => DraftKey::classic(client.as_str(), &self.draft_id),
+        }
+    }
+}
+
+/// The fields that only the v1 dialect has (`protocol-v1.md`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct V1Fields {
+    /// v1's `partition`: a label within the project, no unit of its own.
+    pub label: String,
+    /// The version of the event type's schema, from 1.
+    pub schema_version: u64,
+    /// The event's own `userId`, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<String>,
+    /// The `meta` object, as the client wrote it.
+    pub meta: Box<RawValue>,
+}
+
+/// Who submits, as the frontend verified it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Submitter {
+    /// The client.
+    pub client_id: ClientId,
+    /// The user behind it, where the token names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<String>,
+    /// What the client may do: `<action>` or `<action>:<target>`, `*` for all.
+    pub permissions: Vec<String>,
+}
+
+/// Where a validator's answer goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplyTo {
+    /// The frontend process.
+    pub frontend: String,
+    /// The connection on it.
+    pub connection: u64,
+    /// The submission on that connection, counted from 1.
+    pub submission: u64,
+    /// How often the frontend has published this submission, counted from 1. A rejection counts only
+    /// when it answers the last attempt: an earlier copy's rejection says nothing of the copy behind it.
+    pub attempt: u32,
+}
+
+/// How the drafts of one submission hang together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Unit {
+    /// Each for itself, in order: a rejected one does not stop those behind it (classic).
+    Each,
+    /// One unit of work: those behind the first rejected one are not processed (v1).
+    Batch,
+}
+
+/// What one message on DRAFTS holds: drafts of one connection for one partition, in the order sent.
+/// Without drafts it only asks that the partition be opened: its initial state committed, if one is
+/// configured.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Submission {
+    /// The partition.
+    pub partition: PartitionKey,
+    /// Who submits.
+    pub submitter: Submitter,
+    /// Where the answer goes.
+    pub reply_to: ReplyTo,
+    /// How the drafts hang together.
+    pub unit: Unit,
+    /// The drafts.
+    pub drafts: Vec<Draft>,
+}

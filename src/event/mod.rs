@@ -1,0 +1,20 @@
+//! The record: what a draft and a committed event are, and the keys they go by.
+//!
+//! Everything here is a plain value. This module knows no clock, no network and no NATS, and imports
+//! nothing else of ours; every other module speaks in its words.
+
+mod answer;
+pub mod canonical;
+mod draft;
+mod keys;
+mod record;
+
+#[cfg(test)]
+mod tests;
+
+pub use answer::{Answer, FieldError, Outcome, Reason};
+pub use draft::{Draft, ReplyTo, Submission, Submitter, Unit, V1Fields};
+pub use keys::{
+    ClientId, ContentHash, DraftKey, EventId, KeyError, PARTITION_BYTES_MAX, PartitionKey, Slot, Token,
+};
+pub use record::{CommittedEvent, EventRecord};

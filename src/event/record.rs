@@ -1,0 +1,94 @@
+//! The record of a committed event: the body of a message in COMMITTED.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{ClientId, ContentHash, Draft, DraftKey, EventId, PartitionKey, Submitter, V1Fields};
+
+/// A committed event as it stands in the log, but for its id, which is its place there.
+///
+/// It borrows from the message that holds it: an event is parsed once where it comes in, and its payload
+/// is passed on as it was written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventRecord<'a> {
+    /// The event type.
+    #[serde(rename = "type", borrow)]
+    pub event_type: Cow<'a, str>,
+    /// The payload, as the client wrote it.
+    #[serde(borrow)]
+    pub payload: &'a RawValue,
+    /// The partition.
+    pub partition: PartitionKey,
+    /// When it was committed, in Unix milliseconds; never less than that of the event before it.
+    pub timestamp: u64,
+    /// Who submitted it; `server` for an initial state.
+    pub client_id: ClientId,
+    /// The user behind the client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<String>,
+    /// The client's own name for the draft.
+    #[serde(borrow)]
+    pub draft_id: Cow<'a, str>,
+    /// The hash of what the draft said.
+    pub content_hash: ContentHash,
+    /// The how-manieth event of its partition this is, from 1: a hole in the log shows.
+    pub ordinal: u64,
+    /// What only v1 events have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v1: Option<V1Fields>,
+}
+
+impl<'a> EventRecord<'a> {
+    /// The record of an accepted draft.
+    pub fn of_draft(
+        draft: &'a Draft,
+        partition: &PartitionKey,
+        submitter: &Submitter,
+        content_hash: ContentHash,
+        ordinal: u64,
+        timestamp: u64,
+    ) -> Self {
+        Self {
+            event_type: Cow::Borrowed(&draft.event_type),
+            payload: &draft.payload,
+            partition: partition.clone(),
+            timestamp,
+            client_id: submitter.client_id.clone(),
+            user_id: submitter.user_id.clone(),
+            draft_id: Cow::Borrowed(&draft.draft_id),
+            content_hash,
+            ordinal,
+            v1: draft.v1.clone(),
+        }
+    }
+
+    /// Reads the body of a message in COMMITTED.
+    pub fn parse(body: &'a [u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(body)
+    }
+
+    /// The body of a message in COMMITTED.
+    pub fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(self)
+    }
+
+    /// The key of the draft that it was.
+    pub fn draft_key(&self) -> DraftKey {
+        match self.v1 {
+            Some(_) => DraftKey::v1(&self.draft_id),
+            None => DraftKey::classic(self.client_id.as_str(), &self.draft_id),
+        }
+    }
+}
+
+/// A committed event: its record and its place.
+#[derive(Debug, Clone)]
+pub struct CommittedEvent<'a> {
+    /// Its place in the log.
+    pub id: EventId,
+    /// What stands there.
+    pub record: EventRecord<'a>,
+}

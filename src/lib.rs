@@ -1,0 +1,12 @@
+//! The authoritative server for offline-first collaborative apps, on NATS JetStream.
+//!
+//! A draft comes in over a WebSocket ([`frontend`]), goes to its partition's validator ([`validator`]),
+//! is decided against the partition's state ([`rules`], [`state`]), gets its place in the log ([`log`])
+//! and reaches everyone from there. `docs/ARCHITECTURE.md` walks that path.
+
+#![warn(missing_docs)]
+
+pub mod auth;
+pub mod event;
+pub mod rules;
+pub mod state;

@@ -8,5 +8,6 @@
 
 pub mod auth;
 pub mod event;
+pub mod log;
 pub mod rules;
 pub mod state;

@@ -1,0 +1,176 @@
+//! Makes the streams and buckets, once, and says in plain words where existing ones differ from what is
+//! expected, instead of changing them silently.
+
+use async_nats::jetstream::stream::Config;
+
+use super::connection::Log;
+use super::error::LogError;
+use super::settings::SLOTS_METADATA;
+use super::subjects;
+
+/// The oldest server that has atomic batches.
+const SERVER_MIN: (i64, i64, i64) = (2, 12, 0);
+
+/// What bootstrap did.
+#[derive(Debug, Default)]
+pub struct BootstrapReport {
+    /// What was made.
+    pub created: Vec<String>,
+    /// What was there already, as it should be.
+    pub present: Vec<String>,
+}
+
+/// Why the log cannot be used as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// The server lacks what the pipeline rests on.
+    #[error("the NATS server is version {0}; at least {v}.{m}.{p} is needed (atomic batches)",
+        v = SERVER_MIN.0, m = SERVER_MIN.1, p = SERVER_MIN.2)]
+    ServerTooOld(String),
+    /// Something exists that is not as configured.
+    #[error("the streams are not as configured:\n  {}\nChange the configuration to match, or the streams with the `nats` command line", .0.join("\n  "))]
+    Differs(Vec<String>),
+    /// Streams are missing.
+    #[error("{0} does not exist; run `insieme-backend bootstrap` first")]
+    Missing(String),
+    /// NATS failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// Makes what is missing and checks what is there. Idempotent; any number may run at once.
+pub async fn bootstrap(log: &Log) -> Result<BootstrapReport, BootstrapError> {
+    check_server(log)?;
+    let mut report = BootstrapReport::default();
+    let mut differences = Vec::new();
+    for expected in [log.settings.drafts_stream(), log.settings.committed_stream()] {
+        let found = match stream_config(log, &expected.name).await? {
+            Some(found) => {
+                report.present.push(format!("stream {}", expected.name));
+                found
+            }
+            None => {
+                report.created.push(format!("stream {}", expected.name));
+                create(log.js.create_stream(expected.clone()).await, &expected.name)?
+                    .cached_info()
+                    .config
+                    .clone()
+            }
+        };
+        differences.extend(differences_of(&expected, &found));
+    }
+    let ownership = log.settings.ownership_bucket();
+    let name = format!("KV_{}", ownership.bucket);
+    match stream_config(log, &name).await? {
+        Some(found) => {
+            report.present.push(format!("bucket {}", ownership.bucket));
+            compare(&mut differences, &name, "max_age", &ownership.max_age, &found.max_age);
+            compare(&mut differences, &name, "replicas", &ownership.num_replicas, &found.num_replicas);
+        }
+        None => {
+            report.created.push(format!("bucket {}", ownership.bucket));
+            create(log.js.create_key_value(ownership).await, &name)?;
+        }
+    }
+    let snapshots = log.settings.snapshot_bucket();
+    let name = format!("OBJ_{}", snapshots.bucket);
+    match stream_config(log, &name).await? {
+        Some(found) => {
+            report.present.push(format!("object store {}", snapshots.bucket));
+            compare(&mut differences, &name, "replicas", &snapshots.num_replicas, &found.num_replicas);
+        }
+        None => {
+            report.created.push(format!("object store {}", snapshots.bucket));
+            create(log.js.create_object_store(snapshots).await, &name)?;
+        }
+    }
+    if differences.is_empty() { Ok(report) } else { Err(BootstrapError::Differs(differences)) }
+}
+
+impl Log {
+    /// Checks that everything is there and as configured, and makes nothing. Every role does this at its
+    /// start.
+    pub async fn check(&self) -> Result<(), BootstrapError> {
+        check_server(self)?;
+        let mut differences = Vec::new();
+        for expected in [self.settings.drafts_stream(), self.settings.committed_stream()] {
+            let Some(found) = stream_config(self, &expected.name).await? else {
+                return Err(BootstrapError::Missing(format!("stream {}", expected.name)));
+            };
+            differences.extend(differences_of(&expected, &found));
+        }
+        for name in
+            [format!("KV_{}", subjects::OWNERSHIP_BUCKET), format!("OBJ_{}", subjects::SNAPSHOT_BUCKET)]
+        {
+            if stream_config(self, &name).await?.is_none() {
+                return Err(BootstrapError::Missing(format!("stream {name}")));
+            }
+        }
+        if differences.is_empty() { Ok(()) } else { Err(BootstrapError::Differs(differences)) }
+    }
+}
+
+fn check_server(log: &Log) -> Result<(), BootstrapError> {
+    let (major, minor, patch) = SERVER_MIN;
+    if log.client.is_server_compatible(major, minor, patch) {
+        Ok(())
+    } else {
+        Err(BootstrapError::ServerTooOld(log.client.server_info().version))
+    }
+}
+
+async fn stream_config(log: &Log, name: &str) -> Result<Option<Config>, LogError> {
+    use async_nats::jetstream::context::GetStreamErrorKind as Kind;
+    match log.js.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
+        Err(error) => match error.kind() {
+            Kind::JetStream(api) if api.error_code().0 == 10059 => Ok(None),
+            Kind::JetStream(api) if api.code() < 500 => {
+                Err(LogError::refused("asking for a stream", format!("{name}: {api}")))
+            }
+            _ => Err(LogError::unavailable("asking for a stream", format!("{name}: {error}"))),
+        },
+    }
+}
+
+fn create<T, E: std::fmt::Display>(result: Result<T, E>, name: &str) -> Result<T, LogError> {
+    result.map_err(|error| LogError::refused("creating a stream", format!("{name}: {error}")))
+}
+
+fn differences_of(expected: &Config, found: &Config) -> Vec<String> {
+    let mut all = Vec::new();
+    let name = &expected.name;
+    let slots = |config: &Config| config.metadata.get(SLOTS_METADATA).cloned();
+    compare(&mut all, name, "subjects", &expected.subjects, &found.subjects);
+    compare(&mut all, name, "retention", &expected.retention, &found.retention);
+    compare(&mut all, name, "storage", &expected.storage, &found.storage);
+    compare(&mut all, name, "discard", &expected.discard, &found.discard);
+    compare(&mut all, name, "max_bytes", &expected.max_bytes, &found.max_bytes);
+    compare(&mut all, name, "max_msgs", &expected.max_messages, &found.max_messages);
+    compare(
+        &mut all,
+        name,
+        "max_msgs_per_subject",
+        &expected.max_messages_per_subject,
+        &found.max_messages_per_subject,
+    );
+    compare(&mut all, name, "max_age", &expected.max_age, &found.max_age);
+    compare(&mut all, name, "replicas", &expected.num_replicas, &found.num_replicas);
+    compare(&mut all, name, "allow_direct", &expected.allow_direct, &found.allow_direct);
+    compare(&mut all, name, "allow_atomic", &expected.allow_atomic_publish, &found.allow_atomic_publish);
+    compare(&mut all, name, "republish", &expected.republish, &found.republish);
+    compare(&mut all, name, "the number of slots", &slots(expected), &slots(found));
+    all
+}
+
+fn compare<T: PartialEq + std::fmt::Debug>(
+    all: &mut Vec<String>,
+    stream: &str,
+    what: &str,
+    expected: &T,
+    found: &T,
+) {
+    if expected != found {
+        all.push(format!("{stream}: {what} is {found:?}, configured is {expected:?}"));
+    }
+}

@@ -1,0 +1,157 @@
+//! The connection to NATS.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::{self, object_store::ObjectStore};
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, Request};
+use bytes::Bytes;
+use tokio::sync::{OnceCell, watch};
+use tracing::{info, warn};
+
+use super::error::LogError;
+use super::settings::LogSettings;
+
+/// The log: one connection to NATS, and everything that is done over it. Cheap to clone.
+#[derive(Clone)]
+pub struct Log {
+    pub(super) client: Client,
+    pub(super) js: jetstream::Context,
+    pub(super) settings: Arc<LogSettings>,
+    pub(super) snapshots: Arc<OnceCell<ObjectStore>>,
+    state: watch::Receiver<ConnectionState>,
+}
+
+/// How the connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionState {
+    /// Whether NATS is reached just now.
+    pub connected: bool,
+    /// Grows whenever live messages may have been missed: at every reconnect and at every notice that a
+    /// subscription of ours was too slow. Who sees it grow fills its gaps from the log.
+    pub epoch: u64,
+}
+
+/// How many messages a subscription may hold before NATS's client drops some and tells us so.
+const SUBSCRIPTION_MESSAGES_MAX: usize = 64 * 1024;
+
+impl Log {
+    /// Connects. `role` is shown in NATS's own monitoring. Fails when no server can be reached now;
+    /// once connected, reconnecting goes on for ever.
+    pub async fn connect(settings: &LogSettings, role: &str) -> Result<Self, LogError> {
+        const WHAT: &str = "connecting to NATS";
+        let (sender, state) = watch::channel(ConnectionState { connected: true, epoch: 0 });
+        let sender = Arc::new(sender);
+        let mut options = ConnectOptions::new()
+            .name(format!("insieme-backend {role}"))
+            .request_timeout(Some(settings.request_timeout))
+            .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
+            .ping_interval(Duration::from_secs(10))
+            .max_reconnects(None)
+            .reconnect_delay_callback(reconnect_delay)
+            .event_callback(move |event| {
+                let sender = sender.clone();
+                async move { note_event(&sender, &event) }
+            });
+        if let Some((user, password)) = &settings.user {
+            options = options.user_and_password(user.clone(), password.clone());
+        }
+        if let Some(file) = &settings.credentials_file {
+            options = options.credentials_file(file).await.map_err(|error| {
+                LogError::refused(WHAT, format!("credentials file {}: {error}", file.display()))
+            })?;
+        }
+        if let Some(file) = &settings.tls_ca_file {
+            options = options.add_root_certificates(file.clone()).require_tls(true);
+        }
+        let client = options
+            .connect(settings.urls.as_slice())
+            .await
+            .map_err(|error| LogError::unavailable(WHAT, format!("{}: {error}", settings.urls.join(", "))))?;
+        let js = jetstream::ContextBuilder::new().timeout(settings.request_timeout).build(client.clone());
+        Ok(Self {
+            client,
+            js,
+            settings: Arc::new(settings.clone()),
+            snapshots: Arc::new(OnceCell::new()),
+            state,
+        })
+    }
+
+    /// The connection's state, to read and to wait on.
+    pub fn state(&self) -> watch::Receiver<ConnectionState> {
+        self.state.clone()
+    }
+
+    /// The number of slots.
+    pub fn slots(&self) -> u16 {
+        self.settings.slots
+    }
+
+    /// The largest message that the server takes, in bytes, headers included.
+    pub fn message_bytes_max(&self) -> usize {
+        self.client.max_payload()
+    }
+
+    /// Waits until everything published so far has reached the server.
+    pub async fn flush(&self) -> Result<(), LogError> {
+        tokio::time::timeout(self.settings.request_timeout, self.client.flush())
+            .await
+            .map_err(|_| LogError::unavailable("flushing", "timed out"))?
+            .map_err(|error| LogError::unavailable("flushing", error))
+    }
+
+    /// One request, one reply.
+    pub(super) async fn request(
+        &self,
+        what: &'static str,
+        subject: String,
+        headers: Option<HeaderMap>,
+        body: Bytes,
+    ) -> Result<async_nats::Message, LogError> {
+        let mut request = Request::new().payload(body);
+        if let Some(headers) = headers {
+            request = request.headers(headers);
+        }
+        self.client.send_request(subject, request).await.map_err(|error| {
+            use async_nats::client::RequestErrorKind as Kind;
+            match error.kind() {
+                Kind::InvalidSubject | Kind::MaxPayloadExceeded => LogError::refused(what, error),
+                Kind::TimedOut | Kind::NoResponders | Kind::Other => LogError::unavailable(what, error),
+            }
+        })
+    }
+}
+
+fn note_event(sender: &watch::Sender<ConnectionState>, event: &Event) {
+    match event {
+        Event::Connected => {
+            info!("connected to NATS");
+            sender.send_modify(|state| {
+                state.connected = true;
+                state.epoch += 1;
+            });
+        }
+        Event::Disconnected => {
+            warn!("connection to NATS lost; reconnecting");
+            sender.send_modify(|state| state.connected = false);
+        }
+        Event::SlowConsumer(subscription) => {
+            warn!(
+                subscription,
+                "a subscription was too slow and lost messages; filling the gap from the log"
+            );
+            sender.send_modify(|state| state.epoch += 1);
+        }
+        other => warn!(event = %other, "NATS"),
+    }
+}
+
+/// 10 ms, doubling to at most a second, with up to a half off so that processes do not come in step.
+fn reconnect_delay(attempts: usize) -> Duration {
+    if attempts <= 1 {
+        return Duration::ZERO;
+    }
+    let full_ms = 10_u64.saturating_mul(1 << attempts.min(7)).min(1_000);
+    Duration::from_millis(full_ms / 2 + rand::random::<u64>() % (full_ms / 2 + 1))
+}

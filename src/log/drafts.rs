@@ -1,0 +1,205 @@
+//! Drafts on their way: frontends publish them, and the owner of a slot takes them off the work queue.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull::Stream as PullStream;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::{self, AckKind};
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
+use serde::Deserialize;
+
+use super::connection::Log;
+use super::error::LogError;
+use super::subjects;
+use crate::event::{PartitionKey, Slot, Token};
+
+/// A draft was not, or not surely, stored in DRAFTS.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PublishError {
+    /// DRAFTS is full: validators do not keep up, or there is none. Not stored.
+    #[error("the draft queue is full")]
+    Full,
+    /// NATS refused it for good. Not stored.
+    #[error("the draft was refused: {0}")]
+    Refused(String),
+    /// No answer: it may or may not be stored.
+    #[error("the draft queue cannot be reached: {0}")]
+    Unknown(LogError),
+}
+
+/// JetStream's error codes for a stream that cannot take more.
+const FULL_CODES: [u64; 5] = [10023, 10047, 10054, 10077, 10123];
+
+/// JetStream's acknowledgement of a publish, or its refusal.
+#[derive(Debug, Deserialize)]
+pub(super) struct PublishAck {
+    #[serde(default)]
+    pub seq: u64,
+    pub error: Option<ApiError>,
+}
+
+/// An error of JetStream's API.
+#[derive(Debug, Deserialize)]
+pub(super) struct ApiError {
+    #[serde(default)]
+    pub code: u64,
+    #[serde(default)]
+    pub err_code: u64,
+    #[serde(default)]
+    pub description: String,
+}
+
+impl ApiError {
+    pub(super) fn is_full(&self) -> bool {
+        FULL_CODES.contains(&self.err_code)
+    }
+}
+
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (error {})", self.description, self.err_code)
+    }
+}
+
+impl Log {
+    /// Puts a submission on the work queue, and waits until it is there.
+    ///
+    /// Two publishes that are under way at once may be stored in either order: what must stay in order is
+    /// published one after the other.
+    pub async fn publish_draft(
+        &self,
+        partition: &PartitionKey,
+        token: &Token,
+        body: Bytes,
+    ) -> Result<(), PublishError> {
+        const WHAT: &str = "publishing a draft";
+        let subject = subjects::draft(partition.slot(self.settings.slots), token);
+        let reply = match self.request(WHAT, subject, None, body).await {
+            Ok(reply) => reply,
+            Err(LogError::Refused { why, .. }) => return Err(PublishError::Refused(why)),
+            Err(error) => return Err(PublishError::Unknown(error)),
+        };
+        let ack: PublishAck = serde_json::from_slice(&reply.payload)
+            .map_err(|error| PublishError::Unknown(LogError::malformed(WHAT, error)))?;
+        match ack.error {
+            None => Ok(()),
+            Some(error) if error.is_full() => Err(PublishError::Full),
+            // 4xx is about the message, 5xx about the server's own state just now.
+            Some(error) if error.code < 500 => Err(PublishError::Refused(error.to_string())),
+            Some(error) => Err(PublishError::Unknown(LogError::unavailable(WHAT, error))),
+        }
+    }
+}
+
+/// The most drafts of a slot that are taken off the queue and not yet decided.
+const UNDECIDED_MAX: i64 = 4096;
+/// How many drafts one pull asks for.
+const PULL_MESSAGES: usize = 512;
+/// A consumer is never left to redeliver by itself: that would put old drafts behind newer ones. The next
+/// owner makes a new consumer, and everything undecided comes again in order.
+const ACK_WAIT: Duration = Duration::from_secs(60 * 60);
+
+/// The drafts of one slot, for the time of one ownership.
+pub struct SlotConsumer {
+    messages: PullStream,
+}
+
+impl Log {
+    /// Takes over the drafts of `slot` under the ownership `revision`: makes the consumer anew, under a
+    /// new name, and so evicts whoever held the slot before.
+    pub async fn slot_consumer(&self, slot: Slot, revision: u64) -> Result<SlotConsumer, LogError> {
+        const WHAT: &str = "taking over a slot's drafts";
+        let unavailable = |error: &dyn std::fmt::Display| LogError::unavailable(WHAT, error);
+        let stream =
+            self.js.get_stream_no_info(subjects::DRAFTS_STREAM).await.map_err(|error| unavailable(&error))?;
+        let name = subjects::slot_consumer(slot, revision);
+        let names: Vec<String> =
+            stream.consumer_names().try_collect().await.map_err(|error| unavailable(&error))?;
+        for old in names.iter().filter(|old| subjects::is_slot_consumer(old, slot)) {
+            match stream.delete_consumer(old).await {
+                Ok(_) => {}
+                Err(error) if error.to_string().contains("10014") => {} // somebody else was quicker
+                Err(error) => return Err(unavailable(&error)),
+            }
+        }
+        let consumer: PullConsumer = stream
+            .create_consumer_strict(pull::Config {
+                durable_name: Some(name),
+                description: Some(format!("The drafts of slot {slot}")),
+                filter_subject: subjects::drafts_of(slot),
+                deliver_policy: DeliverPolicy::All,
+                ack_policy: AckPolicy::Explicit,
+                ack_wait: ACK_WAIT,
+                max_ack_pending: UNDECIDED_MAX,
+                ..Default::default()
+            })
+            .await
+            .map_err(|error| unavailable(&error))?;
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(PULL_MESSAGES)
+            .expires(Duration::from_secs(30))
+            .heartbeat(Duration::from_secs(5))
+            .messages()
+            .await
+            .map_err(|error| unavailable(&error))?;
+        Ok(SlotConsumer { messages })
+    }
+}
+
+impl SlotConsumer {
+    /// The next draft. An error means that the slot is lost, or may be: the consumer was deleted by
+    /// another owner, or NATS cannot be reached. Cancel safe.
+    pub async fn next(&mut self) -> Result<DraftMessage, LogError> {
+        const WHAT: &str = "taking a draft";
+        match self.messages.next().await {
+            Some(Ok(message)) => Ok(DraftMessage { message }),
+            Some(Err(error)) => Err(LogError::unavailable(WHAT, error)),
+            None => Err(LogError::unavailable(WHAT, "the consumer ended")),
+        }
+    }
+}
+
+/// A submission, taken off the queue and not yet decided.
+pub struct DraftMessage {
+    message: jetstream::Message,
+}
+
+impl DraftMessage {
+    /// The submission's bytes.
+    pub fn body(&self) -> &Bytes {
+        &self.message.payload
+    }
+
+    /// The partition that the subject names.
+    pub fn partition(&self) -> Result<(Token, PartitionKey), LogError> {
+        const WHAT: &str = "reading a draft's subject";
+        let subject = self.message.subject.as_str();
+        let token = subjects::token_of_draft(subject).ok_or_else(|| LogError::malformed(WHAT, subject))?;
+        Token::parse(token).map_err(|error| LogError::malformed(WHAT, error))
+    }
+
+    /// Removes it from the queue; nobody waits for that to have happened. For drafts whose commit is in
+    /// the log: if this is lost, the draft comes again and is found committed.
+    pub async fn acknowledge(&self) -> Result<(), LogError> {
+        self.message.ack().await.map_err(|error| LogError::unavailable("acknowledging a draft", error))
+    }
+
+    /// Removes it from the queue, and returns only when the server has confirmed it. Only then may a
+    /// client be told of a rejection: who has lost the slot gets no confirmation.
+    pub async fn confirm(&self) -> Result<(), LogError> {
+        self.message
+            .double_ack()
+            .await
+            .map_err(|error| LogError::unavailable("confirming a rejection", error))
+    }
+
+    /// Removes a draft that cannot be processed at all, confirmed like [`DraftMessage::confirm`].
+    pub async fn terminate(&self) -> Result<(), LogError> {
+        self.message
+            .double_ack_with(AckKind::Term)
+            .await
+            .map_err(|error| LogError::unavailable("terminating a draft", error))
+    }
+}

@@ -1,0 +1,67 @@
+//! Live events: JetStream repeats every stored event on a plain subject of its partition.
+
+use async_nats::{Subscriber, header};
+use futures_util::StreamExt;
+
+use super::batch_get::header_u64;
+use super::connection::Log;
+use super::error::LogError;
+use super::replay::StoredEvent;
+use super::subjects;
+use crate::event::{EventId, Token};
+
+/// A live event, and which one of the partition came before it: whoever does not have that one has a gap
+/// to fill from the log first.
+#[derive(Debug, Clone)]
+pub struct LiveEvent {
+    /// The event.
+    pub event: StoredEvent,
+    /// The partition's event before it; [`EventId::NONE`] if it is the first.
+    pub previous: EventId,
+}
+
+/// A subscription to a partition's live events. Delivery is at most once: after a reconnect or when the
+/// reader is too slow, events are missing, which [`LiveEvent::previous`] and the connection's epoch tell.
+/// Ends when dropped.
+pub struct LiveFeed {
+    subscriber: Subscriber,
+}
+
+impl Log {
+    /// Subscribes. When this returns, the server has the subscription: an event stored later is seen.
+    pub async fn live(&self, token: &Token) -> Result<LiveFeed, LogError> {
+        let subscriber = self
+            .client
+            .subscribe(subjects::live(token))
+            .await
+            .map_err(|error| LogError::unavailable("subscribing to live events", error))?;
+        self.flush().await?;
+        Ok(LiveFeed { subscriber })
+    }
+}
+
+impl LiveFeed {
+    /// The next live event; `None` when the connection was closed for good. Cancel safe.
+    pub async fn next(&mut self) -> Option<LiveEvent> {
+        loop {
+            let message = self.subscriber.next().await?;
+            let (Some(id), Some(previous)) = (
+                header_u64(&message, header::NATS_SEQUENCE),
+                header_u64(&message, header::NATS_LAST_SEQUENCE),
+            ) else {
+                tracing::warn!(subject = %message.subject, "a message on a live subject that JetStream did not put there; ignored");
+                continue;
+            };
+            return Some(LiveEvent {
+                event: StoredEvent { id: EventId(id), body: message.payload },
+                previous: EventId(previous),
+            });
+        }
+    }
+
+    /// The next live event if one is here already. Never waits.
+    pub fn try_next(&mut self) -> Option<LiveEvent> {
+        use futures_util::FutureExt;
+        self.next().now_or_never().flatten()
+    }
+}

@@ -1,0 +1,32 @@
+//! JetStream, behind one door.
+//!
+//! Only this module knows NATS. To the rest it speaks of drafts, commits, live events, replay, snapshots
+//! and ownership; subjects and headers stand in `subjects`, what the streams must look like in `settings`.
+//! It moves bytes and decides nothing. How the parts play together, and why that is safe, is in
+//! `docs/ARCHITECTURE.md` and, as the contract, in the pipeline specification.
+
+mod answers;
+mod batch_get;
+mod bootstrap;
+mod commit;
+mod connection;
+mod drafts;
+mod error;
+mod live;
+mod ownership;
+mod replay;
+mod settings;
+mod snapshots;
+mod subjects;
+
+pub use answers::Answers;
+pub use bootstrap::{BootstrapError, BootstrapReport, bootstrap};
+pub use commit::{BATCH_EVENTS_MAX, CommitError, CommitPart};
+pub use connection::{ConnectionState, Log};
+pub use drafts::{DraftMessage, PublishError, SlotConsumer};
+pub use error::LogError;
+pub use live::{LiveEvent, LiveFeed};
+pub use ownership::{OwnedSlot, OwnershipChanges, OwnershipView};
+pub use replay::{Page, Replay, StoredEvent};
+pub use settings::LogSettings;
+pub use snapshots::{SnapshotInfo, SnapshotPart};

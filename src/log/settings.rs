@@ -1,0 +1,138 @@
+//! How to reach NATS, and what the streams and buckets must look like.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, PersistenceMode, Republish, RetentionPolicy, StorageType,
+};
+use async_nats::jetstream::{kv, object_store};
+
+use super::subjects;
+
+/// How to reach NATS, and the few settings of the streams that are an operator's to choose.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// One or more server addresses, `nats://host:port`.
+    pub urls: Vec<String>,
+    /// User name and password, where the server wants them.
+    pub user: Option<(String, String)>,
+    /// A NATS credentials file (JWT and seed), where the server wants one.
+    pub credentials_file: Option<PathBuf>,
+    /// Certificates of the authorities to trust, PEM; switches TLS on.
+    pub tls_ca_file: Option<PathBuf>,
+    /// How long one request to NATS may take.
+    pub request_timeout: Duration,
+    /// The number of slots, 1 to 1024. Fixed when the streams are made.
+    pub slots: u16,
+    /// Copies of every stream, 1 to 5.
+    pub replicas: usize,
+    /// The most bytes that undecided drafts may take.
+    pub drafts_bytes_max: i64,
+    /// How long an undecided draft is kept.
+    pub drafts_age_max: Duration,
+    /// How long a validator's hold on a slot lasts without renewal.
+    pub ownership_ttl: Duration,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self {
+            urls: vec!["nats://127.0.0.1:4222".to_owned()],
+            user: None,
+            credentials_file: None,
+            tls_ca_file: None,
+            request_timeout: Duration::from_secs(5),
+            slots: 64,
+            replicas: 1,
+            drafts_bytes_max: 1 << 30,
+            drafts_age_max: Duration::from_secs(24 * 60 * 60),
+            ownership_ttl: Duration::from_secs(6),
+        }
+    }
+}
+
+/// The metadata key under which the number of slots is kept in DRAFTS.
+pub(super) const SLOTS_METADATA: &str = "insieme-slots";
+
+impl LogSettings {
+    /// DRAFTS: a work queue that need not survive a power cut, because every frontend publishes its
+    /// unanswered drafts again; hence persisted asynchronously.
+    pub(super) fn drafts_stream(&self) -> Config {
+        Config {
+            name: subjects::DRAFTS_STREAM.to_owned(),
+            description: Some("Drafts that no validator has decided yet".to_owned()),
+            subjects: vec![subjects::DRAFTS_ALL.to_owned()],
+            retention: RetentionPolicy::WorkQueue,
+            storage: StorageType::File,
+            discard: DiscardPolicy::New,
+            max_bytes: self.drafts_bytes_max,
+            max_age: self.drafts_age_max,
+            num_replicas: self.replicas,
+            persist_mode: (self.replicas == 1).then_some(PersistenceMode::Async),
+            metadata: HashMap::from([(SLOTS_METADATA.to_owned(), self.slots.to_string())]),
+            ..unlimited()
+        }
+    }
+
+    /// COMMITTED: the log. No limits: it is kept until an operator says otherwise.
+    pub(super) fn committed_stream(&self) -> Config {
+        Config {
+            name: subjects::COMMITTED_STREAM.to_owned(),
+            description: Some("Every committed event, in order; the log".to_owned()),
+            subjects: vec![subjects::COMMITTED_ALL.to_owned()],
+            retention: RetentionPolicy::Limits,
+            storage: StorageType::File,
+            discard: DiscardPolicy::New,
+            num_replicas: self.replicas,
+            allow_direct: true,
+            allow_atomic_publish: true,
+            republish: Some(Republish {
+                source: subjects::COMMITTED_ALL.to_owned(),
+                destination: subjects::LIVE_ALL.to_owned(),
+                headers_only: false,
+            }),
+            ..unlimited()
+        }
+    }
+
+    /// Who owns which slot, and which validators are alive.
+    pub(super) fn ownership_bucket(&self) -> kv::Config {
+        kv::Config {
+            bucket: subjects::OWNERSHIP_BUCKET.to_owned(),
+            description: "Slot ownership and live validators".to_owned(),
+            history: 1,
+            max_age: self.ownership_ttl,
+            storage: StorageType::File,
+            num_replicas: self.replicas,
+            ..Default::default()
+        }
+    }
+
+    /// Snapshots of partition states and draft indexes.
+    pub(super) fn snapshot_bucket(&self) -> object_store::Config {
+        object_store::Config {
+            bucket: subjects::SNAPSHOT_BUCKET.to_owned(),
+            description: Some(
+                "Snapshots of partition states; all can be made anew from COMMITTED".to_owned(),
+            ),
+            storage: StorageType::File,
+            num_replicas: self.replicas,
+            ..Default::default()
+        }
+    }
+}
+
+/// NATS writes 'no limit' as -1 and reports it so; starting from there, what was asked for and what is
+/// there compare equal.
+fn unlimited() -> Config {
+    Config {
+        max_bytes: -1,
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        max_consumers: -1,
+        max_message_size: -1,
+        ..Default::default()
+    }
+}

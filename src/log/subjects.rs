@@ -1,0 +1,60 @@
+//! Every subject, stream name and header of ours, in one place.
+
+use crate::event::{Slot, Token};
+
+pub(super) const DRAFTS_STREAM: &str = "DRAFTS";
+pub(super) const COMMITTED_STREAM: &str = "COMMITTED";
+pub(super) const OWNERSHIP_BUCKET: &str = "SLOTS";
+pub(super) const SNAPSHOT_BUCKET: &str = "SNAPSHOTS";
+
+pub(super) const DRAFTS_ALL: &str = "draft.>";
+pub(super) const COMMITTED_ALL: &str = "committed.>";
+pub(super) const LIVE_ALL: &str = "live.>";
+
+/// Where a frontend publishes the drafts of a partition.
+pub(super) fn draft(slot: Slot, token: &Token) -> String {
+    format!("draft.{slot}.{token}")
+}
+
+/// All drafts of a slot.
+pub(super) fn drafts_of(slot: Slot) -> String {
+    format!("draft.{slot}.>")
+}
+
+/// The partition's token at the end of a draft's subject.
+pub(super) fn token_of_draft(subject: &str) -> Option<&str> {
+    subject.splitn(3, '.').nth(2)
+}
+
+/// The partition's place in the log.
+pub(super) fn committed(token: &Token) -> String {
+    format!("committed.{token}")
+}
+
+/// The partition's token at the end of a committed event's subject.
+pub(super) fn token_of_committed(subject: &str) -> Option<&str> {
+    subject.strip_prefix("committed.")
+}
+
+/// Where JetStream repeats a partition's events as they are stored.
+pub(super) fn live(token: &Token) -> String {
+    format!("live.{token}")
+}
+
+/// Where validators answer a frontend.
+pub(super) fn answer(frontend: &str) -> String {
+    format!("answer.{frontend}")
+}
+
+/// The consumer of a slot under one ownership. A new name for every ownership, so that a late
+/// acknowledgement from the one before finds nobody.
+pub(super) fn slot_consumer(slot: Slot, revision: u64) -> String {
+    format!("slot-{slot}-{revision}")
+}
+
+/// Whether a consumer is one of this slot's.
+pub(super) fn is_slot_consumer(name: &str, slot: Slot) -> bool {
+    name.strip_prefix("slot-")
+        .and_then(|rest| rest.split_once('-'))
+        .is_some_and(|(number, _)| number == slot.to_string())
+}

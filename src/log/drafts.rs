@@ -188,18 +188,23 @@ impl DraftMessage {
 
     /// Removes it from the queue, and returns only when the server has confirmed it. Only then may a
     /// client be told of a rejection: who has lost the slot gets no confirmation.
-    pub async fn confirm(&self) -> Result<(), LogError> {
-        self.message
-            .double_ack()
-            .await
-            .map_err(|error| LogError::unavailable("confirming a rejection", error))
+    pub async fn confirm(&self, log: &Log) -> Result<(), LogError> {
+        self.acknowledge_as(log, "confirming a rejection", AckKind::Ack).await
     }
 
     /// Removes a draft that cannot be processed at all, confirmed like [`DraftMessage::confirm`].
-    pub async fn terminate(&self) -> Result<(), LogError> {
-        self.message
-            .double_ack_with(AckKind::Term)
-            .await
-            .map_err(|error| LogError::unavailable("terminating a draft", error))
+    pub async fn terminate(&self, log: &Log) -> Result<(), LogError> {
+        self.acknowledge_as(log, "terminating a draft", AckKind::Term).await
+    }
+
+    /// `async-nats`'s own `double_ack` takes the server's 'no responders' for a confirmation, which is
+    /// just the answer that who has lost the slot gets; a plain request tells the two apart.
+    async fn acknowledge_as(&self, log: &Log, what: &'static str, kind: AckKind) -> Result<(), LogError> {
+        let reply = self
+            .message
+            .reply
+            .as_ref()
+            .ok_or_else(|| LogError::malformed(what, "the draft has no reply subject"))?;
+        log.request(what, reply.to_string(), None, kind.into()).await.map(drop)
     }
 }

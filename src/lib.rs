@@ -8,6 +8,8 @@
 
 pub mod auth;
 pub mod event;
+pub mod fault;
 pub mod log;
 pub mod rules;
 pub mod state;
+pub mod validator;

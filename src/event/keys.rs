@@ -184,6 +184,11 @@ impl ClientId {
         Ok(Self(id))
     }
 
+    /// The client id of what the server itself commits.
+    pub fn server() -> Self {
+        Self("server".into())
+    }
+
     /// The id's text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -88,6 +88,11 @@ impl Log {
         self.settings.slots
     }
 
+    /// How long a hold on a slot lasts without renewal.
+    pub fn ownership_ttl(&self) -> Duration {
+        self.settings.ownership_ttl
+    }
+
     /// The largest message that the server takes, in bytes, headers included.
     pub fn message_bytes_max(&self) -> usize {
         self.client.max_payload()

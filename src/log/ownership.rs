@@ -42,6 +42,14 @@ pub struct OwnedSlot {
     revision: u64,
 }
 
+#[cfg(feature = "fault-points")]
+impl OwnedSlot {
+    /// A hold that nobody gave: for the fault point at which a validator will not lose a slot.
+    pub fn pretend(slot: Slot, since: u64) -> Self {
+        Self { slot, since, revision: 0 }
+    }
+}
+
 impl Log {
     /// Reads the bucket. Ownership is decided by compare-and-set, so a view that lags does no harm.
     pub async fn ownership(&self) -> Result<OwnershipView, LogError> {

@@ -1,0 +1,35 @@
+//! Fault points: places at which a test can make a process die or misbehave.
+//!
+//! Compiled in only with the feature `fault-points`, and then switched on by name in the environment
+//! variable `INSIEME_FAULT` (names separated by commas). Without the feature every point is nothing.
+
+/// Die between a commit's acknowledgement and that of its drafts.
+pub const DIE_AFTER_COMMIT: &str = "die_after_commit";
+/// Go on with a slot although somebody else has taken it, and take its consumer back.
+pub const NEVER_LOSE_SLOTS: &str = "never_lose_slots";
+
+/// Whether a fault is switched on.
+#[cfg(feature = "fault-points")]
+pub fn is_on(name: &str) -> bool {
+    static ON: std::sync::OnceLock<Vec<String>> = std::sync::OnceLock::new();
+    ON.get_or_init(|| {
+        let names = std::env::var("INSIEME_FAULT").unwrap_or_default();
+        names.split(',').map(str::to_owned).collect()
+    })
+    .iter()
+    .any(|on| on == name)
+}
+
+/// Whether a fault is switched on: never, in this build.
+#[cfg(not(feature = "fault-points"))]
+pub fn is_on(_name: &str) -> bool {
+    false
+}
+
+/// Ends the process at once, without any clean-up, if the fault is switched on.
+pub fn die_at(name: &str) {
+    if is_on(name) {
+        eprintln!("fault point {name}: dying");
+        std::process::abort();
+    }
+}

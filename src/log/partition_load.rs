@@ -1,0 +1,203 @@
+//! A partition's state out of the log: the snapshot, and what came after it.
+
+use std::sync::Arc;
+
+use super::connection::Log;
+use super::error::LogError;
+use super::replay::StoredEvent;
+use super::snapshots::{SnapshotInfo, SnapshotPart};
+use crate::event::{CommittedEvent, EventId, EventRecord, Token};
+use crate::state::{ApplyError, Fold, IndexPart, PartitionState, SnapshotError, StatePart};
+
+/// A state that could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The log could not be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The log holds an event that does not belong there: it does not parse, does not fold, or events are
+    /// missing before it. Nothing may be built on it until somebody has looked.
+    #[error("event {event} does not fold: {why}")]
+    Broken {
+        /// The event.
+        event: EventId,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Up to this many events behind the snapshot are read as pages; more come through a consumer, which
+/// costs more to open and less per event.
+const PAGED_EVENTS_MAX: u64 = 2000;
+const PAGE_EVENTS: usize = 500;
+const EVENTS_PER_TURN: usize = 256;
+const PAGE_BYTES: usize = 4 << 20;
+
+/// A state as loaded, and the snapshot it was loaded from.
+pub struct Loaded {
+    /// The state at the partition's head as it was when loading began, or later.
+    pub state: PartitionState,
+    /// What the snapshot stood for; all zero if there is none that can be used.
+    pub snapshot: SnapshotInfo,
+}
+
+impl Log {
+    /// Loads the state at the head of a partition. `with_index` also loads the draft index, which only a
+    /// validator needs.
+    ///
+    /// A snapshot that is missing, damaged or from the future is reported and passed over: the log has it
+    /// all.
+    pub async fn load_partition(
+        &self,
+        token: &Token,
+        fold: &Arc<dyn Fold>,
+        with_index: bool,
+    ) -> Result<Loaded, LoadError> {
+        let Some(head) = self.head(token).await? else {
+            let state = if with_index { PartitionState::new() } else { PartitionState::follower() };
+            return Ok(Loaded { state, snapshot: SnapshotInfo::default() });
+        };
+        let head_ordinal = parse(&head)?.record.ordinal;
+        let Start { mut state, replay_from, snapshot } = self.start(token, with_index).await?;
+        // The index may be older than the state: what lies between them goes into the index alone.
+        let mut replay = self.replay(token, replay_from, state.head()).await?;
+        while let Some(stored) = replay.next().await? {
+            state.index_only(&parse(&stored)?);
+        }
+        let behind = head_ordinal.saturating_sub(state.ordinal());
+        self.advance(token, fold, &mut state, head.id, behind).await?;
+        Ok(Loaded { state, snapshot })
+    }
+
+    /// Brings a state up to the partition's head. Gives the number of events that it was behind.
+    pub async fn catch_up(
+        &self,
+        token: &Token,
+        fold: &Arc<dyn Fold>,
+        state: &mut PartitionState,
+    ) -> Result<u64, LoadError> {
+        let Some(head) = self.head(token).await? else { return Ok(0) };
+        if head.id <= state.head() {
+            return Ok(0);
+        }
+        let behind = parse(&head)?.record.ordinal.saturating_sub(state.ordinal());
+        self.advance(token, fold, state, head.id, behind).await?;
+        Ok(behind)
+    }
+
+    async fn start(&self, token: &Token, with_index: bool) -> Result<Start, LogError> {
+        let (Some(snapshot), Some(state)) = (
+            self.snapshot_info(token, SnapshotPart::State).await?,
+            self.usable(token, SnapshotPart::State).await?,
+        ) else {
+            return Ok(Start::empty(with_index));
+        };
+        let index = if with_index { self.usable(token, SnapshotPart::Index).await? } else { None };
+        let decoded = tokio::task::spawn_blocking(move || decode(&state, with_index.then_some(index)))
+            .await
+            .map_err(|error| LogError::malformed("decoding a snapshot", error))?;
+        match decoded {
+            Ok((state, replay_from)) => Ok(Start { state, replay_from, snapshot }),
+            Err(error) => {
+                tracing::error!(%token, %error, "the snapshot cannot be used; folding the whole log instead");
+                Ok(Start::empty(with_index))
+            }
+        }
+    }
+
+    /// A snapshot object's bytes; one that cannot be read back counts as none.
+    async fn usable(&self, token: &Token, part: SnapshotPart) -> Result<Option<Vec<u8>>, LogError> {
+        match self.read_snapshot(token, part).await {
+            Err(LogError::Malformed { why, .. }) => {
+                tracing::error!(%token, ?part, why, "the snapshot cannot be read; reading the log instead");
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
+    async fn advance(
+        &self,
+        token: &Token,
+        fold: &Arc<dyn Fold>,
+        state: &mut PartitionState,
+        upto: EventId,
+        behind: u64,
+    ) -> Result<(), LoadError> {
+        if behind > PAGED_EVENTS_MAX {
+            let mut replay = self.replay(token, state.head(), upto).await?;
+            let mut folded = 0_usize;
+            while let Some(stored) = replay.next().await? {
+                apply(fold.as_ref(), state, &stored)?;
+                folded += 1;
+                // Folding is work for the processor: others get their turn.
+                if folded.is_multiple_of(EVENTS_PER_TURN) {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        while state.head() < upto {
+            let page = self.page(token, state.head(), PAGE_EVENTS, PAGE_BYTES).await?;
+            if page.events.is_empty() {
+                // A replica that lags: the head that was seen is not here yet. The caller tries again.
+                return Err(LogError::unavailable("reading a page of the log", "a lagging replica").into());
+            }
+            for stored in &page.events {
+                apply(fold.as_ref(), state, stored)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a replay starts: a snapshot, or nothing.
+struct Start {
+    state: PartitionState,
+    replay_from: EventId,
+    snapshot: SnapshotInfo,
+}
+
+impl Start {
+    fn empty(with_index: bool) -> Self {
+        let state = if with_index { PartitionState::new() } else { PartitionState::follower() };
+        Self { state, replay_from: EventId::NONE, snapshot: SnapshotInfo::default() }
+    }
+}
+
+/// Makes a state of a snapshot's parts. `index` is `None` where none is wanted, `Some(None)` where it is
+/// wanted and not there.
+fn decode(state: &[u8], index: Option<Option<Vec<u8>>>) -> Result<(PartitionState, EventId), SnapshotError> {
+    let state = StatePart::decode(state)?;
+    let Some(index) = index else {
+        let follower = PartitionState::from_state_part(&state)?;
+        return Ok((follower, state.event_id));
+    };
+    let nothing = || IndexPart { event_id: EventId::NONE, entries: Vec::new() };
+    let index = index.map_or_else(
+        || Ok(nothing()),
+        |bytes| {
+            IndexPart::decode(&bytes).inspect_err(|error| {
+                tracing::error!(%error, "a snapshot's draft index cannot be used; reading the log instead");
+            })
+        },
+    );
+    let index = index.unwrap_or_else(|_| nothing());
+    let replay_from = PartitionState::replay_from(&state, &index);
+    Ok((PartitionState::from_snapshot(&state, index)?, replay_from))
+}
+
+/// Reads an event out of its bytes.
+pub fn parse(stored: &StoredEvent) -> Result<CommittedEvent<'_>, LoadError> {
+    match EventRecord::parse(&stored.body) {
+        Ok(record) => Ok(CommittedEvent { id: stored.id, record }),
+        Err(error) => Err(LoadError::Broken { event: stored.id, why: error.to_string() }),
+    }
+}
+
+/// Folds one event into a state.
+pub fn apply(fold: &dyn Fold, state: &mut PartitionState, stored: &StoredEvent) -> Result<(), LoadError> {
+    let event = parse(stored)?;
+    state
+        .apply(fold, &event, stored.body.len())
+        .map_err(|error: ApplyError| LoadError::Broken { event: stored.id, why: error.to_string() })
+}

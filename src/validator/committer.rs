@@ -1,0 +1,180 @@
+//! The committer: all commits of a validator go through here, so that those that wait can go together.
+//!
+//! While few commits are under way each goes as a single publish, which is quickest for one. Those that
+//! come while the singles are taken wait, and go as one atomic batch: many partitions, one fsync.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot};
+
+use super::metrics;
+use super::settings::ValidatorSettings;
+use crate::event::{EventId, Token};
+use crate::log::{BATCH_EVENTS_MAX, CommitError, CommitPart, Log};
+
+type CommitResult = Result<EventId, CommitError>;
+
+struct Request {
+    part: CommitPart,
+    reply: oneshot::Sender<CommitResult>,
+}
+
+/// The handle that partitions commit through. Cheap to clone; when the last one is gone, the committer
+/// ends.
+#[derive(Clone)]
+pub(super) struct Committer {
+    requests: mpsc::Sender<Request>,
+}
+
+/// Requests that wait to be looked at. Each partition has at most one commit under way, so this bounds
+/// only how many wait in the channel rather than in their partition.
+const REQUESTS_MAX: usize = 1024;
+
+impl Committer {
+    /// Makes a committer, and the future that does its work until the last handle is gone.
+    pub(super) fn new(log: Log, settings: &ValidatorSettings) -> (Self, impl Future<Output = ()> + use<>) {
+        let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+        let worker = Worker {
+            log,
+            waiting: VecDeque::new(),
+            singles: 0,
+            batches: 0,
+            singles_max: settings.singles_in_flight_max.max(1),
+            batches_max: settings.batches_in_flight_max.max(1),
+            batch_bytes_max: settings.batch_bytes_max,
+        };
+        (Self { requests }, worker.run(receiver))
+    }
+
+    /// Commits events of one partition behind `expected`: all of them, atomically, or none. Gives the
+    /// first one's id. At most one call per partition may be under way.
+    pub(super) async fn commit(&self, token: Token, expected: EventId, bodies: Vec<Bytes>) -> CommitResult {
+        let (reply, answer) = oneshot::channel();
+        let request = Request { part: CommitPart { token, expected, bodies }, reply };
+        let gone = || CommitError::NotStored("the validator is stopping".to_owned());
+        self.requests.send(request).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+enum Done {
+    Single,
+    Batch { retry: Vec<Request> },
+}
+
+struct Worker {
+    log: Log,
+    waiting: VecDeque<Request>,
+    singles: usize,
+    batches: usize,
+    singles_max: usize,
+    batches_max: usize,
+    batch_bytes_max: usize,
+}
+
+impl Worker {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        let mut under_way: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
+        let mut open = true;
+        while open || !under_way.is_empty() || !self.waiting.is_empty() {
+            tokio::select! {
+                request = requests.recv(), if open => match request {
+                    Some(request) => {
+                        self.waiting.push_back(request);
+                        while let Ok(request) = requests.try_recv() {
+                            self.waiting.push_back(request);
+                        }
+                    }
+                    None => open = false,
+                },
+                Some(done) = under_way.next(), if !under_way.is_empty() => match done {
+                    Done::Single => self.singles -= 1,
+                    Done::Batch { retry } => {
+                        self.batches -= 1;
+                        // Each alone, so that the one partition that has moved on stops nobody else.
+                        for request in retry {
+                            self.batches += 1;
+                            under_way.push(send_batch(self.log.clone(), vec![request]));
+                        }
+                    }
+                },
+            }
+            while let Some(job) = self.dispatch() {
+                under_way.push(job);
+            }
+        }
+    }
+
+    /// The next publish, if one may go now.
+    fn dispatch(&mut self) -> Option<BoxFuture<'static, Done>> {
+        let first = self.waiting.front()?;
+        if first.part.bodies.len() == 1 && self.singles < self.singles_max {
+            let request = self.waiting.pop_front()?;
+            self.singles += 1;
+            return Some(Box::pin(send_single(self.log.clone(), request)));
+        }
+        if self.batches >= self.batches_max {
+            return None;
+        }
+        let (mut events, mut bytes, mut group) = (0, 0, Vec::new());
+        while let Some(request) = self.waiting.front() {
+            events += request.part.bodies.len();
+            bytes += request.part.bodies.iter().map(Bytes::len).sum::<usize>();
+            if !group.is_empty() && (events > BATCH_EVENTS_MAX || bytes > self.batch_bytes_max) {
+                break;
+            }
+            group.extend(self.waiting.pop_front());
+        }
+        self.batches += 1;
+        Some(send_batch(self.log.clone(), group))
+    }
+}
+
+async fn send_single(log: Log, request: Request) -> Done {
+    let Request { part, reply } = request;
+    let started = metrics::commit_started(1);
+    let body = part.bodies.into_iter().next().unwrap_or_default();
+    let result = log.commit_one(&part.token, part.expected, body).await;
+    metrics::commit_ended(started, result.as_ref().err());
+    answer(reply, result);
+    Done::Single
+}
+
+fn send_batch(log: Log, group: Vec<Request>) -> BoxFuture<'static, Done> {
+    Box::pin(async move {
+        let (parts, replies): (Vec<_>, Vec<_>) = group.into_iter().map(|r| (r.part, r.reply)).unzip();
+        let started = metrics::commit_started(parts.iter().map(|part| part.bodies.len()).sum());
+        let result = log.commit_batch(&parts).await;
+        metrics::commit_ended(started, result.as_ref().err());
+        match result {
+            Ok(firsts) => {
+                for (reply, first) in replies.into_iter().zip(firsts) {
+                    answer(reply, Ok(first));
+                }
+                Done::Batch { retry: Vec::new() }
+            }
+            // Nothing was stored, because of one of several: each goes again by itself.
+            Err(CommitError::Conflict) if parts.len() > 1 => {
+                let retry = parts.into_iter().zip(replies).map(|(part, reply)| Request { part, reply });
+                Done::Batch { retry: retry.collect() }
+            }
+            Err(error) => {
+                for reply in replies {
+                    answer(reply, Err(error.clone()));
+                }
+                Done::Batch { retry: Vec::new() }
+            }
+        }
+    })
+}
+
+fn answer(reply: oneshot::Sender<CommitResult>, result: CommitResult) {
+    if reply.send(result).is_err() {
+        // The slot was given up meanwhile. Its next owner reads from the log what became of this.
+        tracing::debug!("a commit ended after its partition's worker had gone");
+    }
+}

@@ -1,0 +1,225 @@
+//! Deciding one round: drafts in, staged events and provisional outcomes out. No I/O.
+//!
+//! Each draft is decided on the state that all accepted ones before it would make. What is staged becomes
+//! true when it is committed; until then no outcome of the round leaves the validator.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+
+use super::{Shared, metrics};
+use crate::event::{
+    Draft, EventId, EventRecord, FieldError, Outcome, PartitionKey, Reason, Submission, Submitter, Unit,
+};
+use crate::log::{BATCH_EVENTS_MAX, DraftMessage};
+use crate::rules::Decision;
+use crate::state::PartitionState;
+
+/// A submission that was taken off the queue and is not yet answered.
+pub(super) struct Work {
+    /// The message that it came in.
+    pub message: DraftMessage,
+    /// What it says.
+    pub submission: Submission,
+    /// What became of its first drafts, in order.
+    pub outcomes: Vec<Outcome>,
+    /// How many of the outcomes are final: decided on what is in the log.
+    pub settled: usize,
+    /// Whether the live subject does not tell the frontend all of it.
+    pub needs_answer: bool,
+    /// Drafts that made a rule panic.
+    pub poisoned: Vec<usize>,
+}
+
+impl Work {
+    pub(super) fn new(message: DraftMessage, submission: Submission) -> Self {
+        Self {
+            message,
+            submission,
+            outcomes: Vec::new(),
+            settled: 0,
+            needs_answer: false,
+            poisoned: Vec::new(),
+        }
+    }
+
+    pub(super) fn is_decided(&self) -> bool {
+        self.outcomes.len() == self.submission.drafts.len()
+    }
+
+    fn undecided(&self) -> usize {
+        self.submission.drafts.len() - self.outcomes.len()
+    }
+
+    /// Forgets what was decided on a state that did not come to be.
+    pub(super) fn unsettle(&mut self) {
+        self.outcomes.truncate(self.settled);
+    }
+}
+
+/// An accepted draft on its way into the log.
+pub(super) struct Staged {
+    /// The submission and the draft's place in it; `None` for the partition's initial state.
+    pub place: Option<(usize, usize)>,
+    /// The record to be committed.
+    pub body: Bytes,
+    /// Its timestamp, the same for the whole round.
+    pub timestamp: u64,
+}
+
+/// Why a round could not be decided. Nothing is staged, or the state is to be thrown away.
+pub(super) enum Break {
+    /// A draft's `baseEventId` lies before what the state remembers: events behind this one are needed.
+    NeedsHistory(EventId),
+    /// A rule panicked on this draft of this submission. The state is not to be used any more.
+    Panicked { work: usize, draft: usize },
+}
+
+/// Decides drafts until there is enough for one commit, nothing is left, or the next one can be decided
+/// only once those before it are committed. Returns what is to be committed; if that is nothing, every
+/// outcome reached is final.
+pub(super) fn decide_round(
+    shared: &Shared,
+    partition: &PartitionKey,
+    state: &mut PartitionState,
+    works: &mut VecDeque<Work>,
+    now_ms: u64,
+) -> Result<Vec<Staged>, Break> {
+    let settings = &shared.settings;
+    let waiting: usize = works.iter().map(Work::undecided).sum();
+    // Few waiting drafts go one by one, which is quicker than an atomic batch of them.
+    let events_max = if waiting < settings.batch_events_min { 1 } else { settings.batch_events_max };
+    let mut round = Round { shared, partition, state, staged: Vec::new(), bytes: 0, now_ms };
+    if round.open_partition() {
+        return Ok(round.staged);
+    }
+    for (index, work) in works.iter_mut().enumerate() {
+        // A unit of work is committed whole, so it is begun only where it has room.
+        let unit = if work.submission.unit == Unit::Batch { work.undecided() } else { 1 };
+        if !round.staged.is_empty() && round.staged.len() + unit > events_max.min(BATCH_EVENTS_MAX) {
+            break;
+        }
+        while !work.is_decided() {
+            let each = work.submission.unit == Unit::Each;
+            let full = round.staged.len() >= events_max || round.bytes >= settings.batch_bytes_max;
+            if each && full || round.staged.len() >= BATCH_EVENTS_MAX {
+                return Ok(round.staged);
+            }
+            if round.decide(index, work)? == Step::Blocked {
+                return Ok(round.staged);
+            }
+        }
+    }
+    Ok(round.staged)
+}
+
+#[derive(PartialEq, Eq)]
+enum Step {
+    Decided,
+    /// It can be decided only once what is staged is committed.
+    Blocked,
+}
+
+struct Round<'a> {
+    shared: &'a Shared,
+    partition: &'a PartitionKey,
+    state: &'a mut PartitionState,
+    staged: Vec<Staged>,
+    bytes: usize,
+    now_ms: u64,
+}
+
+impl Round<'_> {
+    /// Stages the configured initial state of an empty partition. True if it did.
+    fn open_partition(&mut self) -> bool {
+        let Some((server, init)) = &self.shared.initial else { return false };
+        if self.state.ordinal() > 0 {
+            return false;
+        }
+        match self.shared.rules.decide(self.state, server, init) {
+            Decision::Commit(accepted) => self.stage(None, server, init, *accepted).is_ok(),
+            _ => false,
+        }
+    }
+
+    /// Decides the next draft of `work`.
+    fn decide(&mut self, index: usize, work: &mut Work) -> Result<Step, Break> {
+        let place = work.outcomes.len();
+        let Work { submission, outcomes, needs_answer, poisoned, .. } = work;
+        let Some(draft) = submission.drafts.get(place) else { return Ok(Step::Decided) };
+        let submitter = &submission.submitter;
+        if poisoned.contains(&place) {
+            outcomes.push(rejection(
+                Reason::ValidationFailed,
+                "payload",
+                "INTERNAL_ERROR",
+                "the server failed on this event; it was reported, and nothing is stored",
+            ));
+        } else {
+            let panicked = |_| Break::Panicked { work: index, draft: place };
+            let decision =
+                catch_unwind(AssertUnwindSafe(|| self.shared.rules.decide(self.state, submitter, draft)))
+                    .map_err(panicked)?;
+            match decision {
+                Decision::Commit(accepted) => {
+                    let staged = catch_unwind(AssertUnwindSafe(|| {
+                        self.stage(Some((index, place)), submitter, draft, *accepted)
+                    }))
+                    .map_err(panicked)?;
+                    staged.map_err(|StageError| panicked(Box::new(())))?;
+                    // The event id is filled in when it is known.
+                    outcomes.push(Outcome::Committed { event_id: EventId::NONE });
+                }
+                Decision::AlreadyCommitted(event_id) => {
+                    metrics::duplicate();
+                    *needs_answer = true;
+                    outcomes.push(Outcome::Committed { event_id });
+                }
+                Decision::Reject { reason, errors } => outcomes.push(Outcome::Rejected { reason, errors }),
+                Decision::Wait => return Ok(Step::Blocked),
+                Decision::NeedHistory { .. } if !self.staged.is_empty() => return Ok(Step::Blocked),
+                Decision::NeedHistory { from } => return Err(Break::NeedsHistory(from)),
+            }
+        }
+        let stops =
+            submission.unit == Unit::Batch && matches!(outcomes.last(), Some(Outcome::Rejected { .. }));
+        if stops {
+            outcomes.resize(submission.drafts.len(), Outcome::NotProcessed);
+        }
+        Ok(Step::Decided)
+    }
+
+    /// Folds an accepted draft into the state, ahead of its commit.
+    fn stage(
+        &mut self,
+        place: Option<(usize, usize)>,
+        submitter: &Submitter,
+        draft: &Draft,
+        accepted: crate::state::Accepted,
+    ) -> Result<(), StageError> {
+        let timestamp = self.now_ms.max(self.state.last_timestamp());
+        let (hash, ordinal) = (accepted.content_hash, accepted.ordinal);
+        let record = EventRecord::of_draft(draft, self.partition, submitter, hash, ordinal, timestamp);
+        let body = record.to_json().map_err(|error| {
+            tracing::error!(partition = %self.partition, %error, "an accepted draft has no record");
+            StageError
+        })?;
+        self.state.stage(self.shared.fold.as_ref(), accepted).map_err(|error| {
+            tracing::error!(partition = %self.partition, %error, "an accepted draft does not fold");
+            StageError
+        })?;
+        self.bytes += body.len();
+        self.staged.push(Staged { place, body: Bytes::from(body), timestamp });
+        Ok(())
+    }
+}
+
+/// An accepted draft could not be staged: a defect in a rule. Logged where it was found.
+struct StageError;
+
+/// A rejection with one finding.
+pub(super) fn rejection(reason: Reason, field: &str, code: &str, message: &str) -> Outcome {
+    let error = FieldError { field: field.to_owned(), message: message.to_owned(), code: code.to_owned() };
+    Outcome::Rejected { reason, errors: vec![error] }
+}

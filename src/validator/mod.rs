@@ -1,0 +1,168 @@
+//! The validator: decides the drafts of the slots that it owns and commits what passes.
+//!
+//! `ownership` holds slots and runs a worker on each; `slot` takes drafts off the queue and sorts them by
+//! partition; `round` decides, commits and answers one partition's drafts; `committer` puts many
+//! partitions' commits together; `cache` keeps states; `snapshotter` writes snapshots. What is valid is
+//! decided in `rules`, and nowhere here.
+//!
+//! Nothing here has to be believed for safety: a commit is checked by JetStream against the event it was
+//! decided behind, and a rejection is told only after a confirmation that a validator without the slot
+//! cannot get.
+
+mod cache;
+mod committer;
+mod decide;
+pub mod metrics;
+mod ownership;
+mod rendezvous;
+mod round;
+mod settings;
+mod slot;
+mod snapshotter;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+pub use settings::ValidatorSettings;
+
+use crate::event::{ClientId, Draft, Submitter};
+use crate::log::{BootstrapError, Log, LogError};
+use crate::rules::Rules;
+use crate::state::Fold;
+use cache::PartitionCache;
+use committer::Committer;
+use ownership::Slots;
+use snapshotter::Snapshotter;
+
+/// What all workers of a validator share.
+struct Shared {
+    id: String,
+    log: Log,
+    rules: Arc<Rules>,
+    fold: Arc<dyn Fold>,
+    /// Who commits a partition's initial state, and the draft that does it.
+    initial: Option<(Submitter, Draft)>,
+    committer: Committer,
+    snapshotter: Snapshotter,
+    cache: PartitionCache,
+    settings: ValidatorSettings,
+    ownership_ttl: Duration,
+}
+
+/// Why a validator did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ValidatorError {
+    /// The streams are missing or not as configured.
+    #[error(transparent)]
+    Streams(#[from] BootstrapError),
+    /// NATS failed for good.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The validator's id cannot stand in a subject.
+    #[error("validator.id is {0:?}; it takes 1 to 64 letters, digits, '-' and '_'")]
+    BadId(String),
+    /// A task of the validator died; a defect.
+    #[error("a task of the validator died: {0}")]
+    Died(#[from] JoinError),
+}
+
+/// A running validator.
+pub struct RunningValidator {
+    id: String,
+    tasks: JoinSet<Result<(), ValidatorError>>,
+    background: CancellationToken,
+}
+
+/// The entry point.
+pub struct Validator;
+
+impl Validator {
+    /// Starts a validator. It works until `shutdown`, then finishes what is in flight and hands its slots
+    /// over. `initial_state` is committed as every partition's first event.
+    pub async fn start(
+        settings: ValidatorSettings,
+        log: Log,
+        rules: Arc<Rules>,
+        initial_state: Option<Box<RawValue>>,
+        shutdown: CancellationToken,
+    ) -> Result<RunningValidator, ValidatorError> {
+        log.check().await?;
+        let id = match settings.id.as_str() {
+            "" => format!("{:016x}", rand::random::<u64>()),
+            id => id.to_owned(),
+        };
+        if id.len() > 64 || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+            return Err(ValidatorError::BadId(id));
+        }
+        let fold: Arc<dyn Fold> = rules.fold();
+        let background = CancellationToken::new();
+        let (committer, committing) = Committer::new(log.clone(), &settings);
+        let (snapshotter, snapshotting) =
+            Snapshotter::new(log.clone(), fold.clone(), settings.snapshot_queue_max, background.clone());
+        let shared = Arc::new(Shared {
+            id: id.clone(),
+            ownership_ttl: log.ownership_ttl(),
+            log,
+            rules,
+            fold,
+            initial: initial_state.map(initial_draft),
+            committer,
+            snapshotter,
+            cache: PartitionCache::new(settings.cache_bytes_max),
+            settings,
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            committing.await;
+            Ok(())
+        });
+        tasks.spawn(async move {
+            snapshotting.await;
+            Ok(())
+        });
+        let stop = background.clone();
+        tasks.spawn(async move {
+            let result = Slots::new(shared).run(shutdown).await;
+            stop.cancel();
+            result.map_err(ValidatorError::from)
+        });
+        Ok(RunningValidator { id, tasks, background })
+    }
+}
+
+impl RunningValidator {
+    /// The name under which it owns slots.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Waits until the validator has ended: after `shutdown`, or because it cannot go on.
+    pub async fn join(mut self) -> Result<(), ValidatorError> {
+        let mut first_error = None;
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended.map_err(ValidatorError::from).flatten() {
+                self.background.cancel();
+                first_error.get_or_insert(error);
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+}
+
+fn initial_draft(state: Box<RawValue>) -> (Submitter, Draft) {
+    let submitter =
+        Submitter { client_id: ClientId::server(), user_id: None, permissions: vec!["*".to_owned()] };
+    let payload = format!("{{\"value\":{}}}", state.get());
+    let draft = Draft {
+        draft_id: "init".to_owned(),
+        event_type: "init".to_owned(),
+        payload: RawValue::from_string(payload).unwrap_or(state),
+        base_event_id: None,
+        v1: None,
+    };
+    (submitter, draft)
+}

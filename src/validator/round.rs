@@ -1,0 +1,281 @@
+//! One round of one partition: decide the drafts that wait, commit those that pass, tell the others.
+//!
+//! Rejections and answers leave only after the commit that they were decided behind is in the log.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::Shared;
+use super::cache::{Cached, SnapshotProgress};
+use super::decide::{Break, Staged, Work, decide_round, rejection};
+use super::metrics;
+use crate::event::{Answer, EventId, Outcome, PartitionKey, Reason, Token};
+use crate::fault;
+use crate::log::{CommitError, LoadError, LogError};
+use crate::state::PartitionState;
+
+/// Why a partition's work stopped before its drafts were answered. They come again: to the slot's next
+/// owner, or to this one when it takes the slot anew.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RoundError {
+    #[error("the slot is lost: {0}")]
+    SlotLost(LogError),
+    #[error("the slot is being given up")]
+    Stopped,
+}
+
+/// The place in the log that one partition is decided at, for the time of one ownership.
+pub(super) struct Partition {
+    pub key: PartitionKey,
+    pub token: Token,
+    pub owned_since: u64,
+    pub stop: CancellationToken,
+    pub shared: Arc<Shared>,
+}
+
+impl Partition {
+    /// Decides and answers all of `works`, in order.
+    pub(super) async fn run(&self, mut works: VecDeque<Work>) -> Result<(), RoundError> {
+        let mut cached = None;
+        let result = self.run_with(&mut cached, &mut works).await;
+        // A state with anything staged is one that may never come to be: it is let go.
+        if let Some(cached) = cached.filter(|cached: &Cached| cached.state.staged() == 0) {
+            self.shared.cache.put(self.key.clone(), cached);
+        }
+        result
+    }
+
+    async fn run_with(
+        &self,
+        slot: &mut Option<Cached>,
+        works: &mut VecDeque<Work>,
+    ) -> Result<(), RoundError> {
+        let mut pause = Pause::new(self.shared.settings.retry_pause_max_ms);
+        while !works.is_empty() {
+            let cached = match slot {
+                Some(cached) => cached,
+                None => match self.load().await {
+                    Ok(cached) => slot.insert(cached),
+                    Err(LoadError::Log(error)) => {
+                        warn!(partition = %self.key, %error, "the partition's state cannot be loaded just now");
+                        pause.wait(&self.stop).await?;
+                        continue;
+                    }
+                    Err(broken @ LoadError::Broken { .. }) => {
+                        metrics::partition_stopped();
+                        error!(partition = %self.key, error = %broken, "the log does not fold: this partition is not validated");
+                        return self.refuse_all(works, &broken.to_string()).await;
+                    }
+                },
+            };
+            let started = Instant::now();
+            let decided = decide_round(&self.shared, &self.key, &mut cached.state, works, now_ms());
+            let staged = match decided {
+                Ok(staged) => staged,
+                Err(Break::NeedsHistory(from)) => {
+                    if let Err(error) = self.extend_history(&mut cached.state, from).await {
+                        warn!(partition = %self.key, %error, "the partition's history cannot be read just now");
+                        pause.wait(&self.stop).await?;
+                    }
+                    continue;
+                }
+                Err(Break::Panicked { work, draft }) => {
+                    metrics::poisoned();
+                    *slot = None;
+                    self.poison(works, work, draft);
+                    continue;
+                }
+            };
+            metrics::round(started.elapsed());
+            if !staged.is_empty() && !self.commit(slot, works, staged).await {
+                for work in works.iter_mut() {
+                    work.unsettle();
+                }
+                *slot = None;
+                pause.wait(&self.stop).await?;
+                continue;
+            }
+            pause.reset();
+            self.settle(works).await?;
+            self.ask_for_snapshot(slot);
+        }
+        Ok(())
+    }
+
+    async fn load(&self) -> Result<Cached, LoadError> {
+        let fold = &self.shared.fold;
+        if let Some(mut cached) = self.shared.cache.take(&self.key) {
+            if cached.owned_since == self.owned_since {
+                return Ok(cached);
+            }
+            // Somebody else may have owned the slot in between.
+            self.shared.log.catch_up(&self.token, fold, &mut cached.state).await?;
+            cached.owned_since = self.owned_since;
+            return Ok(cached);
+        }
+        let started = Instant::now();
+        let loaded = self.shared.log.load_partition(&self.token, fold, true).await?;
+        metrics::loaded(started.elapsed());
+        Ok(Cached {
+            state: loaded.state,
+            owned_since: self.owned_since,
+            snapshot: Arc::new(SnapshotProgress::new(loaded.snapshot)),
+        })
+    }
+
+    /// Commits what is staged. False if that did not, or not surely, happen: then the state is to be
+    /// loaded anew and everything not settled decided again.
+    async fn commit(
+        &self,
+        slot: &mut Option<Cached>,
+        works: &mut VecDeque<Work>,
+        staged: Vec<Staged>,
+    ) -> bool {
+        let Some(cached) = slot else { return false };
+        let bodies: Vec<Bytes> = staged.iter().map(|staged| staged.body.clone()).collect();
+        let lengths: Vec<usize> = bodies.iter().map(Bytes::len).collect();
+        let expected = cached.state.head();
+        let first = match self.shared.committer.commit(self.token.clone(), expected, bodies).await {
+            Ok(first) => first,
+            Err(CommitError::Conflict) => {
+                info!(partition = %self.key, %expected, "the partition has moved on; deciding anew");
+                return false;
+            }
+            Err(error @ (CommitError::NotStored(_) | CommitError::Unknown(_))) => {
+                warn!(partition = %self.key, %expected, %error, "no commit; reading the log and deciding anew");
+                return false;
+            }
+        };
+        fault::die_at(fault::DIE_AFTER_COMMIT);
+        let timestamp = staged.last().map_or(0, |staged| staged.timestamp);
+        cached.state.confirm(first, timestamp, &lengths);
+        for (place, id) in staged.iter().zip(first.0..).map(|(staged, id)| (staged.place, EventId(id))) {
+            if let Some((work, draft)) = place
+                && let Some(outcome) = works.get_mut(work).and_then(|work| work.outcomes.get_mut(draft))
+            {
+                *outcome = Outcome::Committed { event_id: id };
+            }
+        }
+        true
+    }
+
+    /// Everything decided so far holds: acknowledges and answers the submissions that are through.
+    async fn settle(&self, works: &mut VecDeque<Work>) -> Result<(), RoundError> {
+        while let Some(work) = works.front_mut() {
+            work.settled = work.outcomes.len();
+            if !work.is_decided() {
+                break;
+            }
+            let Some(work) = works.pop_front() else { break };
+            self.finish(work).await?;
+        }
+        Ok(())
+    }
+
+    async fn finish(&self, work: Work) -> Result<(), RoundError> {
+        let rejected = work.outcomes.iter().any(|o| !matches!(o, Outcome::Committed { .. }));
+        metrics::decided(&work.outcomes);
+        if rejected {
+            // Who has lost the slot gets no confirmation, and must not tell anybody of a rejection.
+            work.message.confirm(&self.shared.log).await.map_err(RoundError::SlotLost)?;
+        } else if let Err(error) = work.message.acknowledge().await {
+            debug!(partition = %self.key, %error, "a draft was not acknowledged; it comes again and is found committed");
+        }
+        if work.needs_answer || rejected {
+            let reply_to = &work.submission.reply_to;
+            let answer = Answer {
+                connection: reply_to.connection,
+                submission: reply_to.submission,
+                attempt: reply_to.attempt,
+                outcomes: work.outcomes,
+            };
+            if let Err(error) = self.shared.log.answer(&reply_to.frontend, &answer).await {
+                warn!(partition = %self.key, %error, "an answer was not sent; the frontend asks again");
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers everything with `unavailable`: nothing is stored in a partition whose log does not fold.
+    async fn refuse_all(&self, works: &mut VecDeque<Work>, why: &str) -> Result<(), RoundError> {
+        while let Some(mut work) = works.pop_front() {
+            let refusal = rejection(Reason::Unavailable, "partition", "PARTITION_STOPPED", why);
+            work.outcomes.truncate(work.settled);
+            work.outcomes.resize(work.submission.drafts.len(), refusal);
+            self.finish(work).await?;
+        }
+        Ok(())
+    }
+
+    /// Rejects the draft that made a rule panic.
+    fn poison(&self, works: &mut VecDeque<Work>, index: usize, draft: usize) {
+        for work in works.iter_mut() {
+            work.unsettle();
+        }
+        let Some(work) = works.get_mut(index) else { return };
+        let client = &work.submission.submitter.client_id;
+        let id = work.submission.drafts.get(draft).map(|draft| draft.draft_id.as_str());
+        error!(partition = %self.key, %client, draft = id, "a rule panicked on this draft; it is rejected");
+        work.poisoned.push(draft);
+    }
+
+    async fn extend_history(&self, state: &mut PartitionState, from: EventId) -> Result<(), LoadError> {
+        let floor = state.touch_floor();
+        let mut replay = self.shared.log.replay(&self.token, from, floor).await?;
+        while let Some(stored) = replay.next().await? {
+            if !state.add_older_touch(self.shared.fold.as_ref(), from, &crate::log::parse(&stored)?) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_for_snapshot(&self, slot: &Option<Cached>) {
+        let settings = &self.shared.settings;
+        if let Some(cached) = slot
+            && cached.snapshot.is_due(
+                &cached.state,
+                settings.snapshot_events_min,
+                settings.snapshot_share_min,
+            )
+        {
+            self.shared.snapshotter.ask(self.token.clone(), cached.snapshot.clone());
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Pauses between tries: from 5 ms, doubling to the configured most.
+struct Pause {
+    next_ms: u64,
+    max_ms: u64,
+}
+
+impl Pause {
+    const FIRST_MS: u64 = 5;
+
+    fn new(max_ms: u64) -> Self {
+        Self { next_ms: Self::FIRST_MS, max_ms: max_ms.max(Self::FIRST_MS) }
+    }
+
+    fn reset(&mut self) {
+        self.next_ms = Self::FIRST_MS;
+    }
+
+    async fn wait(&mut self, stop: &CancellationToken) -> Result<(), RoundError> {
+        let pause = Duration::from_millis(self.next_ms);
+        self.next_ms = (self.next_ms * 2).min(self.max_ms);
+        tokio::select! {
+            _ = stop.cancelled() => Err(RoundError::Stopped),
+            _ = tokio::time::sleep(pause) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The worker of one slot, for the time of one ownership: takes drafts off the queue, sorts them by
+//! partition, and lets the partitions work side by side, each on its own drafts in order.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::decide::{Work, rejection};
+use super::round::{Partition, RoundError};
+use super::{Shared, metrics};
+use crate::event::{Answer, PartitionKey, Reason, Slot, Submission, Token};
+use crate::log::{DraftMessage, LogError, SlotConsumer};
+
+/// How a slot's worker ended.
+#[derive(Debug)]
+pub(super) enum SlotEnd {
+    /// It was told to stop, and has finished what was in flight.
+    Stopped,
+    /// The slot's drafts are taken by somebody else, or cannot be reached.
+    Lost(String),
+}
+
+/// A partition whose round is over, and how that went.
+type RoundEnd = (PartitionKey, Token, Result<(), RoundError>);
+
+/// The partitions of one slot that have work.
+struct SlotWorker {
+    shared: Arc<Shared>,
+    owned_since: u64,
+    stop: CancellationToken,
+    /// Drafts that wait behind a round of their partition that is under way.
+    waiting: HashMap<PartitionKey, VecDeque<Work>>,
+    rounds: FuturesUnordered<BoxFuture<'static, RoundEnd>>,
+}
+
+/// Works on a slot until told to stop or until the slot is lost.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    slot: Slot,
+    owned_since: u64,
+    stop: CancellationToken,
+) -> SlotEnd {
+    let mut consumer = match shared.log.slot_consumer(slot, owned_since).await {
+        Ok(consumer) => consumer,
+        Err(error) => return SlotEnd::Lost(error.to_string()),
+    };
+    metrics::takeover();
+    let mut worker = SlotWorker {
+        shared,
+        owned_since,
+        stop: stop.clone(),
+        waiting: HashMap::new(),
+        rounds: FuturesUnordered::new(),
+    };
+    let end = worker.work(&mut consumer).await;
+    // What is in flight is finished; what only waits comes again, in order, to the next owner.
+    stop.cancel();
+    while worker.rounds.next().await.is_some() {}
+    end
+}
+
+impl SlotWorker {
+    async fn work(&mut self, consumer: &mut SlotConsumer) -> SlotEnd {
+        let stop = self.stop.clone();
+        loop {
+            tokio::select! {
+                biased;
+                _ = stop.cancelled() => return SlotEnd::Stopped,
+                Some((key, token, result)) = self.rounds.next(), if !self.rounds.is_empty() => match result {
+                    Ok(()) => self.next_round(key, token),
+                    Err(RoundError::Stopped) => return SlotEnd::Stopped,
+                    Err(error @ RoundError::SlotLost(_)) => return SlotEnd::Lost(error.to_string()),
+                },
+                draft = consumer.next() => match draft {
+                    Ok(message) => {
+                        if let Err(error) = self.take(message).await {
+                            return SlotEnd::Lost(error.to_string());
+                        }
+                    }
+                    Err(error) => return SlotEnd::Lost(error.to_string()),
+                },
+            }
+        }
+    }
+
+    async fn take(&mut self, message: DraftMessage) -> Result<(), LogError> {
+        let (token, key) = match message.partition() {
+            Ok(names) => names,
+            Err(error) => return poison(&self.shared, message, &error.to_string()).await,
+        };
+        let submission: Submission = match serde_json::from_slice(message.body()) {
+            Ok(submission) => submission,
+            Err(error) => return poison(&self.shared, message, &error.to_string()).await,
+        };
+        if submission.partition != key {
+            let why = format!("it names partition {:?}", submission.partition.as_str());
+            return poison(&self.shared, message, &why).await;
+        }
+        let work = Work::new(message, submission);
+        match self.waiting.get_mut(&key) {
+            Some(waiting) => waiting.push_back(work),
+            None => {
+                self.waiting.insert(key.clone(), VecDeque::new());
+                self.start_round(key, token, VecDeque::from([work]));
+            }
+        }
+        Ok(())
+    }
+
+    /// A round is over: the drafts that came meanwhile are the next one.
+    fn next_round(&mut self, key: PartitionKey, token: Token) {
+        match self.waiting.get_mut(&key) {
+            Some(waiting) if !waiting.is_empty() => {
+                let works = std::mem::take(waiting);
+                self.start_round(key, token, works);
+            }
+            _ => drop(self.waiting.remove(&key)),
+        }
+    }
+
+    fn start_round(&mut self, key: PartitionKey, token: Token, works: VecDeque<Work>) {
+        let partition = Partition {
+            key: key.clone(),
+            token: token.clone(),
+            owned_since: self.owned_since,
+            stop: self.stop.clone(),
+            shared: self.shared.clone(),
+        };
+        self.rounds.push(Box::pin(async move {
+            let result = partition.run(works).await;
+            (key, token, result)
+        }));
+    }
+}
+
+/// Takes a message that is no submission out of the way: answered if it says whom to, counted.
+async fn poison(shared: &Shared, message: DraftMessage, why: &str) -> Result<(), LogError> {
+    metrics::poisoned();
+    error!(why, bytes = message.body().len(), "a draft that cannot be read; it is taken off the queue");
+    message.terminate(&shared.log).await?;
+    let Ok(address) = serde_json::from_slice::<Address>(message.body()) else { return Ok(()) };
+    let reply_to = address.reply_to;
+    let refusal = rejection(Reason::ValidationFailed, "", "UNREADABLE_DRAFT", why);
+    let answer = Answer {
+        connection: reply_to.connection,
+        submission: reply_to.submission,
+        attempt: reply_to.attempt,
+        outcomes: vec![refusal; address.drafts.len()],
+    };
+    if let Err(error) = shared.log.answer(&reply_to.frontend, &answer).await {
+        warn!(%error, "an answer was not sent; the frontend asks again");
+    }
+    Ok(())
+}
+
+/// As much of a submission as is needed to answer it.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Address {
+    reply_to: crate::event::ReplyTo,
+    #[serde(default)]
+    drafts: Vec<serde::de::IgnoredAny>,
+}
+
+impl std::fmt::Display for SlotEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stopped => f.write_str("stopped"),
+            Self::Lost(why) => write!(f, "lost: {why}"),
+        }
+    }
+}
+
+/// Says how a worker ended.
+pub(super) fn report(slot: Slot, end: &SlotEnd) {
+    match end {
+        SlotEnd::Stopped => info!(%slot, "slot given up"),
+        SlotEnd::Lost(why) => warn!(%slot, why, "slot lost"),
+    }
+}

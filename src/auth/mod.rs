@@ -1,1 +1,3 @@
-//! auth
+//! Who may do what.
+
+pub mod permissions;

@@ -9,5 +9,6 @@
 pub mod auth;
 pub mod event;
 pub mod log;
+pub mod protocol;
 pub mod rules;
 pub mod state;

@@ -8,6 +8,7 @@
 
 pub mod auth;
 pub mod event;
+pub mod frontend;
 pub mod log;
 pub mod protocol;
 pub mod rules;

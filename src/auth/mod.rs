@@ -1,1 +1,5 @@
-//! auth
+//! Who may do what: who a connection is, and what that permits.
+
+mod identity;
+
+pub use identity::{AuthError, Authenticator, Identity};

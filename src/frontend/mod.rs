@@ -25,6 +25,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -136,6 +137,12 @@ impl Frontend {
             connections: Arc::new(AtomicU64::new(0)),
         };
         let mut tasks = JoinSet::new();
+        // A frame is flushed when nothing more is to come just now: the kernel has nothing to wait for.
+        let listener = listener.tap_io(|stream| {
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "cannot switch off a socket's delay");
+            }
+        });
         tasks.spawn(async move {
             axum::serve(listener, http::router(http))
                 .with_graceful_shutdown(drain.cancelled_owned())

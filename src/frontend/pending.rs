@@ -420,3 +420,7 @@ fn same(one: &Draft, other: &Draft) -> bool {
 fn size(draft: &Draft) -> usize {
     draft.payload.get().len() + draft.draft_id.len() + draft.event_type.len() + 128
 }
+
+#[cfg(test)]
+#[path = "pending_tests.rs"]
+mod tests;

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use serde_json::value::RawValue;
 use tracing::error;
 
-use super::{Feed, report_unreadable};
-use crate::event::{EventId, EventRecord};
+use super::Feed;
+use crate::event::{CommittedEvent, EventId, EventRecord};
 use crate::frontend::metrics;
 use crate::frontend::ring::RingRead;
 use crate::log::{LogError, SnapshotPart, StoredEvent};
-use crate::state::Fold;
+use crate::state::{PartitionState, SnapshotError, StatePart};
 
 /// How many events are folded before other work gets its turn.
 const EVENTS_PER_TURN: usize = 256;
@@ -20,7 +20,7 @@ const EVENTS_PER_TURN: usize = 256;
 /// What is kept.
 #[derive(Default)]
 pub(super) struct Warm {
-    state: Option<Folded>,
+    state: Option<Box<PartitionState>>,
     serialised: Option<Arc<StateAt>>,
     used: Option<Instant>,
 }
@@ -73,53 +73,48 @@ impl Feed {
     }
 
     /// The state of the latest snapshot, or the empty one when there is none that can be used.
-    async fn load(&self) -> Result<Folded, LogError> {
-        let fold = self.shared.fold.clone();
+    async fn load(&self) -> Result<Box<PartitionState>, LogError> {
         let bytes = match self.shared.log.read_snapshot(&self.token, SnapshotPart::State).await {
             Ok(Some(bytes)) => bytes,
-            Ok(None) => return Ok(Folded::empty(fold.as_ref())),
+            Ok(None) => return Ok(Box::new(PartitionState::follower())),
             Err(why) if why.is_retryable() => return Err(why),
-            Err(why) => {
-                error!(partition = %self.partition, %why, "a snapshot cannot be read; folding the whole log instead");
-                return Ok(Folded::empty(fold.as_ref()));
-            }
+            Err(why) => return Ok(self.without_snapshot(&why)),
         };
-        let partition = self.partition.clone();
-        blocking(move || match Folded::decode(fold.as_ref(), &bytes) {
-            Ok(state) => state,
-            Err(why) => {
-                error!(%partition, %why, "a snapshot is damaged; folding the whole log instead");
-                Folded::empty(fold.as_ref())
-            }
-        })
-        .await
+        let decode = move || -> Result<_, SnapshotError> {
+            Ok(Box::new(PartitionState::from_state_part(&StatePart::decode(&bytes)?)?))
+        };
+        Ok(blocking(decode).await?.unwrap_or_else(|why| self.without_snapshot(&why)))
     }
 
-    /// Folds what lies between the state and `upto`: from the ring if it is all there, else through a replay.
-    async fn fold_to(&self, state: &mut Folded, upto: EventId) -> Result<(), LogError> {
-        while state.event_id < upto {
-            let at_hand = self.ring().read(state.event_id, EVENTS_PER_TURN);
+    fn without_snapshot(&self, why: &dyn std::fmt::Display) -> Box<PartitionState> {
+        error!(partition = %self.partition, %why, "a snapshot cannot be used; folding the whole log instead");
+        Box::new(PartitionState::follower())
+    }
+
+    /// Folds what lies between the state and `upto`: from the ring if it is all there, else through a
+    /// replay.
+    async fn fold_to(&self, state: &mut PartitionState, upto: EventId) -> Result<(), LogError> {
+        while state.head() < upto {
+            let at_hand = self.ring().read(state.head(), EVENTS_PER_TURN);
             let RingRead::Events(entries) = at_hand else {
                 return self.replay_to(state, upto).await;
             };
-            let whole = entries.len() < EVENTS_PER_TURN;
             for entry in entries.iter().take_while(|entry| entry.id <= upto) {
-                self.fold_one(state, entry.id, &entry.body);
+                self.fold_one(state, entry.id, &entry.body)?;
             }
-            if whole {
-                // What is left of the way is unreadable.
-                state.event_id = state.event_id.max(upto);
+            if entries.len() < EVENTS_PER_TURN {
+                break;
             }
             tokio::task::yield_now().await;
         }
         Ok(())
     }
 
-    async fn replay_to(&self, state: &mut Folded, upto: EventId) -> Result<(), LogError> {
-        let mut replay = self.shared.log.replay(&self.token, state.event_id, upto).await?;
+    async fn replay_to(&self, state: &mut PartitionState, upto: EventId) -> Result<(), LogError> {
+        let mut replay = self.shared.log.replay(&self.token, state.head(), upto).await?;
         let mut folded = 0;
         while let Some(StoredEvent { id, body }) = replay.next().await? {
-            self.fold_one(state, id, &body);
+            self.fold_one(state, id, &body)?;
             folded += 1;
             if folded % EVENTS_PER_TURN == 0 {
                 tokio::task::yield_now().await;
@@ -128,12 +123,13 @@ impl Feed {
         Ok(())
     }
 
-    fn fold_one(&self, state: &mut Folded, id: EventId, body: &[u8]) {
-        match EventRecord::parse(body) {
-            Ok(record) => state.fold(self.shared.fold.as_ref(), id, &record),
-            Err(why) => report_unreadable(&self.token, id, &why),
-        }
-        state.event_id = id;
+    /// Folds one event. One that does not fold stops the state where it is: what would come out could not
+    /// be called the state.
+    fn fold_one(&self, state: &mut PartitionState, id: EventId, body: &[u8]) -> Result<(), LogError> {
+        let malformed = |why: String| LogError::Malformed { what: "folding a state", why };
+        let record = EventRecord::parse(body).map_err(|why| malformed(format!("event {id}: {why}")))?;
+        let event = CommittedEvent { id, record };
+        state.apply(self.shared.fold.as_ref(), &event, body.len()).map_err(|why| malformed(why.to_string()))
     }
 }
 
@@ -143,31 +139,10 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         .map_err(|error| LogError::Malformed { what: "working on a state", why: error.to_string() })
 }
 
-fn serialise(state: Folded) -> Result<(Folded, StateAt), LogError> {
-    let json = state
-        .to_json()
-        .map_err(|error| LogError::Malformed { what: "serialising a state", why: error.to_string() })?;
-    let at = StateAt { event_id: state.event_id, ordinal: state.ordinal, json };
+fn serialise(state: Box<PartitionState>) -> Result<(Box<PartitionState>, StateAt), LogError> {
+    let malformed = |why: String| LogError::Malformed { what: "serialising a state", why };
+    let text = String::from_utf8(state.document().canonical()).map_err(|why| malformed(why.to_string()))?;
+    let json = RawValue::from_string(text).map_err(|why| malformed(why.to_string()))?;
+    let at = StateAt { event_id: state.head(), ordinal: state.ordinal(), json };
     Ok((state, at))
-}
-
-/// STUB until `state` is there.
-struct Folded {
-    event_id: EventId,
-    ordinal: u64,
-}
-
-impl Folded {
-    fn empty(_fold: &dyn Fold) -> Self {
-        Self { event_id: EventId::NONE, ordinal: 0 }
-    }
-    fn decode(_fold: &dyn Fold, _bytes: &[u8]) -> Result<Self, String> {
-        Err("stub".into())
-    }
-    fn fold(&mut self, _fold: &dyn Fold, _id: EventId, record: &EventRecord<'_>) {
-        self.ordinal = record.ordinal;
-    }
-    fn to_json(&self) -> serde_json::Result<Box<RawValue>> {
-        RawValue::from_string(format!("{{\"stub\":{}}}", self.ordinal))
-    }
 }

@@ -1,5 +1,6 @@
 //! Who a connection is, and who says so.
 
+use super::permissions::allows;
 use crate::event::{ClientId, Submitter};
 
 /// Who a connection is, as far as we believe it.
@@ -18,7 +19,7 @@ pub struct Identity {
 impl Identity {
     /// Whether it may connect, sync and be sent broadcasts.
     pub fn may_read(&self) -> bool {
-        self.permissions.iter().any(|permission| permission == "*" || permission == "read")
+        allows(&self.permissions, "read", None)
     }
 
     /// How a submission names it.

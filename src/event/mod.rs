@@ -6,6 +6,7 @@
 mod answer;
 pub mod canonical;
 mod draft;
+pub mod json;
 mod keys;
 mod record;
 

@@ -1,0 +1,79 @@
+//! Layer 5: conflicts, for drafts that say what they were based on.
+
+use crate::event::{ClientId, EventId, FieldError};
+use crate::state::{PartitionState, Since, TOUCHES_MAX, Touch};
+
+/// What becomes of a draft's `baseEventId`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ConflictPolicy {
+    /// A draft without it is refused.
+    Mandatory,
+    /// It counts where it is given.
+    #[default]
+    Optional,
+    /// It never counts: the last write wins.
+    Ignored,
+}
+
+/// The policy of each target.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ConflictPolicies {
+    /// Where no prefix says otherwise.
+    pub default: ConflictPolicy,
+    /// For a path and what lies below it; the longest that fits counts.
+    pub by_prefix: Vec<(String, ConflictPolicy)>,
+}
+
+impl ConflictPolicies {
+    /// The policy of a target.
+    pub fn of(&self, target: Option<&str>) -> ConflictPolicy {
+        let fits = |prefix: &str| target.is_some_and(|target| crate::state::below(target, prefix).is_some());
+        let fitting = self.by_prefix.iter().filter(|(prefix, _)| fits(prefix));
+        fitting.max_by_key(|(prefix, _)| prefix.len()).map_or(self.default, |(_, policy)| *policy)
+    }
+}
+
+/// What layer 5 says of a draft.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Clear,
+    Conflict(FieldError),
+    Wait,
+    NeedHistory(EventId),
+}
+
+pub(super) fn check(
+    state: &PartitionState,
+    policy: ConflictPolicy,
+    client: &ClientId,
+    base: Option<EventId>,
+    touch: &Touch,
+) -> Verdict {
+    // What changes no state is in nobody's way, and nothing comes before a first event.
+    if policy == ConflictPolicy::Ignored || matches!(touch, Touch::Nothing | Touch::Everything) {
+        return Verdict::Clear;
+    }
+    let Some(base) = base else {
+        return match policy {
+            ConflictPolicy::Mandatory => conflict("this target takes changes only with a baseEventId"),
+            _ => Verdict::Clear,
+        };
+    };
+    match state.touched_since(base, client, touch) {
+        Since::Overlap(id) => conflict(format!("event {id} of another client changed the same after {base}")),
+        Since::TooOld => conflict(format!(
+            "event {base} lies more than {TOUCHES_MAX} events back, too far to be checked; sync and try again"
+        )),
+        Since::Unknown => Verdict::NeedHistory(base),
+        Since::Clear if state.is_touched_by_staged(client, touch) => Verdict::Wait,
+        Since::Clear => Verdict::Clear,
+    }
+}
+
+fn conflict(message: impl Into<String>) -> Verdict {
+    Verdict::Conflict(FieldError {
+        field: "baseEventId".to_owned(),
+        message: message.into(),
+        code: "CONFLICT".to_owned(),
+    })
+}

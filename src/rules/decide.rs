@@ -1,0 +1,132 @@
+//! The deciding step.
+
+use super::business::{Check, check_names};
+use super::conflict::{self, Verdict};
+use super::registry::Entry;
+use super::schema::schema_error;
+use super::{Decision, Rules};
+use crate::auth::permissions;
+use crate::event::canonical::content_hash_with;
+use crate::event::{ContentHash, Draft, FieldError, Reason, Submitter};
+use crate::state::{Accepted, Node, PartitionState, Touch};
+
+impl Rules {
+    /// Decides a draft against a partition's state, staged events included.
+    ///
+    /// A draft that is committed already answers with that commit before any layer is asked, since the
+    /// state has moved on; and a key that is committed with other content answers `DUPLICATE_DRAFT`
+    /// whatever the layers would say, since nothing else about that draft can be put right.
+    pub fn decide(&self, state: &PartitionState, submitter: &Submitter, draft: &Draft) -> Decision {
+        let (payload, content_hash) = match read(draft) {
+            Ok(read) => read,
+            Err(error) => return Decision::Reject { reason: Reason::ValidationFailed, errors: vec![error] },
+        };
+        let key = draft.key(&submitter.client_id);
+        if state.is_staged(&key) {
+            return Decision::Wait;
+        }
+        if let Some((id, committed)) = state.lookup(&key) {
+            return if committed == content_hash { Decision::AlreadyCommitted(id) } else { duplicate(draft) };
+        }
+
+        let entry = self.registry.get(&draft.event_type);
+        let found = self.check_schema(entry, draft, &payload);
+        if !found.is_empty() {
+            return Decision::Reject { reason: Reason::ValidationFailed, errors: found };
+        }
+
+        let ordinal = state.ordinal() + state.staged() as u64 + 1;
+        let (first, limits) = (ordinal == 1, self.config.limits);
+        let mut check = Check { doc: state.document(), first, limits, errors: Vec::new() };
+        check_names(entry.map(|entry| &*entry.event_type), &payload, &mut check);
+        if let Some(entry) = entry {
+            entry.event_type.check(&payload, &mut check);
+        }
+        if !check.errors.is_empty() {
+            return Decision::Reject { reason: Reason::ValidationFailed, errors: check.errors };
+        }
+
+        let target = entry.and_then(|entry| entry.event_type.target(&payload));
+        if !permissions::allows(&submitter.permissions, &draft.event_type, target) {
+            return Decision::Reject { reason: Reason::Forbidden, errors: vec![forbidden(draft, target)] };
+        }
+
+        let touch = entry.map_or(Touch::Nothing, |entry| entry.event_type.touch(&payload));
+        let policy = self.config.conflicts.of(target);
+        match conflict::check(state, policy, &submitter.client_id, draft.base_event_id, &touch) {
+            Verdict::Clear => {}
+            Verdict::Conflict(error) => {
+                return Decision::Reject { reason: Reason::Conflict, errors: vec![error] };
+            }
+            Verdict::Wait => return Decision::Wait,
+            Verdict::NeedHistory(from) => return Decision::NeedHistory { from },
+        }
+
+        Decision::Commit(Box::new(Accepted {
+            key,
+            content_hash,
+            client: submitter.client_id.clone(),
+            event_type: draft.event_type.clone(),
+            payload,
+            touch,
+            ordinal,
+        }))
+    }
+
+    /// Layer 1.
+    fn check_schema(&self, entry: Option<&Entry>, draft: &Draft, payload: &Node) -> Vec<FieldError> {
+        let schemas = &self.config.schemas;
+        let name = &draft.event_type;
+        if let Some(entry) = entry {
+            let found = entry.schema.findings(payload, "payload");
+            if !found.is_empty() {
+                return found;
+            }
+            let Some((name, data)) = entry.event_type.domain_data(payload) else { return found };
+            return match schemas.named(name) {
+                Some(schema) => schema.findings(data, "payload.data"),
+                None => vec![schema_error("payload.schema", format!("no schema {name:?} is registered"))],
+            };
+        }
+        let schema = match &draft.v1 {
+            Some(v1) => schemas.version(name, v1.schema_version),
+            None => schemas.named(name),
+        };
+        match schema {
+            Some(schema) => schema.findings(payload, "payload"),
+            None if draft.v1.is_some() && !self.config.refuse_unknown_v1_types => Vec::new(),
+            None => vec![FieldError {
+                field: "type".to_owned(),
+                message: format!("there is no event type {name:?}"),
+                code: "UNKNOWN_EVENT_TYPE".to_owned(),
+            }],
+        }
+    }
+}
+
+/// Reads what a draft says, and hashes it.
+fn read(draft: &Draft) -> Result<(Node, ContentHash), FieldError> {
+    let payload = Node::of(&draft.payload).map_err(|error| schema_error("payload", error.to_string()))?;
+    // The payload was read, so what cannot be is the meta.
+    let hash = content_hash_with(draft, &payload.canonical())
+        .map_err(|error| schema_error("meta", error.to_string()))?;
+    Ok((payload, hash))
+}
+
+fn duplicate(draft: &Draft) -> Decision {
+    let error = FieldError {
+        field: if draft.v1.is_some() { "id" } else { "draftId" }.to_owned(),
+        message: format!("{:?} was committed with other content", draft.draft_id),
+        code: "DUPLICATE_DRAFT".to_owned(),
+    };
+    Decision::Reject { reason: Reason::DuplicateDraft, errors: vec![error] }
+}
+
+fn forbidden(draft: &Draft, target: Option<&str>) -> FieldError {
+    let on = target.map(|target| format!(" on {target:?}")).unwrap_or_default();
+    FieldError {
+        field: if target.is_some() { "payload.target" } else { "type" }.to_owned(),
+        message: format!("the token does not permit {:?}{on}", draft.event_type),
+        code: "FORBIDDEN".to_owned(),
+    }
+}

@@ -1,0 +1,341 @@
+//! The state of one partition as its validator (with everything) or a frontend (without index and touches)
+//! holds it.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::touch::{Since, Touches};
+use super::{Accepted, Document, Fold, FoldError, IndexPart, Snapshot, SnapshotError, StatePart};
+use super::{TOUCHES_MAX, Touch};
+use crate::event::{ClientId, CommittedEvent, ContentHash, DraftKey, EventId};
+
+/// Why a committed event was not folded in. The state is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The event lies at or below the head.
+    #[error("event {id} is not after the head, {head}")]
+    NotAfterHead {
+        /// The event.
+        id: EventId,
+        /// The state's head.
+        head: EventId,
+    },
+    /// An event is missing before this one, or was deleted.
+    #[error("event {id} is the partition's {found}th, expected the {expected}th: the log has a hole")]
+    Hole {
+        /// The event.
+        id: EventId,
+        /// Its ordinal.
+        found: u64,
+        /// The ordinal after the head's.
+        expected: u64,
+    },
+    /// The event does not fold.
+    #[error("event {id} does not fold: {source}")]
+    Fold {
+        /// The event.
+        id: EventId,
+        /// Why.
+        source: FoldError,
+    },
+    /// Staged events are in the document: whoever sees other events committed in their place must drop
+    /// this state and load it anew.
+    #[error("event {0} cannot be applied while events are staged")]
+    Staged(EventId),
+}
+
+/// The state of one partition, and how far into its log it reaches.
+#[derive(Debug)]
+pub struct PartitionState {
+    doc: Document,
+    head: EventId,
+    ordinal: u64,
+    log_bytes: u64,
+    last_timestamp: u64,
+    /// What only a validator needs.
+    memory: Option<Memory>,
+    staged: VecDeque<Staged>,
+}
+
+#[derive(Debug)]
+struct Memory {
+    index: HashMap<DraftKey, (EventId, ContentHash)>,
+    touches: Touches,
+}
+
+#[derive(Debug)]
+struct Staged {
+    key: DraftKey,
+    content_hash: ContentHash,
+    client: ClientId,
+    touch: Touch,
+}
+
+impl Default for PartitionState {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl PartitionState {
+    /// An empty partition, as a validator holds it.
+    pub fn new() -> Self {
+        Self { memory: Some(Memory::new(EventId::NONE)), ..Self::follower() }
+    }
+
+    /// An empty partition, as a frontend holds it: without an index of drafts and without touches.
+    pub fn follower() -> Self {
+        Self {
+            doc: Document::new(),
+            head: EventId::NONE,
+            ordinal: 0,
+            log_bytes: 0,
+            last_timestamp: 0,
+            memory: None,
+            staged: VecDeque::new(),
+        }
+    }
+
+    /// Keeps the touches of at most `max` events instead of [`TOUCHES_MAX`]. For a state just made.
+    pub fn with_touches_max(mut self, max: usize) -> Self {
+        if let Some(memory) = &mut self.memory {
+            memory.touches = Touches::new(max, self.head);
+        }
+        self
+    }
+
+    /// The last event that the state includes; [`EventId::NONE`] for an empty partition.
+    pub fn head(&self) -> EventId {
+        self.head
+    }
+
+    /// How many committed events the state includes.
+    pub fn ordinal(&self) -> u64 {
+        self.ordinal
+    }
+
+    /// The bytes of their records.
+    pub fn log_bytes(&self) -> u64 {
+        self.log_bytes
+    }
+
+    /// The timestamp of the last one, in Unix milliseconds; a commit must not go below it.
+    pub fn last_timestamp(&self) -> u64 {
+        self.last_timestamp
+    }
+
+    /// The document, staged events included.
+    pub fn document(&self) -> &Document {
+        &self.doc
+    }
+
+    /// About how many bytes of memory the state takes.
+    pub fn memory_bytes(&self) -> usize {
+        let memory = self.memory.as_ref().map_or(0, |memory| {
+            // A hash table is half full on average.
+            memory.index.len() * 64 + memory.touches.memory_bytes()
+        });
+        std::mem::size_of::<Self>() + self.doc.memory_bytes() + memory
+    }
+
+    /// Folds one committed event. `body_len` is the length of its record, in bytes.
+    pub fn apply(
+        &mut self,
+        fold: &dyn Fold,
+        event: &CommittedEvent<'_>,
+        body_len: usize,
+    ) -> Result<(), ApplyError> {
+        let (id, record) = (event.id, &event.record);
+        if !self.staged.is_empty() {
+            return Err(ApplyError::Staged(id));
+        }
+        if id <= self.head {
+            return Err(ApplyError::NotAfterHead { id, head: self.head });
+        }
+        let expected = self.ordinal + 1;
+        if record.ordinal != expected {
+            return Err(ApplyError::Hole { id, found: record.ordinal, expected });
+        }
+        let touch = fold
+            .fold(&record.event_type, record.payload, expected == 1, &mut self.doc)
+            .map_err(|source| ApplyError::Fold { id, source })?;
+        if let Some(memory) = &mut self.memory {
+            memory.index.insert(record.draft_key(), (id, record.content_hash));
+            memory.touches.push(id, record.client_id.clone(), touch);
+        }
+        self.advance(id, record.timestamp, body_len);
+        Ok(())
+    }
+
+    /// Enters an event that the document includes already into the index of drafts: what is between the
+    /// two parts of a snapshot. Entering one twice changes nothing.
+    pub fn index_only(&mut self, event: &CommittedEvent<'_>) {
+        if let Some(memory) = &mut self.memory {
+            memory.index.insert(event.record.draft_key(), (event.id, event.record.content_hash));
+        }
+    }
+
+    /// Takes one event of a replay from [`replay_from`](Self::replay_from): into the index alone, or into
+    /// the document too.
+    pub fn replay(
+        &mut self,
+        fold: &dyn Fold,
+        event: &CommittedEvent<'_>,
+        body_len: usize,
+    ) -> Result<(), ApplyError> {
+        if event.id <= self.head {
+            self.index_only(event);
+            return Ok(());
+        }
+        self.apply(fold, event, body_len)
+    }
+
+    /// Folds an accepted draft that is about to be committed, before its event id is known. On an error
+    /// the state is as it was.
+    ///
+    /// There is no way back: when the commit fails because another event came first, drop the state and
+    /// load it anew.
+    pub fn stage(&mut self, fold: &dyn Fold, accepted: Accepted) -> Result<(), FoldError> {
+        let Accepted { key, content_hash, client, event_type, payload, touch, ordinal } = accepted;
+        let found = self.ordinal + self.staged.len() as u64;
+        if ordinal != found + 1 {
+            return Err(FoldError::Stale { accepted: ordinal.saturating_sub(1), found });
+        }
+        fold.fold_parsed(&event_type, payload, ordinal == 1, &mut self.doc)?;
+        self.staged.push_back(Staged { key, content_hash, client, touch });
+        Ok(())
+    }
+
+    /// The first staged events, as many as there are `body_lens`, were committed: the first of them as
+    /// `first`, the others right behind it without gaps.
+    pub fn confirm(&mut self, first: EventId, timestamp: u64, body_lens: &[usize]) {
+        for (id, body_len) in (first.0..).map(EventId).zip(body_lens) {
+            let Some(staged) = self.staged.pop_front() else { return };
+            if let Some(memory) = &mut self.memory {
+                memory.index.insert(staged.key, (id, staged.content_hash));
+                memory.touches.push(id, staged.client, staged.touch);
+            }
+            self.advance(id, timestamp, *body_len);
+        }
+    }
+
+    /// How many events are staged.
+    pub fn staged(&self) -> usize {
+        self.staged.len()
+    }
+
+    /// The commit of a draft, if it was committed.
+    pub fn lookup(&self, key: &DraftKey) -> Option<(EventId, ContentHash)> {
+        self.memory.as_ref()?.index.get(key).copied()
+    }
+
+    /// Whether a draft under this key is staged.
+    pub fn is_staged(&self, key: &DraftKey) -> bool {
+        self.staged.iter().any(|staged| staged.key == *key)
+    }
+
+    /// Whether a staged event of someone else changes the same.
+    pub fn is_touched_by_staged(&self, client: &ClientId, touch: &Touch) -> bool {
+        self.staged.iter().any(|staged| staged.client != *client && staged.touch.overlaps(touch))
+    }
+
+    /// The event up to which touches are not known: a draft based on an earlier one cannot be checked for
+    /// conflicts before [`add_older_touch`](Self::add_older_touch) was told of the events in between.
+    pub fn touch_floor(&self) -> EventId {
+        self.memory.as_ref().map_or(self.head, |memory| memory.touches.floor())
+    }
+
+    /// Takes an event at or below [`touch_floor`](Self::touch_floor), read again from the log, in its
+    /// order, beginning with the first after `from`. Says whether it wants the next one; when
+    /// it no longer does, decide again:
+    ///
+    /// ```text
+    /// Decision::NeedHistory { from } => {
+    ///     let mut events = log.events_after(&partition, from);
+    ///     while let Some(event) = events.next().await? {
+    ///         if !state.add_older_touch(&fold, from, &event) { break; }
+    ///     }
+    ///     // and decide again
+    /// }
+    /// ```
+    ///
+    /// If the base lies too many events back, that is known from the first event, and nothing more is read.
+    pub fn add_older_touch(&mut self, fold: &dyn Fold, from: EventId, event: &CommittedEvent<'_>) -> bool {
+        let Some(memory) = &mut self.memory else { return false };
+        let record = &event.record;
+        let floor_ordinal = self.ordinal - memory.touches.len() as u64;
+        let touch = fold.touch(&record.event_type, record.payload);
+        let at = (event.id, record.ordinal);
+        memory.touches.add_older(from, floor_ordinal, at, record.client_id.clone(), touch)
+    }
+
+    /// What the known touches say of a draft by `client`, based on `base`, that touches `touch`.
+    pub(crate) fn touched_since(&self, base: EventId, client: &ClientId, touch: &Touch) -> Since {
+        match &self.memory {
+            Some(memory) => memory.touches.since(base, client, touch),
+            None => Since::TooOld,
+        }
+    }
+
+    /// A snapshot as of the head. Not while events are staged, and not of a follower.
+    pub fn to_snapshot(&self) -> Result<Snapshot, SnapshotError> {
+        if !self.staged.is_empty() {
+            return Err(SnapshotError::Staged);
+        }
+        let memory = self.memory.as_ref().ok_or(SnapshotError::NoIndex)?;
+        let state = self.doc.canonical();
+        let mut entries: Vec<_> = memory.index.iter().map(|(key, (id, hash))| (*key, *id, *hash)).collect();
+        entries.sort_unstable_by_key(|(key, ..)| *key);
+        Ok(Snapshot {
+            state: StatePart {
+                event_id: self.head,
+                ordinal: self.ordinal,
+                log_bytes: self.log_bytes,
+                last_timestamp: self.last_timestamp,
+                sha256: sha2::Digest::finalize(<sha2::Sha256 as sha2::Digest>::new_with_prefix(&state))
+                    .into(),
+                state,
+            },
+            index: IndexPart { event_id: self.head, entries },
+        })
+    }
+
+    /// A frontend's state from a snapshot.
+    pub fn from_state_part(part: &StatePart) -> Result<Self, SnapshotError> {
+        let doc = Document::parse(&part.state)?.ok_or(SnapshotError::NotAState)?;
+        Ok(Self {
+            doc,
+            head: part.event_id,
+            ordinal: part.ordinal,
+            log_bytes: part.log_bytes,
+            last_timestamp: part.last_timestamp,
+            memory: None,
+            staged: VecDeque::new(),
+        })
+    }
+
+    /// A validator's state from both parts of a snapshot. It is complete only when every event after
+    /// [`replay_from`](Self::replay_from) was handed to [`replay`](Self::replay).
+    pub fn from_snapshot(state: &StatePart, index: IndexPart) -> Result<Self, SnapshotError> {
+        let mut memory = Memory::new(state.event_id);
+        memory.index = index.entries.into_iter().map(|(key, id, hash)| (key, (id, hash))).collect();
+        Ok(Self { memory: Some(memory), ..Self::from_state_part(state)? })
+    }
+
+    /// The event after which a replay must begin so that both the document and the index miss nothing.
+    pub fn replay_from(state: &StatePart, index: &IndexPart) -> EventId {
+        state.event_id.min(index.event_id)
+    }
+
+    fn advance(&mut self, id: EventId, timestamp: u64, body_len: usize) {
+        self.head = id;
+        self.ordinal += 1;
+        self.log_bytes += body_len as u64;
+        self.last_timestamp = self.last_timestamp.max(timestamp);
+    }
+}
+
+impl Memory {
+    fn new(floor: EventId) -> Self {
+        Self { index: HashMap::new(), touches: Touches::new(TOUCHES_MAX, floor) }
+    }
+}

@@ -1,0 +1,199 @@
+//! The two parts of a snapshot as bytes: the state, and the index of draft keys.
+//!
+//! They are separate because a frontend needs only the first, and because each is complete in itself: they
+//! need not be of the same event. Both are a header, a body and a SHA-256 over all before it, so whatever
+//! is cut off, flipped or newer than this program is told apart and never taken for a state.
+
+use sha2::{Digest, Sha256};
+
+use crate::event::canonical::CanonicalError;
+use crate::event::{ContentHash, DraftKey, EventId};
+
+/// The version of both forms that this program writes, and the only one it reads.
+const VERSION: u32 = 1;
+const STATE_MAGIC: [u8; 4] = *b"InsS";
+const INDEX_MAGIC: [u8; 4] = *b"InsI";
+const HASH_BYTES: usize = 32;
+
+/// Why a snapshot was not read, or not made.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// Not even the beginning of one.
+    #[error("this is no snapshot part of the kind expected")]
+    NotASnapshot,
+    /// It ends too soon.
+    #[error("the snapshot is cut off after {0} bytes")]
+    Truncated(usize),
+    /// Its bytes are not those written.
+    #[error("the snapshot is damaged: its SHA-256 does not match")]
+    Corrupted,
+    /// A later program wrote it.
+    #[error("the snapshot has format version {0}; this program reads {VERSION}")]
+    FutureVersion(u32),
+    /// The state in it is not the JSON of a state.
+    #[error("the state in the snapshot cannot be read: {0}")]
+    Json(#[from] CanonicalError),
+    /// The state in it is not an object.
+    #[error("the state in the snapshot is not an object")]
+    NotAState,
+    /// Staged events are in the document and not in the log.
+    #[error("a snapshot cannot be made while events are staged")]
+    Staged,
+    /// The state was loaded without an index.
+    #[error("a snapshot cannot be made of a state without its index")]
+    NoIndex,
+}
+
+/// Both parts, as of one event.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The state.
+    pub state: StatePart,
+    /// The index.
+    pub index: IndexPart,
+}
+
+/// The state as of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatePart {
+    /// The event.
+    pub event_id: EventId,
+    /// How many events the partition has up to it.
+    pub ordinal: u64,
+    /// The bytes of their records.
+    pub log_bytes: u64,
+    /// The timestamp of the event.
+    pub last_timestamp: u64,
+    /// The state's hash.
+    pub sha256: [u8; 32],
+    /// The state's canonical form.
+    pub state: Vec<u8>,
+}
+
+/// The index of draft keys as of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexPart {
+    /// The event.
+    pub event_id: EventId,
+    /// Every committed draft up to it, sorted by key.
+    pub entries: Vec<(DraftKey, EventId, ContentHash)>,
+}
+
+impl StatePart {
+    /// The part as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = begin(STATE_MAGIC, self.state.len() + 128);
+        for number in [self.event_id.0, self.ordinal, self.log_bytes, self.last_timestamp] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.extend_from_slice(&self.sha256);
+        out.extend_from_slice(&(self.state.len() as u64).to_le_bytes());
+        // The state has its own hash; one over the head in front of it, and no byte is hashed twice.
+        let digest = Sha256::digest(&out);
+        out.extend_from_slice(&digest);
+        out.extend_from_slice(&self.state);
+        out
+    }
+
+    /// Reads the part, and verifies it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let mut reader = Reader::begin(bytes, STATE_MAGIC)?;
+        let (event_id, ordinal) = (EventId(reader.number()?), reader.number()?);
+        let (log_bytes, last_timestamp) = (reader.number()?, reader.number()?);
+        let sha256 = reader.array()?;
+        let length = reader.number()?;
+        reader.check_hash()?;
+        let state = reader.rest(length)?;
+        if Sha256::digest(state)[..] != sha256 {
+            return Err(SnapshotError::Corrupted);
+        }
+        Ok(Self { event_id, ordinal, log_bytes, last_timestamp, sha256, state: state.to_vec() })
+    }
+}
+
+impl IndexPart {
+    /// The part as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = begin(INDEX_MAGIC, self.entries.len() * 32 + 64);
+        out.extend_from_slice(&self.event_id.0.to_le_bytes());
+        out.extend_from_slice(&(self.entries.len() as u64).to_le_bytes());
+        for (key, id, hash) in &self.entries {
+            out.extend_from_slice(&key.0);
+            out.extend_from_slice(&id.0.to_le_bytes());
+            out.extend_from_slice(&hash.0.to_le_bytes());
+        }
+        let digest = Sha256::digest(&out);
+        out.extend_from_slice(&digest);
+        out
+    }
+
+    /// Reads the part, and verifies it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let mut reader = Reader::begin(bytes, INDEX_MAGIC)?;
+        let event_id = EventId(reader.number()?);
+        let count = reader.number()?;
+        let mut entries = Vec::new();
+        for _ in 0..count {
+            // Grows with what is there, not with what the count claims.
+            let key = DraftKey(reader.array()?);
+            entries.push((key, EventId(reader.number()?), ContentHash(reader.number()?)));
+        }
+        reader.check_hash()?;
+        reader.rest(0)?;
+        Ok(Self { event_id, entries })
+    }
+}
+
+fn begin(magic: [u8; 4], capacity: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(capacity);
+    out.extend_from_slice(&magic);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    out
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn begin(bytes: &'a [u8], magic: [u8; 4]) -> Result<Self, SnapshotError> {
+        let mut reader = Self { bytes, at: 0 };
+        if reader.array()? != magic {
+            return Err(SnapshotError::NotASnapshot);
+        }
+        match u32::from_le_bytes(reader.array()?) {
+            VERSION => Ok(reader),
+            0 => Err(SnapshotError::Corrupted),
+            later => Err(SnapshotError::FutureVersion(later)),
+        }
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], SnapshotError> {
+        let rest = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>());
+        let taken = *rest.ok_or(SnapshotError::Truncated(self.bytes.len()))?;
+        self.at += N;
+        Ok(taken)
+    }
+
+    fn number(&mut self) -> Result<u64, SnapshotError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    /// Reads the hash of all that was read so far.
+    fn check_hash(&mut self) -> Result<(), SnapshotError> {
+        let read = self.bytes.get(..self.at).unwrap_or_default();
+        let found: [u8; HASH_BYTES] = self.array()?;
+        if Sha256::digest(read)[..] == found { Ok(()) } else { Err(SnapshotError::Corrupted) }
+    }
+
+    /// Takes what is left, which must be `length` bytes.
+    fn rest(&mut self, length: u64) -> Result<&'a [u8], SnapshotError> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        match (rest.len() as u64).cmp(&length) {
+            std::cmp::Ordering::Equal => Ok(rest),
+            std::cmp::Ordering::Less => Err(SnapshotError::Truncated(self.bytes.len())),
+            std::cmp::Ordering::Greater => Err(SnapshotError::Corrupted),
+        }
+    }
+}

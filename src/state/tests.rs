@@ -1,0 +1,245 @@
+//! Tests of snapshots, touches and the ordering of a partition's state.
+
+use super::*;
+use crate::event::{ClientId, CommittedEvent, ContentHash, DraftKey, EventId, EventRecord, PartitionKey};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// A fold that knows one type: `set` at a target, without options.
+struct OnlySet;
+
+impl Fold for OnlySet {
+    fn fold(
+        &self,
+        ty: &str,
+        payload: &RawValue,
+        first: bool,
+        doc: &mut Document,
+    ) -> Result<Touch, FoldError> {
+        self.fold_parsed(ty, Node::of(payload)?, first, doc)?;
+        Ok(self.touch(ty, payload))
+    }
+
+    fn fold_parsed(&self, _: &str, payload: Node, _: bool, doc: &mut Document) -> Result<(), FoldError> {
+        let target = payload.get("target").and_then(Json::as_str).ok_or(FoldError::NotFirst)?;
+        let value = payload.get("value").ok_or(FoldError::NotFirst)?;
+        let value = Node::parse(&value.canonical())?;
+        Ok(doc.set(target, value, false)?)
+    }
+
+    fn touch(&self, _: &str, payload: &RawValue) -> Touch {
+        let payload = Node::of(payload).unwrap();
+        Touch::Path(payload.get("target").and_then(Json::as_str).unwrap_or_default().into())
+    }
+}
+
+/// The body of an event; partition events have ids 10, 20, 30 by their ordinals.
+fn body(ordinal: u64, client: &str, target: &str, value: &str) -> Vec<u8> {
+    let payload = RawValue::from_string(format!(r#"{{"target":"{target}","value":{value}}}"#)).unwrap();
+    EventRecord {
+        event_type: Cow::Borrowed("set"),
+        payload: &payload,
+        partition: PartitionKey::new("p").unwrap(),
+        timestamp: 1000 + ordinal,
+        client_id: ClientId::new(client).unwrap(),
+        user_id: None,
+        draft_id: Cow::Owned(format!("d{ordinal}")),
+        content_hash: ContentHash(ordinal),
+        ordinal,
+        v1: None,
+    }
+    .to_json()
+    .unwrap()
+}
+
+fn event(body: &[u8]) -> CommittedEvent<'_> {
+    let record = EventRecord::parse(body).unwrap();
+    CommittedEvent { id: EventId(record.ordinal * 10), record }
+}
+
+fn log(count: u64) -> Vec<Vec<u8>> {
+    (1..=count)
+        .map(|at| body(at, if at % 2 == 0 { "even" } else { "odd" }, &format!("k{at}"), "{\"a\":[1]}"))
+        .collect()
+}
+
+fn applied(log: &[Vec<u8>], mut state: PartitionState) -> PartitionState {
+    for body in log {
+        state.apply(&OnlySet, &event(body), body.len()).unwrap();
+    }
+    state
+}
+
+#[test]
+fn events_apply_in_their_order_and_without_holes() {
+    let log = log(4);
+    let mut state = applied(&log[..2], PartitionState::new());
+    assert_eq!((state.head(), state.ordinal(), state.last_timestamp()), (EventId(20), 2, 1002));
+    assert_eq!(state.log_bytes(), (log[0].len() + log[1].len()) as u64);
+
+    let before = state.document().canonical();
+    let hole = state.apply(&OnlySet, &event(&log[3]), 0).unwrap_err();
+    assert!(matches!(hole, ApplyError::Hole { found: 4, expected: 3, .. }), "{hole}");
+    let again = state.apply(&OnlySet, &event(&log[1]), 0).unwrap_err();
+    assert!(matches!(again, ApplyError::NotAfterHead { .. }), "{again}");
+    let unfoldable = body(3, "odd", "k1.a.deeper", "1");
+    let error = state.apply(&OnlySet, &event(&unfoldable), 0).unwrap_err();
+    assert!(matches!(error, ApplyError::Fold { id: EventId(30), .. }), "{error}");
+    assert_eq!(state.document().canonical(), before);
+    assert_eq!(state.ordinal(), 2);
+}
+
+#[test]
+fn snapshot_parts_survive_their_bytes() {
+    let state = applied(&log(5), PartitionState::new());
+    let snapshot = state.to_snapshot().unwrap();
+    assert_eq!(snapshot.state.sha256, state.document().hash());
+    let part = StatePart::decode(&snapshot.state.encode()).unwrap();
+    assert_eq!(part, snapshot.state);
+    let index = IndexPart::decode(&snapshot.index.encode()).unwrap();
+    assert_eq!(index, snapshot.index);
+
+    let follower = PartitionState::from_state_part(&part).unwrap();
+    assert_eq!(follower.document().canonical(), state.document().canonical());
+    assert_eq!((follower.head(), follower.ordinal()), (state.head(), state.ordinal()));
+    assert_eq!(follower.lookup(&DraftKey::classic("odd", "d1")), None);
+    assert!(matches!(follower.to_snapshot(), Err(SnapshotError::NoIndex)));
+
+    let loaded = PartitionState::from_snapshot(&part, index).unwrap();
+    assert_eq!(loaded.lookup(&DraftKey::classic("odd", "d1")), Some((EventId(10), ContentHash(1))));
+    assert_eq!(loaded.lookup(&DraftKey::classic("even", "d1")), None);
+}
+
+#[test]
+fn parts_of_different_events_replay_to_the_same() {
+    let log = log(6);
+    let whole = applied(&log, PartitionState::new());
+    for state_at in 1..=6 {
+        for index_at in 1..=6 {
+            let state = applied(&log[..state_at], PartitionState::new()).to_snapshot().unwrap().state;
+            let index = applied(&log[..index_at], PartitionState::new()).to_snapshot().unwrap().index;
+            let from = PartitionState::replay_from(&state, &index);
+            let mut loaded = PartitionState::from_snapshot(&state, index).unwrap();
+            for body in log.iter().filter(|body| event(body).id > from) {
+                loaded.replay(&OnlySet, &event(body), body.len()).unwrap();
+            }
+            let (loaded, whole) = (loaded.to_snapshot().unwrap(), whole.to_snapshot().unwrap());
+            assert_eq!(loaded.state, whole.state);
+            assert_eq!(loaded.index, whole.index);
+        }
+    }
+}
+
+#[test]
+fn damaged_snapshots_are_told_apart() {
+    let snapshot = applied(&log(3), PartitionState::new()).to_snapshot().unwrap();
+    let parts: [(Vec<u8>, fn(&[u8]) -> Option<SnapshotError>); 2] = [
+        (snapshot.state.encode(), |bytes| StatePart::decode(bytes).err()),
+        (snapshot.index.encode(), |bytes| IndexPart::decode(bytes).err()),
+    ];
+    for (bytes, decode) in parts {
+        assert!(decode(&bytes).is_none());
+        for length in 0..bytes.len() {
+            let error = decode(&bytes[..length]).unwrap();
+            assert!(matches!(error, SnapshotError::Truncated(_)), "cut at {length}: {error}");
+        }
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1 << bit;
+                assert!(decode(&flipped).is_some(), "bit {bit} of byte {at}");
+            }
+        }
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert!(matches!(decode(&longer), Some(SnapshotError::Corrupted)));
+        let mut future = bytes.clone();
+        future[4] = 2;
+        assert!(matches!(decode(&future), Some(SnapshotError::FutureVersion(2))));
+        assert!(matches!(decode(b"{\"json\":1}"), Some(SnapshotError::NotASnapshot)));
+    }
+    // One kind is not the other.
+    assert!(matches!(IndexPart::decode(&snapshot.state.encode()), Err(SnapshotError::NotASnapshot)));
+}
+
+#[test]
+fn touches_overlap_as_the_spec_says() {
+    let path = |path: &str| Touch::Path(path.into());
+    let node = |target: &str, id: &str| Touch::Node { target: target.into(), id: id.into() };
+    let cases = [
+        (path("a"), path("a"), true),
+        (path("a"), path("a.b"), true),
+        (path("a"), path("ab"), false),
+        (path("a.b"), path("a.c"), false),
+        (path("a"), path("a."), true),
+        (node("t", "x"), node("t", "x"), true),
+        (node("t", "x"), node("t", "y"), false),
+        (node("t", "x"), node("u", "x"), false),
+        (node("t", "x"), path("t"), true),
+        (node("a.t", "x"), path("a"), true),
+        (node("t", "x"), path("t.items"), true),
+        (node("t", "x"), path("t.items.x"), true),
+        (node("t", "x"), path("t.items.x.title"), true),
+        (node("t", "x"), path("t.items.y"), false),
+        (node("t", "x"), path("t.tree"), true),
+        (node("t", "x"), path("t.title"), false),
+        (node("t", "x"), node("t.items.x", "y"), true),
+        (node("t", "x"), node("t.items.z", "y"), false),
+        (node("t", "a.b"), path("t.items.a"), true),
+        (Touch::Nothing, Touch::Everything, false),
+        (Touch::Everything, path("a"), true),
+        (Touch::Everything, node("t", "x"), true),
+    ];
+    for (a, b, expected) in cases {
+        assert_eq!(a.overlaps(&b), expected, "{a:?} {b:?}");
+        assert_eq!(b.overlaps(&a), expected, "{b:?} {a:?}");
+    }
+}
+
+#[test]
+fn older_touches_are_read_again_as_far_as_they_are_kept() {
+    let log = log(8);
+    let (part, odd, even) = (
+        applied(&log[..6], PartitionState::new()).to_snapshot().unwrap(),
+        ClientId::new("odd").unwrap(),
+        ClientId::new("even").unwrap(),
+    );
+    let load = |max| {
+        let state = PartitionState::from_snapshot(&part.state, part.index.clone()).unwrap();
+        applied(&log[6..], state.with_touches_max(max))
+    };
+    let k3 = Touch::Path("k3".into());
+    // What the shell does when it is told `NeedHistory { from }`.
+    let feed = |state: &mut PartitionState, from: EventId| {
+        let mut read = 0;
+        for body in log.iter().filter(|body| event(body).id > from) {
+            read += 1;
+            if !state.add_older_touch(&OnlySet, from, &event(body)) {
+                break;
+            }
+        }
+        read
+    };
+
+    let mut state = load(16);
+    assert_eq!(state.touch_floor(), EventId(60));
+    assert_eq!(state.touched_since(EventId(60), &even, &k3), Since::Clear);
+    assert_eq!(state.touched_since(EventId(25), &even, &k3), Since::Unknown);
+    assert_eq!(feed(&mut state, EventId(25)), 4);
+    assert_eq!(state.touch_floor(), EventId(25));
+    assert_eq!(state.touched_since(EventId(25), &even, &k3), Since::Overlap(EventId(30)));
+    assert_eq!(state.touched_since(EventId(30), &even, &k3), Since::Clear);
+    assert_eq!(state.touched_since(EventId(25), &odd, &k3), Since::Clear);
+    assert_eq!(state.touched_since(EventId::NONE, &even, &k3), Since::Unknown);
+    assert_eq!(feed(&mut state, EventId::NONE), 2);
+    assert_eq!(state.touched_since(EventId::NONE, &even, &k3), Since::Overlap(EventId(30)));
+
+    // Five events are kept: three more than the two applied since the snapshot.
+    let mut state = load(5);
+    assert_eq!(feed(&mut state, EventId(20)), 1);
+    assert_eq!(state.touched_since(EventId(20), &even, &k3), Since::TooOld);
+    assert_eq!(state.touched_since(EventId(30), &even, &k3), Since::Unknown);
+    assert_eq!(feed(&mut state, EventId(30)), 3);
+    assert_eq!(state.touched_since(EventId(30), &even, &k3), Since::Clear);
+    assert_eq!(state.touched_since(EventId(29), &even, &k3), Since::TooOld);
+}

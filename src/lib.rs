@@ -9,7 +9,9 @@
 pub mod auth;
 pub mod event;
 pub mod fault;
+pub mod frontend;
 pub mod log;
+pub mod protocol;
 pub mod rules;
 pub mod state;
 pub mod validator;

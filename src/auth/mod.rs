@@ -1,3 +1,6 @@
-//! Who may do what.
+//! Who may do what: who a connection is, and what that permits.
 
+mod identity;
 pub mod permissions;
+
+pub use identity::{AuthError, Authenticator, Identity};

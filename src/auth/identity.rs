@@ -1,0 +1,63 @@
+//! Who a connection is, and who says so.
+
+use super::permissions::allows;
+use crate::event::{ClientId, Submitter};
+
+/// Who a connection is, as far as we believe it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The client.
+    pub client_id: ClientId,
+    /// The user behind it, where the token names one.
+    pub user_id: Option<String>,
+    /// What it may do: `<action>` or `<action>:<target>`, `*` for all.
+    pub permissions: Vec<String>,
+    /// When that ends, in Unix seconds; `None` for never.
+    pub expires_at: Option<u64>,
+}
+
+impl Identity {
+    /// Whether it may connect, sync and be sent broadcasts.
+    pub fn may_read(&self) -> bool {
+        allows(&self.permissions, "read", None)
+    }
+
+    /// How a submission names it.
+    pub fn submitter(&self) -> Submitter {
+        Submitter {
+            client_id: self.client_id.clone(),
+            user_id: self.user_id.clone(),
+            permissions: self.permissions.clone(),
+        }
+    }
+}
+
+/// Why somebody is not let in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct AuthError(pub String);
+
+/// Who decides on that.
+#[derive(Debug, Clone)]
+pub enum Authenticator {
+    /// Anyone is who he says he is, and may do everything. For development.
+    Anyone,
+}
+
+impl Authenticator {
+    /// Checks a token for a client that says it is `client_id`.
+    pub async fn authenticate(
+        &self,
+        client_id: &ClientId,
+        _token: Option<&str>,
+    ) -> Result<Identity, AuthError> {
+        match self {
+            Self::Anyone => Ok(Identity {
+                client_id: client_id.clone(),
+                user_id: None,
+                permissions: vec!["*".to_owned()],
+                expires_at: None,
+            }),
+        }
+    }
+}

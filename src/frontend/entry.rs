@@ -1,0 +1,72 @@
+//! An event as connections read it: parsed once, encoded once per dialect.
+
+use std::sync::OnceLock;
+
+use axum::extract::ws::Utf8Bytes;
+use bytes::Bytes;
+
+use crate::event::{CommittedEvent, Draft, DraftKey, EventId, EventRecord};
+use crate::log::StoredEvent;
+use crate::protocol::Dialect;
+
+/// An event of a watched partition.
+pub(super) struct Entry {
+    /// Its place.
+    pub id: EventId,
+    /// The how-manieth of its partition it is.
+    pub ordinal: u64,
+    /// The draft that it was.
+    pub draft_key: DraftKey,
+    /// Its record.
+    pub body: Bytes,
+    classic: OnceLock<Encoded>,
+}
+
+/// An event encoded in one dialect.
+pub(super) struct Encoded {
+    /// The broadcast frame.
+    pub frame: Utf8Bytes,
+    event: std::ops::Range<usize>,
+}
+
+impl Encoded {
+    /// The event alone.
+    pub(super) fn event(&self) -> &str {
+        self.frame.as_str().get(self.event.clone()).unwrap_or("null")
+    }
+}
+
+impl Entry {
+    /// Reads an event of the log.
+    pub(super) fn parse(stored: StoredEvent) -> serde_json::Result<Self> {
+        let record = EventRecord::parse(&stored.body)?;
+        let (ordinal, draft_key) = (record.ordinal, record.draft_key());
+        Ok(Self { id: stored.id, ordinal, draft_key, body: stored.body, classic: OnceLock::new() })
+    }
+
+    /// The event in a dialect; encoded when the first connection asks.
+    pub(super) fn encoded(&self, dialect: Dialect) -> &Encoded {
+        let Dialect::Classic = dialect;
+        self.classic.get_or_init(|| match EventRecord::parse(&self.body) {
+            Ok(record) => {
+                let encoded = dialect.encode_broadcast(&CommittedEvent { id: self.id, record });
+                Encoded { event: encoded.event_start..encoded.event_end, frame: encoded.frame.into() }
+            }
+            // Not reached: the same bytes were parsed when the entry was made.
+            Err(_) => Encoded { frame: Utf8Bytes::default(), event: 0..0 },
+        })
+    }
+
+    /// Whether the event is what a draft asked for: the same type, and the same payload to the byte. That
+    /// the draft ids are the same is not enough, since a client may use one twice.
+    pub(super) fn is_of(&self, draft: &Draft) -> bool {
+        EventRecord::parse(&self.body).is_ok_and(|record| {
+            record.event_type == draft.event_type && record.payload.get() == draft.payload.get()
+        })
+    }
+
+    /// Roughly what it takes in memory, in bytes: its record, and as much again encoded.
+    pub(super) fn cost(&self) -> usize {
+        2 * self.body.len() + 256
+    }
+}

@@ -1,0 +1,229 @@
+//! A partition's feed: what its connections read, kept in step with the log.
+//!
+//! One task per watched partition (`task`) owns the live subscription, fills the gaps and appends to the
+//! ring. Connections read from here at their own pace, each by its position; nothing is queued for them. The
+//! feed looks at every event once, and tells the connections whose drafts they were before it moves the
+//! head, so that an acceptance always comes before its broadcast.
+
+mod registry;
+mod task;
+mod warm;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc, watch};
+use tracing::error;
+
+pub(super) use registry::{Feeds, Watched};
+
+use super::entry::Entry;
+use super::pages::Pages;
+use super::ring::{Ring, RingRead};
+use super::settings::FrontendSettings;
+use super::{lock, metrics};
+use crate::event::{DraftKey, EventId, PartitionKey, Token};
+use crate::log::{Log, LogError, SnapshotInfo, SnapshotPart};
+use crate::state::Fold;
+
+/// What all feeds share.
+pub(super) struct Shared {
+    pub log: Log,
+    pub fold: Arc<dyn Fold>,
+    pub pages: Pages,
+    pub settings: Arc<FrontendSettings>,
+}
+
+/// A watched partition.
+pub(super) struct Feed {
+    shared: Arc<Shared>,
+    partition: PartitionKey,
+    token: Token,
+    ring: RwLock<Ring>,
+    /// The last event; `None` until the log was reached for the first time.
+    head: watch::Sender<Option<EventId>>,
+    waiters: Mutex<HashMap<DraftKey, Vec<Waiter>>>,
+    watchers: AtomicUsize,
+    /// Asks the task to compare itself with the log now.
+    nudge: Notify,
+    snapshot: Mutex<Option<(Instant, Option<SnapshotInfo>)>>,
+    warm: tokio::sync::Mutex<warm::Warm>,
+}
+
+/// A connection that waits for a draft's commit.
+struct Waiter {
+    connection: u64,
+    inbox: mpsc::Sender<Arc<Entry>>,
+}
+
+/// Some events behind a position, and the position that a reader has then.
+pub(super) struct Stretch {
+    /// The events.
+    pub entries: Vec<Arc<Entry>>,
+    /// Where it ends: the last event, or further on where an event cannot be read.
+    pub end: EventId,
+}
+
+impl Feed {
+    fn new(shared: Arc<Shared>, partition: PartitionKey) -> Self {
+        let settings = &shared.settings;
+        let ring = Ring::new(EventId::NONE, 0, settings.ring_events_max, settings.ring_bytes_max);
+        Self {
+            token: partition.token(),
+            partition,
+            ring: RwLock::new(ring),
+            head: watch::Sender::new(None),
+            waiters: Mutex::default(),
+            watchers: AtomicUsize::new(0),
+            nudge: Notify::new(),
+            snapshot: Mutex::new(None),
+            warm: tokio::sync::Mutex::default(),
+            shared,
+        }
+    }
+
+    /// The partition.
+    pub(super) fn partition(&self) -> &PartitionKey {
+        &self.partition
+    }
+
+    /// The partition's subject token.
+    pub(super) fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// The head, to read and to wait on; `None` until the feed has reached the log.
+    pub(super) fn head(&self) -> watch::Receiver<Option<EventId>> {
+        self.head.subscribe()
+    }
+
+    /// The head now.
+    pub(super) fn head_now(&self) -> EventId {
+        self.head.borrow().unwrap_or(EventId::NONE)
+    }
+
+    /// How many events the partition has.
+    pub(super) fn ordinal(&self) -> u64 {
+        self.ring().ordinal()
+    }
+
+    /// How many events the partition has up to `position`, of which there must be one behind it.
+    pub(super) async fn ordinal_at(&self, position: EventId) -> Result<u64, LogError> {
+        let next = self.read(position, self.head_now(), 1).await?.entries;
+        Ok(next.first().map_or(self.ordinal(), |entry| entry.ordinal.saturating_sub(1)))
+    }
+
+    /// Asks for a look at the log, because somebody knows of an event that is not here.
+    pub(super) fn nudge(&self) {
+        self.nudge.notify_one();
+    }
+
+    /// At most `max` events behind `position`, up to `upto`, which must be at most the head: from the ring,
+    /// or where the position has left it, from the log. Never skips one.
+    pub(super) async fn read(
+        &self,
+        position: EventId,
+        upto: EventId,
+        max: usize,
+    ) -> Result<Stretch, LogError> {
+        let read = self.ring().read(position, max);
+        let (mut entries, mut end) = match read {
+            RingRead::Events(entries) if entries.len() < max => (entries, upto),
+            RingRead::Events(entries) => {
+                let end = entries.last().map_or(upto, |entry| entry.id);
+                (entries, end)
+            }
+            RingRead::Left => {
+                metrics::count(metrics::RING_MISSES);
+                let page = self.shared.pages.page(&self.token, position).await?;
+                let page = page.ok_or_else(|| LogError::Unavailable {
+                    what: "reading a page of the log",
+                    why: format!("no event behind {position} yet, where {upto} is known"),
+                })?;
+                let entries: Vec<_> = page.entries.iter().take(max).cloned().collect();
+                let cut = entries.len() < page.entries.len();
+                let end = if cut { entries.last().map_or(page.last, |entry| entry.id) } else { page.last };
+                (entries, end)
+            }
+        };
+        while entries.last().is_some_and(|entry| entry.id > upto) {
+            entries.pop();
+        }
+        end = end.min(upto);
+        Ok(Stretch { entries, end })
+    }
+
+    /// One event, if it is in the ring.
+    pub(super) fn recent(&self, id: EventId) -> Option<Arc<Entry>> {
+        self.ring().get(id)
+    }
+
+    /// Has `inbox` told of the commit of a draft.
+    pub(super) fn look_out(&self, key: DraftKey, connection: u64, inbox: &mpsc::Sender<Arc<Entry>>) {
+        let mut waiters = lock(&self.waiters);
+        let of_key = waiters.entry(key).or_default();
+        if of_key.iter().all(|waiter| waiter.connection != connection) {
+            of_key.push(Waiter { connection, inbox: inbox.clone() });
+        }
+    }
+
+    /// Takes back [`Feed::look_out`].
+    pub(super) fn forget(&self, key: DraftKey, connection: u64) {
+        let mut waiters = lock(&self.waiters);
+        let Some(of_key) = waiters.get_mut(&key) else { return };
+        of_key.retain(|waiter| waiter.connection != connection);
+        if of_key.is_empty() {
+            waiters.remove(&key);
+        }
+    }
+
+    /// How many events up to `ordinal` are behind the partition's latest snapshot. What is known of the
+    /// snapshot may be a little old.
+    pub(super) async fn since_snapshot(&self, ordinal: u64) -> u64 {
+        let snapshot = self.snapshot_info().await.map_or(0, |info| info.ordinal);
+        ordinal.saturating_sub(snapshot)
+    }
+
+    /// What snapshot there is, as of a moment ago.
+    pub(super) async fn snapshot_info(&self) -> Option<SnapshotInfo> {
+        let known = *lock(&self.snapshot);
+        let age_max = Duration::from_millis(self.shared.settings.snapshot_info_ms);
+        if let Some((at, info)) = known
+            && at.elapsed() < age_max
+        {
+            return info;
+        }
+        match self.shared.log.snapshot_info(&self.token, SnapshotPart::State).await {
+            Ok(info) => {
+                *lock(&self.snapshot) = Some((Instant::now(), info));
+                info
+            }
+            Err(error) => {
+                tracing::warn!(partition = %self.partition, %error, "cannot look for a snapshot");
+                known.and_then(|(_, info)| info)
+            }
+        }
+    }
+
+    fn ring(&self) -> std::sync::RwLockReadGuard<'_, Ring> {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_watchers(&self) -> bool {
+        self.watchers.load(Ordering::Acquire) > 0
+    }
+}
+
+/// A hole in the log: events were there and are not, or ordinals were given twice.
+pub(super) fn report_hole(token: &Token, before: EventId, id: EventId, expected: u64, found: u64) {
+    metrics::count(metrics::HOLES);
+    error!(partition = %token, %before, event = %id, expected, found, "the log has a hole: the ordinals of two successive events do not follow");
+}
+
+/// An event that is no event.
+pub(super) fn report_unreadable(token: &Token, id: EventId, why: &serde_json::Error) {
+    metrics::count(metrics::UNREADABLE);
+    error!(partition = %token, event = %id, %why, "an event in the log cannot be read; passed over");
+}

@@ -1,0 +1,86 @@
+//! The feeds of a frontend: made when a partition's first watcher comes, ended a while after the last left.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Feed, Shared, task};
+use crate::event::PartitionKey;
+use crate::frontend::lock;
+use crate::frontend::metrics::{Counted, FEEDS};
+
+/// The feeds.
+pub(in crate::frontend) struct Feeds {
+    shared: Arc<Shared>,
+    feeds: Mutex<HashMap<PartitionKey, Arc<Feed>>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// A feed, watched for as long as this lives.
+pub(in crate::frontend) struct Watched(Arc<Feed>);
+
+impl Deref for Watched {
+    type Target = Arc<Feed>;
+    fn deref(&self) -> &Arc<Feed> {
+        &self.0
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if self.0.watchers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // The task counts its idle time from here.
+            self.0.nudge();
+        }
+    }
+}
+
+impl Feeds {
+    pub(in crate::frontend) fn new(shared: Shared) -> Arc<Self> {
+        Arc::new(Self {
+            shared: Arc::new(shared),
+            feeds: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// The feed of a partition, which is started if need be. It may not have reached the log yet.
+    pub(in crate::frontend) fn watch(self: &Arc<Self>, partition: &PartitionKey) -> Watched {
+        let mut feeds = lock(&self.feeds);
+        let feed = feeds.entry(partition.clone()).or_insert_with(|| {
+            let feed = Arc::new(Feed::new(self.shared.clone(), partition.clone()));
+            let (task, feeds, stop) = (feed.clone(), self.clone(), self.stop.child_token());
+            self.tasks.spawn(async move {
+                let _counted = Counted::one(FEEDS);
+                task::run(&task, &feeds, &stop).await;
+            });
+            feed
+        });
+        feed.watchers.fetch_add(1, Ordering::AcqRel);
+        Watched(feed.clone())
+    }
+
+    /// Takes out a feed that nobody watches. False when somebody came meanwhile.
+    pub(super) fn retire(&self, feed: &Arc<Feed>) -> bool {
+        let mut feeds = lock(&self.feeds);
+        if feed.has_watchers() {
+            return false;
+        }
+        feeds.remove(&feed.partition);
+        true
+    }
+
+    /// Ends all feeds, and waits for that.
+    pub(in crate::frontend) async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        lock(&self.feeds).clear();
+    }
+}

@@ -1,0 +1,260 @@
+//! The task of a feed: live events in, gaps filled from the log, head moved.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{Feed, Feeds, report_hole, report_unreadable};
+use crate::event::EventId;
+use crate::frontend::entry::Entry;
+use crate::frontend::{lock, metrics};
+use crate::log::{LiveEvent, LiveFeed, LogError, StoredEvent};
+
+/// The most live events that are taken in before the head is moved.
+const LIVE_EVENTS_PER_TURN: usize = 256;
+const RETRY_MS: u64 = 50;
+const RETRY_MS_MAX: u64 = 2_000;
+
+/// Runs a feed until it is stopped, or has had no watcher for a while.
+pub(super) async fn run(feed: &Arc<Feed>, feeds: &Feeds, stop: &CancellationToken) {
+    let mut pause = Pause::default();
+    loop {
+        let followed = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            followed = follow(feed, feeds) => followed,
+        };
+        match followed {
+            Ok(()) => return,
+            // What went wrong is that the log could not be reached; from the start again.
+            Err(error) => {
+                warn!(partition = %feed.partition, %error, "a feed lost the log; trying again");
+                if !feed.has_watchers() && feeds.retire(feed) {
+                    return;
+                }
+            }
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = sleep(pause.next()) => {}
+        }
+    }
+}
+
+/// Follows the log. Ends well when nobody watches any more.
+async fn follow(feed: &Arc<Feed>, feeds: &Feeds) -> Result<(), LogError> {
+    let settings = &feed.shared.settings;
+    let mut state = feed.shared.log.state();
+    state.mark_unchanged();
+    let mut epoch = state.borrow().epoch;
+    // The subscription first, then the head: what comes in between is seen twice rather than never.
+    let mut live = feed.shared.log.live(&feed.token).await?;
+    open(feed).await?;
+    let mut check_at = Instant::now() + jittered(settings.gap_check_ms);
+    let mut pause = Pause::default();
+    let idle = Duration::from_millis(settings.feed_idle_ms);
+    let mut idle_since = None;
+    loop {
+        let idle_until = idle_since.map(|since: Instant| since + idle);
+        tokio::select! {
+            event = live.next() => {
+                let Some(event) = event else {
+                    return Err(LogError::Unavailable { what: "following live events", why: "the subscription ended".into() });
+                };
+                take_in(feed, &mut live, event).await?;
+            }
+            changed = state.changed() => {
+                if changed.is_err() {
+                    return Err(LogError::Unavailable { what: "following live events", why: "the connection ended".into() });
+                }
+                let now = *state.borrow_and_update();
+                if now.epoch != epoch {
+                    epoch = now.epoch;
+                    check_at = Instant::now();
+                }
+            }
+            () = feed.nudge.notified() => {
+                if feed.has_watchers() { check_at = Instant::now() }
+            }
+            () = sleep_until(check_at) => {
+                match compare(feed).await {
+                    Ok(()) => {
+                        pause = Pause::default();
+                        check_at = Instant::now() + jittered(settings.gap_check_ms);
+                    }
+                    Err(error) => {
+                        debug!(partition = %feed.partition, %error, "cannot compare with the log");
+                        check_at = Instant::now() + pause.next();
+                    }
+                }
+                forget_state(feed).await;
+            }
+            () = sleep_until(idle_until.unwrap_or(check_at)), if idle_until.is_some() => {
+                if feeds.retire(feed) {
+                    debug!(partition = %feed.partition, "nobody watches; feed ended");
+                    return Ok(());
+                }
+            }
+        }
+        idle_since = if feed.has_watchers() { None } else { idle_since.or(Some(Instant::now())) };
+    }
+}
+
+/// Finds the head at the start, or what was missed since the last time.
+async fn open(feed: &Feed) -> Result<(), LogError> {
+    if feed.head.borrow().is_some() {
+        return compare(feed).await;
+    }
+    let (head, ordinal) = match feed.shared.log.head(&feed.token).await? {
+        None => (EventId::NONE, 0),
+        Some(stored) => {
+            let id = stored.id;
+            match Entry::parse(stored) {
+                Ok(entry) => (id, entry.ordinal),
+                Err(error) => {
+                    report_unreadable(&feed.token, id, &error);
+                    (id, 0)
+                }
+            }
+        }
+    };
+    let settings = &feed.shared.settings;
+    *feed.ring.write().unwrap_or_else(PoisonError::into_inner) =
+        super::Ring::new(head, ordinal, settings.ring_events_max, settings.ring_bytes_max);
+    info!(partition = %feed.partition, %head, ordinal, "feed started");
+    feed.head.send_replace(Some(head));
+    Ok(())
+}
+
+/// Takes in a live event, and those that are here already behind it.
+async fn take_in(feed: &Feed, live: &mut LiveFeed, first: LiveEvent) -> Result<(), LogError> {
+    let mut next = Some(first);
+    let mut taken = 0;
+    while let Some(LiveEvent { event, previous }) = next.take() {
+        let head = feed.ring().head();
+        if event.id > head {
+            if previous == head {
+                append(feed, event);
+            } else {
+                // What was taken in so far need not wait for the log.
+                publish(feed);
+                fill(feed, event.id).await?;
+            }
+        }
+        taken += 1;
+        if taken < LIVE_EVENTS_PER_TURN {
+            next = live.try_next();
+        }
+    }
+    publish(feed);
+    Ok(())
+}
+
+/// Compares with the log, whatever the live events said.
+async fn compare(feed: &Feed) -> Result<(), LogError> {
+    let Some(last) = feed.shared.log.head(&feed.token).await? else { return Ok(()) };
+    if last.id > feed.ring().head() { fill(feed, last.id).await } else { Ok(()) }
+}
+
+/// Reads from the log what is missing up to `upto`, an event of the partition.
+async fn fill(feed: &Feed, upto: EventId) -> Result<(), LogError> {
+    let settings = &feed.shared.settings;
+    metrics::count(metrics::GAPS);
+    let mut pause = Pause::default();
+    let mut tries = 0;
+    loop {
+        let head = feed.ring().head();
+        if head >= upto {
+            return Ok(());
+        }
+        let page = feed.shared.log.page(&feed.token, head, settings.page_events_max, settings.page_bytes_max);
+        match page.await {
+            Ok(page) if !page.events.is_empty() => {
+                for event in page.events {
+                    append(feed, event);
+                }
+                publish(feed);
+                tries = 0;
+            }
+            // A replica that does not have it yet.
+            Ok(_) => tries += 1,
+            Err(error) if error.is_retryable() => {
+                debug!(partition = %feed.partition, %error, "cannot fill a gap yet");
+                tries += 1;
+            }
+            Err(error) => return Err(error),
+        }
+        if tries > 0 {
+            if tries % 10 == 0 {
+                warn!(partition = %feed.partition, %head, %upto, tries, "a gap cannot be filled yet");
+            }
+            sleep(pause.next()).await;
+        }
+    }
+}
+
+/// Appends the event behind the head: to the ring, and to the inboxes of those whose draft it was.
+fn append(feed: &Feed, stored: StoredEvent) {
+    let id = stored.id;
+    let entry = match Entry::parse(stored) {
+        Ok(entry) => Arc::new(entry),
+        Err(error) => {
+            report_unreadable(&feed.token, id, &error);
+            feed.ring.write().unwrap_or_else(PoisonError::into_inner).skip(id);
+            return;
+        }
+    };
+    if let Some(waiters) = lock(&feed.waiters).get(&entry.draft_key) {
+        for waiter in waiters {
+            // An inbox holds one notice for every draft of its connection; a full one is a defect that the
+            // republishing of unanswered drafts heals.
+            if let Err(TrySendError::Full(_)) = waiter.inbox.try_send(entry.clone()) {
+                metrics::count(metrics::INBOX_FULL);
+            }
+        }
+    }
+    let mut ring = feed.ring.write().unwrap_or_else(PoisonError::into_inner);
+    let before = ring.head();
+    if let Some(expected) = ring.push(entry.clone()) {
+        report_hole(&feed.token, before, id, expected, entry.ordinal);
+    }
+}
+
+/// Moves the head to where the ring ends.
+fn publish(feed: &Feed) {
+    let head = feed.ring().head();
+    feed.head.send_if_modified(|published| {
+        let moved = *published != Some(head);
+        *published = Some(head);
+        moved
+    });
+}
+
+/// Drops the warm state when nobody has asked for it in a while.
+async fn forget_state(feed: &Feed) {
+    if let Ok(mut warm) = feed.warm.try_lock() {
+        warm.forget_idle(Duration::from_millis(feed.shared.settings.state_idle_ms));
+    }
+}
+
+/// Pauses between tries: doubling, with up to a half off so that feeds do not come in step.
+#[derive(Default)]
+struct Pause(u32);
+
+impl Pause {
+    fn next(&mut self) -> Duration {
+        let full_ms = RETRY_MS.saturating_mul(1 << self.0.min(10)).min(RETRY_MS_MAX);
+        self.0 += 1;
+        Duration::from_millis(full_ms / 2 + rand::random::<u64>() % (full_ms / 2 + 1))
+    }
+}
+
+/// A time between three quarters and five quarters of `ms`.
+fn jittered(ms: u64) -> Duration {
+    Duration::from_millis(ms * 3 / 4 + rand::random::<u64>() % (ms / 2 + 1))
+}

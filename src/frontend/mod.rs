@@ -1,0 +1,211 @@
+//! The frontend: clients' connections on one side, the log on the other.
+//!
+//! It decides nothing and keeps nothing that could not be rebuilt from the log. `session` is a connection,
+//! `pending` its drafts until they are answered, `feed` a watched partition that its connections read at
+//! their own pace, `pages` the history behind it, `answers` what validators say. It never imports `rules` or
+//! the validator: they meet in the log.
+
+mod answers;
+mod entry;
+mod feed;
+mod http;
+mod limits;
+pub mod metrics;
+mod pages;
+mod pending;
+mod ring;
+mod session;
+mod settings;
+
+#[cfg(test)]
+mod testing;
+
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+pub use settings::FrontendSettings;
+
+use self::answers::AnswerDesk;
+use self::feed::{Feeds, Shared};
+use self::limits::Limits;
+use self::pages::Pages;
+use self::session::Hub;
+use crate::auth::Authenticator;
+use crate::log::{Log, LogError};
+use crate::state::Fold;
+
+/// How often clients whose allowance is whole again are forgotten.
+const FORGET_CLIENTS: Duration = Duration::from_secs(60);
+
+/// Why a frontend cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum FrontendError {
+    /// Nothing says who may connect.
+    #[error("no auth is configured; a frontend that takes anyone must be told so (allow_anyone)")]
+    NoAuth,
+    /// A setting cannot work.
+    #[error("frontend settings: {0}")]
+    Settings(String),
+    /// The address cannot be had.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// The HTTP server failed.
+    #[error("the HTTP server failed: {0}")]
+    Serve(std::io::Error),
+    /// The log cannot be used.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The connection to NATS was closed for good.
+    #[error("the answers of validators can no longer be heard: the connection to NATS was closed for good")]
+    AnswersEnded,
+    /// A task of the frontend panicked.
+    #[error("a task of the frontend failed: {0}")]
+    Task(tokio::task::JoinError),
+}
+
+/// The frontend.
+pub struct Frontend;
+
+/// A frontend that runs. Dropping it ends it at once; [`RunningFrontend::join`] waits for its orderly end.
+pub struct RunningFrontend {
+    address: SocketAddr,
+    tasks: JoinSet<Result<(), FrontendError>>,
+    hub: Arc<Hub>,
+    sessions: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Frontend {
+    /// Starts a frontend; when this returns, it listens. It goes away when `shutdown` is cancelled: takes no
+    /// more connections, answers what is under way for a while, and closes every connection.
+    pub async fn start(
+        settings: FrontendSettings,
+        log: Log,
+        fold: Arc<dyn Fold>,
+        shutdown: CancellationToken,
+    ) -> Result<RunningFrontend, FrontendError> {
+        settings.check().map_err(FrontendError::Settings)?;
+        if !settings.allow_anyone {
+            return Err(FrontendError::NoAuth);
+        }
+        metrics::describe();
+        let settings = Arc::new(settings);
+        let drain = shutdown.child_token();
+        let listener = TcpListener::bind(settings.listen)
+            .await
+            .map_err(|error| FrontendError::Listen { address: settings.listen, error })?;
+        let address = listener
+            .local_addr()
+            .map_err(|error| FrontendError::Listen { address: settings.listen, error })?;
+        let desk = Arc::new(AnswerDesk::default());
+        let answers = desk.subscribe(&log, &settings.id).await?;
+        let pages = Pages::new(
+            log.clone(),
+            settings.page_events_max,
+            settings.page_bytes_max,
+            settings.page_cache_bytes_max,
+        );
+        let limits = Limits::new(&settings);
+        let feeds = Feeds::new(Shared { log: log.clone(), fold, pages, settings: settings.clone() });
+        let hub = Arc::new(Hub {
+            settings,
+            log,
+            feeds,
+            answers: desk.clone(),
+            limits: limits.clone(),
+            auth: Authenticator::Anyone,
+            drain: drain.clone(),
+        });
+        let (stop, sessions) = (CancellationToken::new(), TaskTracker::new());
+        let http = http::Http {
+            hub: hub.clone(),
+            sessions: sessions.clone(),
+            connections: Arc::new(AtomicU64::new(0)),
+        };
+        let mut tasks = JoinSet::new();
+        // A frame is flushed when nothing more is to come just now: the kernel has nothing to wait for.
+        let listener = listener.tap_io(|stream| {
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "cannot switch off a socket's delay");
+            }
+        });
+        tasks.spawn(async move {
+            axum::serve(listener, http::router(http))
+                .with_graceful_shutdown(drain.cancelled_owned())
+                .await
+                .map_err(FrontendError::Serve)
+        });
+        let until = stop.clone();
+        tasks.spawn(async move {
+            desk.run(answers, until.clone()).await;
+            if until.is_cancelled() { Ok(()) } else { Err(FrontendError::AnswersEnded) }
+        });
+        let until = stop.clone();
+        tasks.spawn(async move {
+            while until.run_until_cancelled(tokio::time::sleep(FORGET_CLIENTS)).await.is_some() {
+                limits.forget_idle();
+            }
+            Ok(())
+        });
+        info!(%address, id = hub.settings.id, "frontend listens");
+        if hub.settings.allow_anyone {
+            warn!("this frontend takes anyone, with all permissions");
+        }
+        Ok(RunningFrontend { address, tasks, hub, sessions, stop })
+    }
+}
+
+impl RunningFrontend {
+    /// The address that it listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until it has gone away, because it was told to or because something failed.
+    pub async fn join(mut self) -> Result<(), FrontendError> {
+        let failed = tokio::select! {
+            () = self.hub.drain.cancelled() => None,
+            ended = self.tasks.join_next() => ended.and_then(|ended| flat(ended).err()),
+        };
+        // Whatever the reason, the connections are told, and all tasks end.
+        self.hub.drain.cancel();
+        self.sessions.close();
+        self.sessions.wait().await;
+        self.stop.cancel();
+        self.hub.feeds.stop().await;
+        let mut result = failed.map_or(Ok(()), Err);
+        while let Some(ended) = self.tasks.join_next().await {
+            result = result.and(flat(ended));
+        }
+        info!("frontend ended");
+        result
+    }
+}
+
+fn flat(ended: Result<Result<(), FrontendError>, tokio::task::JoinError>) -> Result<(), FrontendError> {
+    ended.unwrap_or_else(|error| Err(FrontendError::Task(error)))
+}
+
+/// Locks; what a panic left behind is as good as any other value that these locks guard.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Unix milliseconds.
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,426 @@
+//! A connection's drafts, from the frame that brought them to the answer that ends them.
+//!
+//! Pure: the session tells it what happened and when, and it says what to publish and what to answer. It
+//! keeps three promises. What is published goes one submission after the other, so drafts stay in the order
+//! sent even when publishes fail. A draft is published again until it is answered. And no draft is called
+//! rejected of which some copy may still be committed.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::settings::FrontendSettings;
+use crate::event::{Answer, ClientId, Draft, DraftKey, EventId, FieldError, Outcome, Reason};
+
+/// The drafts of one connection that are not answered yet.
+pub(super) struct Pending {
+    limits: Limits,
+    client: ClientId,
+    /// Not published yet, in the order sent.
+    queue: VecDeque<Held>,
+    /// Published at least once, in the order sent.
+    sent: VecDeque<Sent>,
+    /// How many drafts are held under a key.
+    keys: HashMap<DraftKey, u32>,
+    drafts: usize,
+    next_number: u64,
+    /// The submission whose publish is under way.
+    publishing: Option<u64>,
+    not_before: Option<Instant>,
+    failures: u32,
+}
+
+struct Limits {
+    drafts_max: usize,
+    submission_drafts_max: usize,
+    submission_bytes_max: usize,
+    answer_wait: Duration,
+    deadline: Duration,
+    retry: Duration,
+    retry_max: Duration,
+}
+
+struct Held {
+    draft: Arc<Draft>,
+    key: DraftKey,
+    since: Instant,
+    asked: Vec<String>,
+}
+
+struct Sent {
+    number: u64,
+    attempt: u32,
+    /// A draft that was answered leaves its place empty: outcomes go by place.
+    drafts: Vec<Option<Held>>,
+    /// Whether a copy may be in the queue, or may have been.
+    maybe_stored: bool,
+    /// Whether to publish it again.
+    due: bool,
+    /// When its last copy was stored.
+    stored_at: Option<Instant>,
+}
+
+/// What became of a submitted draft.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It waits for its turn; its commit is to be looked out for under this key.
+    Queued(DraftKey),
+    /// The same draft is pending already: this request gets the same answer.
+    Attached,
+    /// Too many are pending.
+    Full,
+}
+
+/// A submission to be published now.
+#[derive(Debug)]
+pub(super) struct Publish {
+    /// The submission.
+    pub number: u64,
+    /// The attempt.
+    pub attempt: u32,
+    /// Its drafts.
+    pub drafts: Vec<Arc<Draft>>,
+}
+
+/// How a publish went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Published {
+    /// It is in the queue.
+    Stored,
+    /// It is not in the queue.
+    NotStored,
+    /// It may or may not be.
+    Unknown,
+}
+
+/// A draft that is done with, and the requests that wait for it.
+#[derive(Debug)]
+pub(super) struct Done {
+    /// The draft.
+    pub draft: Arc<Draft>,
+    /// Its key; looked out for no longer unless [`Pending::holds`] it still.
+    pub key: DraftKey,
+    /// When it came.
+    pub since: Instant,
+    /// The ids of the requests.
+    pub asked: Vec<String>,
+    /// How it ended.
+    pub end: End,
+}
+
+/// How a draft ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End {
+    /// It is in the log.
+    Accepted,
+    /// It is not, and no copy of it will be.
+    Rejected(Reason, Vec<FieldError>),
+    /// Nobody knows.
+    Forgotten,
+}
+
+/// A draft that a validator says is in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Committed {
+    /// The submission.
+    pub number: u64,
+    /// The draft's place in it.
+    pub place: usize,
+    /// Where it is in the log.
+    pub event_id: EventId,
+}
+
+impl Pending {
+    /// For a connection of `client`, to a NATS that takes messages of `message_bytes_max`.
+    pub(super) fn new(settings: &FrontendSettings, client: ClientId, message_bytes_max: usize) -> Self {
+        Self {
+            limits: Limits {
+                drafts_max: settings.pending_drafts_max,
+                submission_drafts_max: settings.submission_drafts_max,
+                submission_bytes_max: settings.submission_bytes_max.min(message_bytes_max / 2),
+                answer_wait: Duration::from_millis(settings.answer_wait_ms),
+                deadline: Duration::from_millis(settings.submission_deadline_ms),
+                retry: Duration::from_millis(settings.publish_retry_ms),
+                retry_max: Duration::from_millis(settings.publish_retry_ms_max),
+            },
+            client,
+            queue: VecDeque::new(),
+            sent: VecDeque::new(),
+            keys: HashMap::new(),
+            drafts: 0,
+            next_number: 1,
+            publishing: None,
+            not_before: None,
+            failures: 0,
+        }
+    }
+
+    /// Whether everything is answered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.drafts == 0
+    }
+
+    /// Whether a draft of this key waits for its answer.
+    pub(super) fn holds(&self, key: DraftKey) -> bool {
+        self.keys.contains_key(&key)
+    }
+
+    /// The keys of all drafts that wait.
+    pub(super) fn keys(&self) -> impl Iterator<Item = DraftKey> {
+        self.keys.keys().copied()
+    }
+
+    /// Takes a draft in.
+    pub(super) fn submit(&mut self, draft: Draft, request: String, now: Instant) -> Taken {
+        let key = draft.key(&self.client);
+        if self.holds(key) {
+            let held = self.all_held().find(|held| held.key == key && same(&held.draft, &draft));
+            if let Some(held) = held {
+                held.asked.push(request);
+                return Taken::Attached;
+            }
+        }
+        if self.drafts >= self.limits.drafts_max {
+            return Taken::Full;
+        }
+        self.drafts += 1;
+        *self.keys.entry(key).or_default() += 1;
+        self.queue.push_back(Held { draft: Arc::new(draft), key, since: now, asked: vec![request] });
+        Taken::Queued(key)
+    }
+
+    /// What to publish now, if anything: first what is to be published again, then what is new.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Publish> {
+        if self.publishing.is_some() || self.not_before.is_some_and(|at| at > now) {
+            return None;
+        }
+        self.not_before = None;
+        let index = match self.sent.iter().position(|sent| sent.due) {
+            Some(index) => index,
+            None => {
+                let drafts = self.bundle();
+                if drafts.is_empty() {
+                    return None;
+                }
+                let number = self.number();
+                self.sent.push_back(Sent {
+                    number,
+                    attempt: 0,
+                    drafts,
+                    maybe_stored: false,
+                    due: true,
+                    stored_at: None,
+                });
+                self.sent.len() - 1
+            }
+        };
+        // What was answered is not sent again, and what is left is another submission: answers go by place.
+        if self.sent[index].drafts.iter().any(Option::is_none) {
+            let number = self.number();
+            let sent = &mut self.sent[index];
+            sent.drafts.retain(Option::is_some);
+            sent.number = number;
+            sent.attempt = 0;
+        }
+        let sent = &mut self.sent[index];
+        sent.attempt += 1;
+        sent.due = false;
+        sent.stored_at = None;
+        self.publishing = Some(sent.number);
+        let drafts = sent.drafts.iter().flatten().map(|held| held.draft.clone()).collect();
+        Some(Publish { number: sent.number, attempt: sent.attempt, drafts })
+    }
+
+    /// Takes note of how the publish that was under way went.
+    pub(super) fn published(&mut self, result: Published, now: Instant) -> Vec<Done> {
+        let Some(number) = self.publishing.take() else { return Vec::new() };
+        let failed = result == Published::Unknown;
+        self.failures = if failed { self.failures + 1 } else { 0 };
+        if failed {
+            let pause = self.limits.retry.saturating_mul(1 << (self.failures - 1).min(16));
+            self.not_before = Some(now + pause.min(self.limits.retry_max));
+        }
+        // Everything in it may have been answered meanwhile: the event can be quicker than the ack.
+        let Some(index) = self.sent.iter().position(|sent| sent.number == number) else { return Vec::new() };
+        let sent = &mut self.sent[index];
+        match result {
+            Published::Stored => {
+                sent.maybe_stored = true;
+                sent.stored_at = Some(now);
+                Vec::new()
+            }
+            Published::NotStored if !sent.maybe_stored => {
+                let drafts = std::mem::take(&mut sent.drafts);
+                self.sent.remove(index);
+                let end = End::Rejected(Reason::Unavailable, Vec::new());
+                drafts.into_iter().flatten().map(|held| self.done(held, end.clone())).collect()
+            }
+            Published::NotStored | Published::Unknown => {
+                sent.maybe_stored |= failed;
+                sent.due = true;
+                if self.not_before.is_none() {
+                    self.not_before = Some(now + self.limits.retry);
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    /// An event of this key is in the log. The first draft of the key for which `is_it` holds is done.
+    pub(super) fn committed(&mut self, key: DraftKey, is_it: impl Fn(&Draft) -> bool) -> Option<Done> {
+        if !self.holds(key) {
+            return None;
+        }
+        let wanted = |held: &Held| held.key == key && is_it(&held.draft);
+        for index in 0..self.sent.len() {
+            let place = self.sent[index].drafts.iter().position(|held| held.as_ref().is_some_and(wanted));
+            if let Some(place) = place {
+                return self.take(index, place, End::Accepted);
+            }
+        }
+        let index = self.queue.iter().position(wanted)?;
+        let held = self.queue.remove(index)?;
+        Some(self.done(held, End::Accepted))
+    }
+
+    /// Takes note of a validator's answer: what it rejects is done, what it says is committed is to be
+    /// looked up and then [`Pending::resolve`]d.
+    pub(super) fn answer(&mut self, answer: Answer) -> (Vec<Done>, Vec<Committed>) {
+        let (mut done, mut committed) = (Vec::new(), Vec::new());
+        let number = answer.submission;
+        let Some(sent) = self.sent.iter().find(|sent| sent.number == number) else {
+            return (done, committed);
+        };
+        if sent.drafts.len() != answer.outcomes.len() {
+            return (done, committed);
+        }
+        // A rejection of an earlier copy says nothing of the later one that is on its way.
+        let latest = sent.attempt == answer.attempt;
+        for (place, outcome) in answer.outcomes.into_iter().enumerate() {
+            let Some(index) = self.sent.iter().position(|sent| sent.number == number) else { break };
+            if self.sent[index].drafts[place].is_none() {
+                continue;
+            }
+            match outcome {
+                Outcome::Committed { event_id } => committed.push(Committed { number, place, event_id }),
+                Outcome::Rejected { reason, errors } if latest => {
+                    done.extend(self.take(index, place, End::Rejected(reason, errors)));
+                }
+                Outcome::Rejected { .. } | Outcome::NotProcessed => {}
+            }
+        }
+        (done, committed)
+    }
+
+    /// A draft of an answer was found in the log.
+    pub(super) fn resolve(&mut self, committed: Committed) -> Option<Done> {
+        let index = self.sent.iter().position(|sent| sent.number == committed.number)?;
+        self.take(index, committed.place, End::Accepted)
+    }
+
+    /// The connection to NATS was lost meanwhile: what was sent may be lost, so all of it goes again.
+    pub(super) fn republish(&mut self) {
+        self.not_before = None;
+        for sent in &mut self.sent {
+            if Some(sent.number) != self.publishing {
+                sent.due = true;
+                sent.stored_at = None;
+            }
+        }
+    }
+
+    /// Time has passed: what has waited too long for an answer goes again, with everything unanswered; what
+    /// has waited far too long is given up.
+    pub(super) fn tick(&mut self, now: Instant) -> Vec<Done> {
+        let overdue =
+            self.sent.iter().any(|sent| sent.stored_at.is_some_and(|at| at + self.limits.answer_wait <= now));
+        if overdue {
+            self.republish();
+        }
+        let mut done = Vec::new();
+        let deadline = self.limits.deadline;
+        let late = |held: &Held| held.since + deadline <= now;
+        while let Some(index) = self.sent.iter().position(|sent| sent.drafts.iter().flatten().any(late)) {
+            let place = self.sent[index].drafts.iter().position(|held| held.as_ref().is_some_and(late));
+            let Some(place) = place else { break };
+            done.extend(self.take(index, place, End::Forgotten));
+        }
+        while self.queue.front().is_some_and(late) {
+            let Some(held) = self.queue.pop_front() else { break };
+            // Never published: surely not stored.
+            done.push(self.done(held, End::Rejected(Reason::Unavailable, Vec::new())));
+        }
+        done
+    }
+
+    /// When [`Pending::tick`] or [`Pending::next`] has something to do at the latest.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        let unanswered = self.sent.iter().filter_map(|sent| sent.stored_at).min();
+        let answer = unanswered.map(|at| at + self.limits.answer_wait);
+        let first_sent = self.sent.iter().flat_map(|sent| sent.drafts.iter().flatten().next());
+        let oldest = first_sent.chain(self.queue.front()).map(|held| held.since).min();
+        let deadline = oldest.map(|since| since + self.limits.deadline);
+        [answer, deadline, self.not_before].into_iter().flatten().min()
+    }
+
+    fn number(&mut self) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        number
+    }
+
+    fn bundle(&mut self) -> Vec<Option<Held>> {
+        let (mut drafts, mut bytes) = (Vec::new(), 0);
+        while let Some(held) = self.queue.front() {
+            bytes += size(&held.draft);
+            let full =
+                drafts.len() >= self.limits.submission_drafts_max || bytes > self.limits.submission_bytes_max;
+            if full && !drafts.is_empty() {
+                break;
+            }
+            drafts.push(self.queue.pop_front());
+        }
+        drafts
+    }
+
+    fn take(&mut self, index: usize, place: usize, end: End) -> Option<Done> {
+        let sent = self.sent.get_mut(index)?;
+        let held = sent.drafts.get_mut(place)?.take()?;
+        if sent.drafts.iter().all(Option::is_none) {
+            self.sent.remove(index);
+        }
+        Some(self.done(held, end))
+    }
+
+    fn done(&mut self, held: Held, end: End) -> Done {
+        self.drafts -= 1;
+        if let Some(count) = self.keys.get_mut(&held.key) {
+            *count -= 1;
+            if *count == 0 {
+                self.keys.remove(&held.key);
+            }
+        }
+        Done { draft: held.draft, key: held.key, since: held.since, asked: held.asked, end }
+    }
+
+    fn all_held(&mut self) -> impl Iterator<Item = &mut Held> {
+        let sent = self.sent.iter_mut().flat_map(|sent| sent.drafts.iter_mut().flatten());
+        sent.chain(self.queue.iter_mut())
+    }
+}
+
+/// Whether two drafts of one key say the same, to the byte.
+fn same(one: &Draft, other: &Draft) -> bool {
+    one.event_type == other.event_type
+        && one.base_event_id == other.base_event_id
+        && one.payload.get() == other.payload.get()
+}
+
+/// Roughly the bytes that a draft takes in a submission.
+fn size(draft: &Draft) -> usize {
+    draft.payload.get().len() + draft.draft_id.len() + draft.event_type.len() + 128
+}
+
+#[cfg(test)]
+#[path = "pending_tests.rs"]
+mod tests;

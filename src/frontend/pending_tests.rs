@@ -1,0 +1,332 @@
+use super::*;
+use crate::event::FieldError;
+use crate::frontend::testing::draft;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+const CLIENT: &str = "c";
+
+fn settings() -> FrontendSettings {
+    FrontendSettings {
+        pending_drafts_max: 8,
+        submission_drafts_max: 3,
+        answer_wait_ms: 5_000,
+        submission_deadline_ms: 30_000,
+        publish_retry_ms: 50,
+        publish_retry_ms_max: 2_000,
+        ..FrontendSettings::default()
+    }
+}
+
+fn pending(settings: &FrontendSettings) -> Pending {
+    Pending::new(settings, ClientId::new(CLIENT).unwrap(), 1 << 20)
+}
+
+fn key(n: u64) -> DraftKey {
+    DraftKey::classic(CLIENT, &format!("d{n}"))
+}
+
+fn names(publish: &Publish) -> Vec<&str> {
+    publish.drafts.iter().map(|draft| draft.draft_id.as_str()).collect()
+}
+
+fn answer(submission: u64, attempt: u32, outcomes: Vec<Outcome>) -> Answer {
+    Answer { connection: 1, submission, attempt, outcomes }
+}
+
+fn rejected() -> Outcome {
+    let error = FieldError { field: "f".into(), message: "m".into(), code: "C".into() };
+    Outcome::Rejected { reason: Reason::Conflict, errors: vec![error] }
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+#[test]
+fn what_comes_during_a_publish_goes_together_in_the_next() {
+    let (mut pending, now) = (pending(&settings()), Instant::now());
+    for n in 1..=5 {
+        assert_eq!(pending.submit(draft(n), format!("m{n}"), now), Taken::Queued(key(n)));
+        if n == 1 {
+            let first = pending.next(now).unwrap();
+            assert_eq!((first.number, first.attempt, names(&first)), (1, 1, vec!["d1"]));
+        }
+        assert!(pending.next(now).is_none(), "one publish at a time");
+    }
+    assert!(pending.published(Published::Stored, now).is_empty());
+    let second = pending.next(now).unwrap();
+    assert_eq!((second.number, names(&second)), (2, vec!["d2", "d3", "d4"]));
+    pending.published(Published::Stored, now);
+    assert_eq!(names(&pending.next(now).unwrap()), ["d5"]);
+}
+
+#[test]
+fn a_bundle_stays_within_its_bytes() {
+    let settings = FrontendSettings { submission_bytes_max: 300, ..settings() };
+    let (mut pending, now) = (pending(&settings), Instant::now());
+    for n in 1..=3 {
+        pending.submit(draft(n), "m".into(), now);
+    }
+    assert_eq!(names(&pending.next(now).unwrap()), ["d1", "d2"]);
+}
+
+#[test]
+fn an_event_answers_its_draft_even_before_the_publish_is_acknowledged() {
+    let (mut pending, now) = (pending(&settings()), Instant::now());
+    pending.submit(draft(1), "m1".into(), now);
+    pending.next(now).unwrap();
+    let done = pending.committed(key(1), |_| true).unwrap();
+    assert_eq!((done.asked, done.end), (vec!["m1".to_owned()], End::Accepted));
+    assert!(pending.is_empty() && !pending.holds(key(1)));
+    assert!(pending.published(Published::Stored, now).is_empty());
+    assert!(pending.next(now).is_none());
+    assert!(pending.committed(key(1), |_| true).is_none(), "once");
+}
+
+#[test]
+fn a_full_queue_rejects_what_was_surely_not_stored_and_goes_on() {
+    let (mut pending, now) = (pending(&settings()), Instant::now());
+    pending.submit(draft(1), "m1".into(), now);
+    pending.next(now).unwrap();
+    pending.submit(draft(2), "m2".into(), now);
+    let done = pending.published(Published::NotStored, now);
+    assert_eq!(done[0].end, End::Rejected(Reason::Unavailable, vec![]));
+    assert_eq!(done[0].asked, ["m1"]);
+    assert_eq!(names(&pending.next(now).unwrap()), ["d2"]);
+}
+
+#[test]
+fn an_unknown_publish_goes_again_before_anything_new_and_never_becomes_a_rejection() {
+    let (mut pending, mut now) = (pending(&settings()), Instant::now());
+    pending.submit(draft(1), "m1".into(), now);
+    pending.next(now).unwrap();
+    pending.submit(draft(2), "m2".into(), now);
+    assert!(pending.published(Published::Unknown, now).is_empty());
+    assert!(pending.next(now).is_none(), "after a pause");
+    now += ms(51);
+    let again = pending.next(now).unwrap();
+    assert_eq!((again.number, again.attempt, names(&again)), (1, 2, vec!["d1"]));
+    // The queue is full now, but the first copy may be in it.
+    assert!(pending.published(Published::NotStored, now).is_empty());
+    now += ms(51);
+    assert_eq!(pending.next(now).unwrap().attempt, 3);
+    pending.published(Published::Stored, now);
+    assert_eq!(names(&pending.next(now).unwrap()), ["d2"]);
+}
+
+#[test]
+fn only_the_rejection_of_the_latest_copy_counts_but_any_commit_does() {
+    let (mut pending, mut now) = (pending(&settings()), Instant::now());
+    pending.submit(draft(1), "m1".into(), now);
+    pending.next(now).unwrap();
+    pending.published(Published::Unknown, now);
+    now += ms(51);
+    pending.next(now).unwrap();
+    pending.published(Published::Stored, now);
+    let (done, committed) = pending.answer(answer(1, 1, vec![rejected()]));
+    assert!(done.is_empty() && committed.is_empty());
+    let (done, committed) = pending.answer(answer(1, 1, vec![Outcome::Committed { event_id: EventId(9) }]));
+    assert!(done.is_empty());
+    assert_eq!(committed, [Committed { number: 1, place: 0, event_id: EventId(9) }]);
+    assert!(!pending.is_empty(), "until the event was found");
+    assert_eq!(pending.resolve(committed[0]).unwrap().end, End::Accepted);
+    assert!(pending.resolve(committed[0]).is_none());
+}
+
+#[test]
+fn the_rejection_of_the_latest_copy_ends_the_draft() {
+    let (mut pending, now) = (pending(&settings()), Instant::now());
+    pending.submit(draft(1), "m1".into(), now);
+    pending.next(now).unwrap();
+    let (done, _) = pending.answer(answer(1, 1, vec![rejected()]));
+    assert!(matches!(&done[0].end, End::Rejected(Reason::Conflict, errors) if errors.len() == 1));
+    assert!(pending.answer(answer(1, 1, vec![rejected()])).0.is_empty());
+    assert!(pending.answer(answer(7, 1, vec![rejected()])).0.is_empty());
+}
+
+#[test]
+fn what_is_answered_is_not_published_again_and_the_rest_is_another_submission() {
+    let (mut pending, now) = (pending(&settings()), Instant::now());
+    pending.submit(draft(0), "m0".into(), now);
+    pending.next(now).unwrap();
+    for n in 1..=3 {
+        pending.submit(draft(n), format!("m{n}"), now);
+    }
+    pending.published(Published::Stored, now);
+    pending.committed(key(0), |_| true).unwrap();
+    assert_eq!(pending.next(now).unwrap().number, 2);
+    pending.published(Published::Stored, now);
+    pending.committed(key(2), |_| true).unwrap();
+    pending.republish();
+    let again = pending.next(now).unwrap();
+    assert_eq!((again.number, again.attempt, names(&again)), (3, 1, vec!["d1", "d3"]));
+    // The answer to the copy that had three drafts is nobody's now.
+    assert!(pending.answer(answer(2, 1, vec![rejected(), rejected(), rejected()])).0.is_empty());
+    assert_eq!(pending.answer(answer(3, 1, vec![rejected(), rejected()])).0.len(), 2);
+}
+
+#[test]
+fn without_an_answer_everything_goes_again_in_order_and_at_last_is_given_up() {
+    let (mut pending, start) = (pending(&settings()), Instant::now());
+    for n in 1..=2 {
+        pending.submit(draft(n), format!("m{n}"), start);
+        pending.next(start).unwrap();
+        pending.published(Published::Stored, start);
+    }
+    assert_eq!(pending.wake_at(), Some(start + ms(5_000)));
+    let later = start + ms(5_000);
+    pending.submit(draft(3), "m3".into(), later);
+    assert!(pending.tick(later).is_empty());
+    for (name, attempt) in [("d1", 2), ("d2", 2), ("d3", 1)] {
+        let publish = pending.next(later).unwrap();
+        assert_eq!((names(&publish), publish.attempt), (vec![name], attempt));
+        pending.published(Published::Stored, later);
+    }
+    let done = pending.tick(start + ms(30_000));
+    assert_eq!(done.len(), 2);
+    assert!(done.iter().all(|done| done.end == End::Forgotten));
+}
+
+#[test]
+fn what_was_never_published_is_rejected_when_its_time_is_over() {
+    let (mut pending, start) = (pending(&settings()), Instant::now());
+    pending.submit(draft(1), "m1".into(), start);
+    pending.next(start).unwrap();
+    pending.submit(draft(2), "m2".into(), start);
+    let ends: Vec<End> = pending.tick(start + ms(30_000)).into_iter().map(|done| done.end).collect();
+    assert_eq!(ends, [End::Forgotten, End::Rejected(Reason::Unavailable, vec![])]);
+    assert!(pending.is_empty());
+}
+
+#[test]
+fn the_same_draft_twice_is_published_once_and_answered_twice() {
+    let (mut pending, now) = (pending(&settings()), Instant::now());
+    pending.submit(draft(1), "m1".into(), now);
+    assert_eq!(pending.submit(draft(1), "m2".into(), now), Taken::Attached);
+    let other = Draft { event_type: "unset".into(), ..draft(1) };
+    assert_eq!(pending.submit(other, "m3".into(), now), Taken::Queued(key(1)));
+    assert_eq!(names(&pending.next(now).unwrap()), ["d1", "d1"]);
+    let done = pending.committed(key(1), |draft| draft.event_type == "set").unwrap();
+    assert_eq!(done.asked, ["m1", "m2"]);
+    assert!(pending.committed(key(1), |draft| draft.event_type == "set").is_none());
+    assert!(pending.holds(key(1)), "the other one waits for its own answer");
+}
+
+#[test]
+fn too_many_drafts_are_not_taken() {
+    let (mut pending, now) = (pending(&settings()), Instant::now());
+    for n in 1..=8 {
+        assert_eq!(pending.submit(draft(n), "m".into(), now), Taken::Queued(key(n)));
+    }
+    assert_eq!(pending.submit(draft(9), "m".into(), now), Taken::Full);
+}
+
+/// What may happen to a connection's drafts.
+#[derive(Debug, Clone)]
+enum Step {
+    Submit,
+    /// The publish under way ends: stored and told so, stored and not told, not stored and told so, not
+    /// stored and not told.
+    Publish(u8),
+    /// The validator decides the oldest submission in the queue: a bit per draft, accept or reject.
+    Decide(u8),
+    Reconnect,
+    Wait,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => Just(Step::Submit),
+        4 => (0_u8..4).prop_map(Step::Publish),
+        4 => any::<u8>().prop_map(Step::Decide),
+        1 => Just(Step::Reconnect),
+        2 => Just(Step::Wait),
+    ]
+}
+
+proptest! {
+    /// Whatever is lost, doubled or late between frontend and validator: first decisions come in the order
+    /// sent, every draft has at most one end, no rejected draft is ever committed, and once all goes well
+    /// again every draft has its end.
+    #[test]
+    fn no_draft_is_lost_doubled_or_reordered(steps in proptest::collection::vec(step(), 0..120)) {
+        let settings = FrontendSettings {
+            pending_drafts_max: 10_000, submission_deadline_ms: u64::MAX / 4, ..settings()
+        };
+        let mut pending = pending(&settings);
+        let mut now = Instant::now();
+        let mut submitted = 0_u64;
+        let mut in_flight: Option<Publish> = None;
+        let mut queue: VecDeque<Publish> = VecDeque::new();
+        // What the validator knows, and what the client was told.
+        let mut log: Vec<String> = Vec::new();
+        let mut first_decided: Vec<u64> = Vec::new();
+        let mut told: BTreeMap<String, End> = BTreeMap::new();
+        let calm = (0..400).map(|n| if n % 3 == 0 { Step::Wait } else if n % 3 == 1 { Step::Publish(0) } else { Step::Decide(255) });
+        for step in steps.into_iter().chain(calm) {
+            if in_flight.is_none() {
+                in_flight = pending.next(now);
+            }
+            let mut ended = Vec::new();
+            match step {
+                Step::Submit => {
+                    submitted += 1;
+                    pending.submit(draft(submitted), format!("m{submitted}"), now);
+                }
+                Step::Publish(how) => {
+                    let Some(publish) = in_flight.take() else { continue };
+                    let result = [Published::Stored, Published::Unknown, Published::NotStored, Published::Unknown][how as usize];
+                    if how < 2 {
+                        queue.push_back(publish);
+                    }
+                    ended.extend(pending.published(result, now));
+                }
+                Step::Decide(bits) => {
+                    let Some(publish) = queue.pop_front() else { continue };
+                    let mut outcomes = Vec::new();
+                    let mut events = Vec::new();
+                    for (place, draft) in publish.drafts.iter().enumerate() {
+                        let n: u64 = draft.draft_id[1..].parse().unwrap();
+                        if !first_decided.contains(&n) {
+                            first_decided.push(n);
+                        }
+                        if let Some(at) = log.iter().position(|id| *id == draft.draft_id) {
+                            outcomes.push(Outcome::Committed { event_id: EventId(at as u64 + 1) });
+                        } else if bits & (1 << (place % 8)) != 0 {
+                            log.push(draft.draft_id.clone());
+                            events.push(draft.draft_id.clone());
+                            outcomes.push(Outcome::Committed { event_id: EventId(log.len() as u64) });
+                        } else {
+                            outcomes.push(rejected());
+                        }
+                    }
+                    for id in events {
+                        let n: u64 = id[1..].parse().unwrap();
+                        ended.extend(pending.committed(key(n), |draft| draft.draft_id == id));
+                    }
+                    let (done, committed) = pending.answer(answer(publish.number, publish.attempt, outcomes));
+                    ended.extend(done);
+                    for one in committed {
+                        ended.extend(pending.resolve(one));
+                    }
+                }
+                Step::Reconnect => pending.republish(),
+                Step::Wait => {
+                    now += ms(5_001);
+                    ended.extend(pending.tick(now));
+                }
+            }
+            for done in ended {
+                let before = told.insert(done.draft.draft_id.clone(), done.end.clone());
+                prop_assert_eq!(before, None, "{} was answered twice", done.draft.draft_id);
+            }
+            for (id, end) in &told {
+                let committed = log.contains(id);
+                prop_assert_eq!(*end == End::Accepted, committed, "{} was answered {:?}", id, end);
+            }
+        }
+        prop_assert_eq!(told.len() as u64, submitted);
+        prop_assert!(first_decided.is_sorted(), "{:?}", first_decided);
+    }
+}

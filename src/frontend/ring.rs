@@ -1,0 +1,176 @@
+//! A partition's recent events, in order and without a gap.
+//!
+//! Pure: no clock, no log, no lock. It takes an event only as the successor of the one before, and bounds
+//! itself in events and in bytes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::entry::Entry;
+use crate::event::EventId;
+
+/// The ring.
+pub(super) struct Ring {
+    /// The event before the first one here.
+    base: EventId,
+    head: EventId,
+    /// The head's ordinal.
+    ordinal: u64,
+    entries: VecDeque<Arc<Entry>>,
+    bytes: usize,
+    events_max: usize,
+    bytes_max: usize,
+}
+
+/// What a reader at some position gets.
+#[derive(Debug)]
+pub(super) enum RingRead<T> {
+    /// The events behind the position; none when it is the head.
+    Events(Vec<T>),
+    /// The position has left the ring: read the log.
+    Left,
+}
+
+impl Ring {
+    /// A ring that begins behind `head`, the partition's last event so far.
+    pub(super) fn new(head: EventId, ordinal: u64, events_max: usize, bytes_max: usize) -> Self {
+        Self { base: head, head, ordinal, entries: VecDeque::new(), bytes: 0, events_max, bytes_max }
+    }
+
+    /// The last event.
+    pub(super) fn head(&self) -> EventId {
+        self.head
+    }
+
+    /// The last event's ordinal: how many events the partition has.
+    pub(super) fn ordinal(&self) -> u64 {
+        self.ordinal
+    }
+
+    /// Appends the event that comes right behind the head. Returns the ordinal that it should have had,
+    /// if it has another: the log has a hole.
+    pub(super) fn push(&mut self, entry: Arc<Entry>) -> Option<u64> {
+        debug_assert!(entry.id > self.head);
+        let expected = self.ordinal + 1;
+        let hole = (entry.ordinal != expected).then_some(expected);
+        self.head = entry.id;
+        self.ordinal = entry.ordinal;
+        self.bytes += entry.cost();
+        self.entries.push_back(entry);
+        while self.entries.len() > self.events_max || (self.bytes > self.bytes_max && self.entries.len() > 1)
+        {
+            let Some(oldest) = self.entries.pop_front() else { break };
+            self.bytes -= oldest.cost();
+            self.base = oldest.id;
+        }
+        hole
+    }
+
+    /// Passes over an event that cannot be read.
+    pub(super) fn skip(&mut self, id: EventId) {
+        self.head = id;
+        self.ordinal += 1;
+        if self.entries.is_empty() {
+            self.base = id;
+        }
+    }
+
+    /// At most `max` events behind `position`.
+    pub(super) fn read(&self, position: EventId, max: usize) -> RingRead<Arc<Entry>> {
+        if position < self.base {
+            return RingRead::Left;
+        }
+        let start = self.entries.partition_point(|entry| entry.id <= position);
+        RingRead::Events(self.entries.iter().skip(start).take(max).cloned().collect())
+    }
+
+    /// One event, if it is here.
+    pub(super) fn get(&self, id: EventId) -> Option<Arc<Entry>> {
+        let index = self.entries.binary_search_by_key(&id, |entry| entry.id).ok()?;
+        self.entries.get(index).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frontend::testing::entry;
+    use proptest::prelude::*;
+
+    fn ids(read: RingRead<Arc<Entry>>) -> Option<Vec<u64>> {
+        match read {
+            RingRead::Events(entries) => Some(entries.iter().map(|entry| entry.id.0).collect()),
+            RingRead::Left => None,
+        }
+    }
+
+    #[test]
+    fn a_new_ring_knows_the_head_and_nothing_before_it() {
+        let ring = Ring::new(EventId(7), 3, 4, 1 << 20);
+        assert_eq!(ids(ring.read(EventId(7), 9)), Some(vec![]));
+        assert_eq!(ids(ring.read(EventId(6), 9)), None);
+        assert_eq!(ids(ring.read(EventId(9), 9)), Some(vec![]));
+    }
+
+    #[test]
+    fn a_hole_in_the_ordinals_is_reported() {
+        let mut ring = Ring::new(EventId(7), 3, 4, 1 << 20);
+        assert_eq!(ring.push(entry(9, 4)), None);
+        assert_eq!(ring.push(entry(12, 6)), Some(5));
+        assert_eq!(ring.push(entry(13, 7)), None, "one hole is one report");
+    }
+
+    #[test]
+    fn bytes_bound_the_ring_but_leave_one_event() {
+        let cost = entry(1, 1).cost();
+        let mut ring = Ring::new(EventId::NONE, 0, 100, cost * 2);
+        for n in 1..=5 {
+            ring.push(entry(n, n));
+        }
+        assert_eq!(ids(ring.read(EventId(3), 9)), Some(vec![4, 5]));
+        assert_eq!(ids(ring.read(EventId(2), 9)), None);
+        let mut tiny = Ring::new(EventId::NONE, 0, 100, 1);
+        tiny.push(entry(1, 1));
+        assert_eq!(ids(tiny.read(EventId::NONE, 9)), Some(vec![1]));
+    }
+
+    proptest! {
+        /// Whatever steps a cursor takes, and wherever it starts, it sees every event behind its start
+        /// once and in order, or is told that it has left the ring.
+        #[test]
+        fn a_cursor_sees_every_event_once(
+            start in 0_u64..50,
+            gaps in proptest::collection::vec(1_u64..5, 1..80),
+            events_max in 1_usize..20,
+            step in 1_usize..7,
+            reads in proptest::collection::vec(any::<bool>(), 80),
+        ) {
+            let mut ring = Ring::new(EventId(start), 10, events_max, 1 << 20);
+            let (mut position, mut id) = (EventId(start), start);
+            let mut unread: VecDeque<u64> = VecDeque::new();
+            for (n, gap) in gaps.iter().enumerate() {
+                id += gap;
+                prop_assert_eq!(ring.push(entry(id, 11 + n as u64)), None);
+                unread.push_back(id);
+                if !reads[n] {
+                    continue;
+                }
+                match ids(ring.read(position, step)) {
+                    None => {
+                        prop_assert!(unread.len() > events_max);
+                        // What a connection does then: read the log up to the head.
+                        unread.clear();
+                        position = ring.head();
+                    }
+                    Some(seen) => {
+                        prop_assert!(unread.len() <= events_max);
+                        for id in seen {
+                            prop_assert_eq!(Some(id), unread.pop_front());
+                            position = EventId(id);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! A connection's drafts: taken in, published, answered.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tracing::{debug, warn};
+
+use super::Session;
+use super::socket::End;
+use crate::event::{Answer, EventId, Reason, ReplyTo, Submission, Unit};
+use crate::frontend::entry::Entry;
+use crate::frontend::metrics;
+use crate::frontend::pending::{self, Committed, Done, Published, Taken};
+use crate::log::{LogError, PublishError};
+use crate::protocol::{ErrorCode, Notice, Submit};
+
+/// The publish that is under way, if one is.
+#[derive(Default)]
+pub(super) struct Publishing(Option<Pin<Box<dyn Future<Output = Published> + Send>>>);
+
+impl Publishing {
+    /// Waits for it; for ever when there is none. Cancel safe.
+    pub(super) fn done(&mut self) -> impl Future<Output = Published> {
+        std::future::poll_fn(|context: &mut Context<'_>| {
+            let Some(publish) = &mut self.0 else { return Poll::Pending };
+            let result = publish.as_mut().poll(context);
+            if result.is_ready() {
+                self.0 = None;
+            }
+            result
+        })
+    }
+}
+
+impl Session {
+    /// Takes a draft in, or says why not.
+    pub(super) async fn submit(&mut self, id: String, submit: Submit) -> Result<(), End> {
+        metrics::count(metrics::SUBMITTED);
+        let Submit { partition, draft } = submit;
+        if partition.is_some_and(|partition| partition != *self.feed.partition()) {
+            let why = "`event.partition` is not the connection's";
+            return self.error(&id, ErrorCode::Forbidden, why).await;
+        }
+        if let Err(wait) = self.hub.limits.submission(&self.identity.client_id) {
+            let retry_after_ms = Some(wait.as_millis() as u64 + 1);
+            return self.reject(&id, &draft.draft_id, Reason::RateLimited, retry_after_ms).await;
+        }
+        if self.leave_by.is_some() {
+            return self.reject(&id, &draft.draft_id, Reason::Unavailable, None).await;
+        }
+        let draft_id = draft.draft_id.clone();
+        match self.pending.submit(draft, id.clone(), Instant::now()) {
+            Taken::Queued(key) => self.feed.look_out(key, self.connection, &self.committed_sender),
+            Taken::Attached => debug!(draft = draft_id, "the same draft again; it is pending already"),
+            Taken::Full => return self.reject(&id, &draft_id, Reason::Unavailable, None).await,
+        }
+        Ok(())
+    }
+
+    async fn reject(
+        &mut self,
+        id: &str,
+        draft_id: &str,
+        reason: Reason,
+        retry_after_ms: Option<u64>,
+    ) -> Result<(), End> {
+        metrics::count_by(metrics::REJECTED, "code", reason.as_str());
+        let notice = Notice::Rejected { draft_id, reason, errors: &[], retry_after_ms };
+        self.socket.send(Some(id), &notice).await
+    }
+
+    /// Starts the next publish, when none is under way and something is to be published.
+    pub(super) fn publish_next(&mut self) {
+        let Some(publish) = self.pending.next(Instant::now()) else { return };
+        if publish.attempt > 1 {
+            metrics::count(metrics::REPUBLISHED);
+            debug!(submission = publish.number, attempt = publish.attempt, "publishing drafts again");
+        }
+        let submission = Submission {
+            partition: self.feed.partition().clone(),
+            submitter: self.identity.submitter(),
+            reply_to: ReplyTo {
+                frontend: self.hub.settings.id.clone(),
+                connection: self.connection,
+                submission: publish.number,
+                attempt: publish.attempt,
+            },
+            unit: Unit::Each,
+            drafts: publish.drafts.iter().map(|draft| draft.as_ref().clone()).collect(),
+        };
+        let (log, feed) = (self.hub.log.clone(), Arc::clone(&self.feed));
+        self.publishing.0 = Some(Box::pin(async move {
+            let Ok(body) = serde_json::to_vec(&submission) else { return Published::NotStored };
+            let result = log.publish_draft(feed.partition(), feed.token(), body.into()).await;
+            match &result {
+                Ok(()) => return Published::Stored,
+                Err(error) => warn!(%error, "drafts were not published"),
+            }
+            match result {
+                Err(PublishError::Full | PublishError::Refused(_)) => Published::NotStored,
+                _ => Published::Unknown,
+            }
+        }));
+    }
+
+    /// The publish that was under way has ended.
+    pub(super) async fn published(&mut self, result: Published) -> Result<(), End> {
+        for done in self.pending.published(result, Instant::now()) {
+            self.answer_draft(done, None).await?;
+        }
+        Ok(())
+    }
+
+    /// An event with the key of a pending draft has come by.
+    pub(super) async fn committed(&mut self, entry: &Arc<Entry>) -> Result<(), End> {
+        while let Some(done) = self.pending.committed(entry.draft_key, |draft| entry.is_of(draft)) {
+            self.answer_draft(done, Some(entry)).await?;
+        }
+        Ok(())
+    }
+
+    /// Answers what the feed has found so far. Done after a head is read and before anything up to that head
+    /// is sent, it puts every acceptance before its event.
+    pub(super) async fn drain_committed(&mut self) -> Result<(), End> {
+        while let Ok(entry) = self.committed.try_recv() {
+            self.committed(&entry).await?;
+        }
+        Ok(())
+    }
+
+    /// A validator has answered.
+    pub(super) async fn answered(&mut self, answer: Answer) -> Result<(), End> {
+        let (done, committed) = self.pending.answer(answer);
+        // In the order of the submission, as far as the log gives the events just now.
+        for done in done {
+            self.answer_draft(done, None).await?;
+        }
+        for one in committed {
+            self.answer_committed(one).await?;
+        }
+        Ok(())
+    }
+
+    /// Answers a draft that a validator found in the log, with the event from there. If that cannot be had
+    /// now, the draft stays pending and is asked for again.
+    async fn answer_committed(&mut self, committed: Committed) -> Result<(), End> {
+        if committed.event_id > self.feed.head_now() {
+            // It is on its way here; the feed tells of it before its broadcast.
+            self.feed.nudge();
+            return Ok(());
+        }
+        match self.event(committed.event_id).await {
+            Ok(Some(entry)) => {
+                if let Some(done) = self.pending.resolve(committed) {
+                    self.answer_draft(done, Some(&entry)).await?;
+                }
+            }
+            Ok(None) => {
+                warn!(event = %committed.event_id, "an event that a validator named is not in the log")
+            }
+            Err(error) => {
+                warn!(event = %committed.event_id, %error, "cannot read a committed event just now")
+            }
+        }
+        Ok(())
+    }
+
+    async fn event(&mut self, id: EventId) -> Result<Option<Arc<Entry>>, LogError> {
+        if let Some(entry) = self.feed.recent(id) {
+            return Ok(Some(entry));
+        }
+        let Some((token, stored)) = self.hub.log.event(id).await? else { return Ok(None) };
+        Ok((token == *self.feed.token()).then(|| Entry::parse(stored).ok()).flatten().map(Arc::new))
+    }
+
+    /// Answers every request that waits for a draft.
+    pub(super) async fn answer_draft(&mut self, done: Done, entry: Option<&Arc<Entry>>) -> Result<(), End> {
+        let Done { draft, key, since, asked, end } = done;
+        if !self.pending.holds(key) {
+            self.feed.forget(key, self.connection);
+        }
+        metrics::duration(metrics::ANSWER_SECONDS, since.elapsed().as_secs_f64());
+        let draft_id = draft.draft_id.as_str();
+        debug!(draft = draft_id, event = entry.map(|entry| entry.id.0), ?end, "draft answered");
+        let details = serde_json::json!({ "draftId": draft_id });
+        for id in asked {
+            let encoded = entry.map(|entry| (entry.id, entry.encoded(self.socket.dialect())));
+            let notice = match (&end, &encoded) {
+                (pending::End::Accepted, Some((event_id, encoded))) => {
+                    metrics::count(metrics::ACCEPTED);
+                    Notice::Accepted { draft_id, event_id: *event_id, event: encoded.event() }
+                }
+                (pending::End::Rejected(reason, errors), _) => {
+                    metrics::count_by(metrics::REJECTED, "code", reason.as_str());
+                    Notice::Rejected { draft_id, reason: *reason, errors, retry_after_ms: None }
+                }
+                (pending::End::Forgotten | pending::End::Accepted, _) => {
+                    metrics::count(metrics::FORGOTTEN);
+                    Notice::Error {
+                        code: ErrorCode::Unavailable,
+                        message: "nobody could say in time what became of the draft; send it again",
+                        details: Some(&details),
+                    }
+                }
+            };
+            self.socket.send(Some(&id), &notice).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks out for no draft any more.
+    pub(super) fn forget_drafts(&self) {
+        for key in self.pending.keys() {
+            self.feed.forget(key, self.connection);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The greeting: from the upgrade to `connected`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::{Span, info, warn};
+
+use super::socket::{End, Incoming, Socket};
+use super::{Frames, Hub, auth_failed};
+use crate::auth::Identity;
+use crate::event::{EventId, ReplyTo, Submission, Unit};
+use crate::frontend::answers::AnswerInbox;
+use crate::frontend::feed::Watched;
+use crate::frontend::limits::Admission;
+use crate::protocol::{BadRequest, CloseCode, Connect, ErrorCode, Notice, Request};
+
+/// What a greeting leaves behind.
+pub(super) struct Greeted {
+    pub admission: Admission,
+    pub frames: Frames,
+    pub identity: Identity,
+    pub feed: Watched,
+    pub position: EventId,
+    pub answers: AnswerInbox,
+}
+
+/// Why a `connect` was refused though the connection stays.
+enum Refused {
+    Bad(String),
+    Error(ErrorCode, String),
+}
+
+/// How often a head that is behind what the client has seen is looked at again.
+const HEAD_LOOKS: u32 = 5;
+const HEAD_LOOK_PAUSE: Duration = Duration::from_millis(100);
+
+/// Waits for `connect` and answers it.
+pub(super) async fn greet(
+    hub: &Arc<Hub>,
+    connection: u64,
+    socket: &mut Socket,
+    mut frames: Frames,
+    mut admission: Admission,
+    token: Option<String>,
+) -> Result<Greeted, End> {
+    let by = tokio::time::Instant::now() + Duration::from_millis(hub.settings.connect_timeout_ms);
+    loop {
+        socket.flush().await?;
+        let (id, connect) = tokio::select! {
+            () = hub.drain.cancelled() => {
+                let why = "this frontend is going away; reconnect";
+                return Err(End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway));
+            }
+            () = tokio::time::sleep_until(by) => {
+                let why = "no `connect` in time";
+                return Err(End::Close(ErrorCode::BadRequest, why.into(), CloseCode::Policy));
+            }
+            incoming = socket.next() => {
+                let text = match incoming? {
+                    Incoming::Alive => continue,
+                    Incoming::Binary => None,
+                    Incoming::Text(text) => Some(text),
+                };
+                let Some(frame) = frames.take(socket, text.as_ref()).await? else { continue };
+                let Request::Connect(connect) = frame.request else {
+                    let message = "`connect` must come first".to_owned();
+                    frames.refuse(socket, BadRequest { reply_to: Some(frame.id), message }).await?;
+                    continue;
+                };
+                (frame.id, connect)
+            }
+        };
+        Span::current().record("client", connect.client_id.as_str());
+        Span::current().record("partition", connect.partition.as_str());
+        let token = connect.token.as_deref().or(token.as_deref());
+        let identity = hub
+            .auth
+            .authenticate(&connect.client_id, token)
+            .await
+            .map_err(|error| auth_failed(error.to_string()))?;
+        if !identity.may_read() {
+            let why = "the token does not permit `read`";
+            refuse(socket, &mut frames, &id, Refused::Error(ErrorCode::Forbidden, why.into())).await?;
+            continue;
+        }
+        if !admission.claim(&identity.client_id) {
+            let why = "this client has as many connections as it may have";
+            return Err(End::Close(ErrorCode::RateLimited, why.into(), CloseCode::Policy));
+        }
+        let feed = hub.feeds.watch(&connect.partition);
+        match join(hub, connection, socket, &id, &connect, &identity, &feed).await? {
+            Ok(position) => {
+                info!(%position, "connected");
+                let answers = hub.answers.open(connection);
+                return Ok(Greeted { admission, frames, identity, feed, position, answers });
+            }
+            Err(refused) => {
+                admission.unclaim();
+                refuse(socket, &mut frames, &id, refused).await?;
+            }
+        }
+    }
+}
+
+async fn refuse(socket: &mut Socket, frames: &mut Frames, id: &str, refused: Refused) -> Result<(), End> {
+    match refused {
+        Refused::Bad(message) => {
+            frames.refuse(socket, BadRequest { reply_to: Some(id.to_owned()), message }).await
+        }
+        Refused::Error(code, message) => {
+            socket.send(Some(id), &Notice::Error { code, message: &message, details: None }).await
+        }
+    }
+}
+
+/// Finds the place in the log where the connection begins, and says `connected`.
+async fn join(
+    hub: &Hub,
+    connection: u64,
+    socket: &mut Socket,
+    id: &str,
+    connect: &Connect,
+    identity: &Identity,
+    feed: &Watched,
+) -> Result<Result<EventId, Refused>, End> {
+    let unavailable = |why: &str| Ok(Err(Refused::Error(ErrorCode::Unavailable, why.to_owned())));
+    let settings = &hub.settings;
+    let mut head = feed.head();
+    let feed_wait = Duration::from_millis(settings.feed_wait_ms);
+    let Some(mut now) = wait_for(&mut head, feed_wait, |_| true).await else {
+        return unavailable("the log cannot be reached just now");
+    };
+    if now == EventId::NONE
+        && settings.open_empty_partitions
+        && ask_to_open(hub, connection, identity, feed).await
+    {
+        let wait = Duration::from_millis(settings.open_wait_ms);
+        let Some(opened) = wait_for(&mut head, wait, |head| head > EventId::NONE).await else {
+            return unavailable("the partition has no initial state yet");
+        };
+        now = opened;
+    }
+    let header = |head, since_snapshot, initial_state| Notice::Connected {
+        server_id: &settings.id,
+        head,
+        since_snapshot,
+        initial_state,
+        heartbeat_interval_ms: settings.heartbeat_interval_ms,
+    };
+    let Some(last) = connect.last_event_id else {
+        let state = match feed.state().await {
+            Ok(state) => state,
+            Err(error) => {
+                warn!(%error, "cannot make the state for a connecting client");
+                return unavailable("the partition's state cannot be read just now");
+            }
+        };
+        let since_snapshot = feed.since_snapshot(state.ordinal).await;
+        socket.send(Some(id), &header(state.event_id, since_snapshot, Some(&state.json))).await?;
+        return Ok(Ok(state.event_id));
+    };
+    // The client may come from a frontend that is a moment ahead of this one.
+    for _ in 0..HEAD_LOOKS {
+        if last <= now {
+            break;
+        }
+        feed.nudge();
+        now = wait_for(&mut head, HEAD_LOOK_PAUSE, |head| head >= last).await.unwrap_or(now);
+    }
+    if last > now {
+        return Ok(Err(Refused::Bad(format!(
+            "`lastEventId` {last} is not in this partition, which ends at {now}; connect without it"
+        ))));
+    }
+    let since_snapshot = feed.since_snapshot(feed.ordinal()).await;
+    socket.send(Some(id), &header(now, since_snapshot, None)).await?;
+    Ok(Ok(last))
+}
+
+/// The head, once there is one that `is_it`.
+async fn wait_for(
+    head: &mut watch::Receiver<Option<EventId>>,
+    wait: Duration,
+    is_it: impl Fn(EventId) -> bool,
+) -> Option<EventId> {
+    let found = timeout(wait, head.wait_for(|head| head.is_some_and(&is_it))).await;
+    found.ok()?.ok().and_then(|head| *head)
+}
+
+/// Asks the partition's validator to commit the initial state. False when that could not be asked.
+async fn ask_to_open(hub: &Hub, connection: u64, identity: &Identity, feed: &Watched) -> bool {
+    let submission = Submission {
+        partition: feed.partition().clone(),
+        submitter: identity.submitter(),
+        reply_to: ReplyTo { frontend: hub.settings.id.clone(), connection, submission: 0, attempt: 1 },
+        unit: Unit::Each,
+        drafts: Vec::new(),
+    };
+    let Ok(body) = serde_json::to_vec(&submission) else { return false };
+    match hub.log.publish_draft(feed.partition(), feed.token(), body.into()).await {
+        Ok(()) => true,
+        Err(error) => {
+            warn!(%error, "cannot ask for a partition to be opened");
+            false
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! A connection: one task that owns the socket, a position in its partition's log, and the drafts that it
+//! has not answered yet.
+//!
+//! It greets (`greet`), and then waits for whatever comes next: a frame, the outcome of a draft (`drafts`),
+//! a new head, a time. Nothing is queued for it: it writes what lies between its position and the head, as
+//! fast as its client reads. Writing is awaited, so a client that does not read is not read from either.
+
+mod drafts;
+mod greet;
+mod socket;
+mod sync;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::{Utf8Bytes, WebSocket};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use self::drafts::Publishing;
+use self::socket::{End, Incoming, Socket, too_large};
+use self::sync::Cycle;
+use super::answers::{AnswerDesk, AnswerInbox};
+use super::entry::Entry;
+use super::feed::{Feeds, Watched};
+use super::limits::{Admission, FrameLimit, Limits};
+use super::pending::Pending;
+use super::settings::FrontendSettings;
+use super::{metrics, now_ms};
+use crate::auth::{Authenticator, Identity};
+use crate::event::EventId;
+use crate::log::{ConnectionState, Log};
+use crate::protocol::{BadRequest, CloseCode, ErrorCode, Frame, Notice, Request, deeper_than};
+
+/// What all sessions share.
+pub(super) struct Hub {
+    pub settings: Arc<FrontendSettings>,
+    pub log: Log,
+    pub feeds: Arc<Feeds>,
+    pub answers: Arc<AnswerDesk>,
+    pub limits: Arc<Limits>,
+    pub auth: Authenticator,
+    /// Cancelled when the frontend goes away.
+    pub drain: CancellationToken,
+}
+
+/// A connection that has been greeted.
+struct Session {
+    hub: Arc<Hub>,
+    connection: u64,
+    socket: Socket,
+    frames: Frames,
+    identity: Identity,
+    feed: Watched,
+    head: watch::Receiver<Option<EventId>>,
+    log_state: watch::Receiver<ConnectionState>,
+    epoch: u64,
+    /// The last event that was sent, or that the client had when it came.
+    position: EventId,
+    /// When the log can be tried again, if a read of it failed.
+    read_after: Option<Instant>,
+    cycle: Option<Cycle>,
+    pending: Pending,
+    publishing: Publishing,
+    committed: mpsc::Receiver<Arc<Entry>>,
+    committed_sender: mpsc::Sender<Arc<Entry>>,
+    answers: AnswerInbox,
+    look_at: Instant,
+    looks_without_life: u32,
+    leave_by: Option<Instant>,
+    _admission: Admission,
+}
+
+/// Serves a connection until it ends.
+pub(super) async fn serve(
+    hub: Arc<Hub>,
+    connection: u64,
+    socket: WebSocket,
+    admission: Option<Admission>,
+    token: Option<String>,
+) {
+    let _counted = metrics::Counted::one(metrics::CONNECTIONS);
+    let linger = Duration::from_millis(hub.settings.close_linger_ms);
+    let stall = Duration::from_millis(hub.settings.write_stall_ms_max);
+    let mut socket = Socket::new(socket, connection, stall);
+    let Some(admission) = admission else {
+        let why = "this frontend has as many connections as it takes";
+        let end = End::Close(ErrorCode::Unavailable, why.into(), CloseCode::TryAgainLater);
+        socket.close(end, linger).await;
+        return;
+    };
+    let frames = Frames::new(&hub.settings);
+    let (socket, end) = match greet::greet(&hub, connection, &mut socket, frames, admission, token).await {
+        Err(end) => (socket, end),
+        Ok(greeted) => {
+            let mut session = Session::new(hub, connection, socket, greeted);
+            let end = session.run().await;
+            session.forget_drafts();
+            (session.socket, end)
+        }
+    };
+    if let End::Close(ErrorCode::ServerError, why, _) = &end {
+        tracing::error!(%why, "a defect closes a connection");
+    }
+    let closed = socket.close(end, linger).await;
+    debug!(closed, "connection ended");
+}
+
+impl Session {
+    fn new(hub: Arc<Hub>, connection: u64, socket: Socket, greeted: greet::Greeted) -> Self {
+        let greet::Greeted { admission, frames, identity, feed, position, answers } = greeted;
+        let settings = &hub.settings;
+        let (committed_sender, committed) = mpsc::channel(settings.pending_drafts_max);
+        let mut log_state = hub.log.state();
+        let epoch = log_state.borrow_and_update().epoch;
+        let pending = Pending::new(settings, identity.client_id.clone(), hub.log.message_bytes_max());
+        let look_at = Instant::now() + Duration::from_millis(settings.heartbeat_interval_ms);
+        Self {
+            connection,
+            socket,
+            frames,
+            identity,
+            head: feed.head(),
+            feed,
+            log_state,
+            epoch,
+            position,
+            read_after: None,
+            cycle: None,
+            pending,
+            publishing: Publishing::default(),
+            committed,
+            committed_sender,
+            answers,
+            look_at,
+            looks_without_life: 0,
+            leave_by: None,
+            _admission: admission,
+            hub,
+        }
+    }
+
+    async fn run(&mut self) -> End {
+        let mut timer = Box::pin(sleep(Duration::ZERO));
+        loop {
+            if let Err(end) = self.turn(&mut timer).await {
+                return end;
+            }
+        }
+    }
+
+    /// Does all that can be done now, and then waits for one thing to happen.
+    async fn turn(&mut self, timer: &mut std::pin::Pin<Box<Sleep>>) -> Result<(), End> {
+        let behind = self.write_events().await?;
+        self.publish_next();
+        self.socket.flush().await?;
+        self.leave_if_done()?;
+        let wake = self.wake_at();
+        if timer.deadline() != wake {
+            timer.as_mut().reset(wake);
+        }
+        tokio::select! {
+            biased;
+            () = self.hub.drain.cancelled(), if self.leave_by.is_none() => {
+                let patience = Duration::from_millis(self.hub.settings.drain_ms_max);
+                self.leave_by = Some(Instant::now() + patience);
+                Ok(())
+            }
+            published = self.publishing.done() => self.published(published).await,
+            Some(entry) = self.committed.recv() => self.committed(&entry).await,
+            Some(answer) = self.answers.next() => self.answered(*answer).await,
+            incoming = self.socket.next() => {
+                self.looks_without_life = 0;
+                match incoming? {
+                    Incoming::Alive => Ok(()),
+                    Incoming::Binary => self.frame(None).await,
+                    Incoming::Text(text) => self.frame(Some(text)).await,
+                }
+            }
+            Ok(()) = self.log_state.changed() => {
+                let epoch = self.log_state.borrow_and_update().epoch;
+                if epoch != self.epoch {
+                    self.epoch = epoch;
+                    self.pending.republish();
+                }
+                Ok(())
+            }
+            () = timer.as_mut() => self.time_passed().await,
+            Ok(()) = self.head.changed(), if self.cycle.is_none() => Ok(()),
+            () = std::future::ready(()), if behind => Ok(()),
+        }
+    }
+
+    /// Writes what lies between the position and the head, as much as is written in one turn. Tells whether
+    /// there is more that can be written at once.
+    async fn write_events(&mut self) -> Result<bool, End> {
+        // The head first, the acceptances then: whatever is at most at this head was told to the inbox
+        // before.
+        let head = self.head.borrow_and_update().unwrap_or(EventId::NONE);
+        self.drain_committed().await?;
+        let waits = self.read_after.is_some_and(|at| at > Instant::now());
+        if self.cycle.is_some() || waits || self.position >= head {
+            return Ok(false);
+        }
+        self.read_after = None;
+        let stretch = match self.feed.read(self.position, head, self.hub.settings.frames_per_turn_max).await {
+            Ok(stretch) => stretch,
+            Err(error) => {
+                warn!(%error, position = %self.position, "cannot read the log just now");
+                self.read_after = Some(Instant::now() + READ_PAUSE);
+                return Ok(false);
+            }
+        };
+        let mut bytes = 0;
+        for entry in &stretch.entries {
+            let frame = entry.encoded(self.socket.dialect()).frame.clone();
+            bytes += frame.as_str().len() as u64;
+            self.socket.send_encoded(frame).await?;
+            self.position = entry.id;
+        }
+        metrics::add(metrics::BROADCAST_BYTES, bytes);
+        self.position = self.position.max(stretch.end);
+        Ok(self.position < head)
+    }
+
+    /// Takes a frame: a text, or something else.
+    async fn frame(&mut self, text: Option<Utf8Bytes>) -> Result<(), End> {
+        let Some(frame) = self.frames.take(&mut self.socket, text.as_ref()).await? else { return Ok(()) };
+        let id = frame.id;
+        match frame.request {
+            Request::Connect(_) => {
+                let message = "this connection is connected already".to_owned();
+                self.frames.refuse(&mut self.socket, BadRequest { reply_to: Some(id), message }).await
+            }
+            Request::Submit(submit) => self.submit(id, submit).await,
+            Request::Sync(sync) => self.sync(&id, sync).await,
+            Request::Heartbeat => self.socket.send(Some(&id), &Notice::Heartbeat).await,
+            Request::RefreshToken { token } => self.refresh(&id, &token).await,
+        }
+    }
+
+    async fn refresh(&mut self, id: &str, token: &str) -> Result<(), End> {
+        let authenticated = self.hub.auth.authenticate(&self.identity.client_id, Some(token)).await;
+        self.identity = authenticated.map_err(|error| auth_failed(error.to_string()))?;
+        let notice = Notice::TokenRefreshed { expires_at: self.identity.expires_at };
+        self.socket.send(Some(id), &notice).await
+    }
+
+    async fn error(&mut self, reply_to: &str, code: ErrorCode, message: &str) -> Result<(), End> {
+        self.socket.send(Some(reply_to), &Notice::Error { code, message, details: None }).await
+    }
+
+    async fn time_passed(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if self.identity.expires_at.is_some_and(|at| at.saturating_mul(1000) <= now_ms()) {
+            return Err(auth_failed("the token has expired"));
+        }
+        if self.look_at <= now {
+            if self.looks_without_life >= LOOKS_WITHOUT_LIFE_MAX {
+                let why = "no sign of life from the client";
+                return Err(End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway));
+            }
+            self.looks_without_life += 1;
+            self.look_at = now + Duration::from_millis(self.hub.settings.heartbeat_interval_ms);
+            self.socket.ping().await?;
+        }
+        if self.cycle.as_ref().is_some_and(|cycle| cycle.idle_at <= now) {
+            self.cycle = None;
+        }
+        for done in self.pending.tick(now.into_std()) {
+            self.answer_draft(done, None).await?;
+        }
+        Ok(())
+    }
+
+    fn wake_at(&self) -> Instant {
+        let expiry = self.identity.expires_at.map(|at| {
+            Instant::now() + Duration::from_millis(at.saturating_mul(1000).saturating_sub(now_ms()))
+        });
+        let idle = self.cycle.as_ref().map(|cycle| cycle.idle_at);
+        let drafts = self.pending.wake_at().map(Instant::from_std);
+        [expiry, idle, drafts, self.leave_by, self.read_after]
+            .into_iter()
+            .flatten()
+            .fold(self.look_at, Instant::min)
+    }
+
+    /// Leaves, when the frontend goes away and nothing is left to answer, or not in time.
+    fn leave_if_done(&self) -> Result<(), End> {
+        match self.leave_by {
+            Some(by) if self.pending.is_empty() || by <= Instant::now() => {
+                let why = "this frontend is going away; reconnect";
+                Err(End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The pause after a read of the log that failed.
+const READ_PAUSE: Duration = Duration::from_millis(100);
+/// How many looks for a sign of life may go by without one.
+const LOOKS_WITHOUT_LIFE_MAX: u32 = 2;
+
+fn auth_failed(why: impl Into<std::borrow::Cow<'static, str>>) -> End {
+    End::Close(ErrorCode::AuthFailed, why.into(), CloseCode::Policy)
+}
+
+/// What a connection's frames must keep to, before and after it is greeted.
+struct Frames {
+    limit: FrameLimit,
+    over_limit: u32,
+    bad_requests: u32,
+    over_limit_max: u32,
+    bad_requests_max: u32,
+    bytes_max: usize,
+    depth_max: usize,
+}
+
+impl Frames {
+    fn new(settings: &FrontendSettings) -> Self {
+        Self {
+            limit: FrameLimit::new(settings.frames_per_second_max),
+            over_limit: 0,
+            bad_requests: 0,
+            over_limit_max: settings.frames_over_limit_max,
+            bad_requests_max: settings.bad_requests_max,
+            bytes_max: settings.frame_bytes_max,
+            depth_max: settings.frame_depth_max,
+        }
+    }
+
+    /// Understands a frame, or answers why not.
+    async fn take(&mut self, socket: &mut Socket, text: Option<&Utf8Bytes>) -> Result<Option<Frame>, End> {
+        if let Err(wait) = self.limit.frame() {
+            self.over_limit += 1;
+            if self.over_limit > self.over_limit_max {
+                let why = "far more frames than allowed";
+                return Err(End::Close(ErrorCode::RateLimited, why.into(), CloseCode::Policy));
+            }
+            let details = serde_json::json!({ "retryAfterMs": wait.as_millis() as u64 + 1 });
+            let message = "more frames than allowed; this one was not looked at";
+            let notice = Notice::Error { code: ErrorCode::RateLimited, message, details: Some(&details) };
+            socket.send(None, &notice).await?;
+            return Ok(None);
+        }
+        self.over_limit = 0;
+        let Some(text) = text else {
+            let message = "frames must be text".to_owned();
+            self.refuse(socket, BadRequest { reply_to: None, message }).await?;
+            return Ok(None);
+        };
+        if text.as_str().len() > self.bytes_max {
+            return Err(too_large());
+        }
+        if deeper_than(text.as_str(), self.depth_max) {
+            let why = "the frame is nested deeper than allowed";
+            return Err(End::Close(ErrorCode::MessageTooLarge, why.into(), CloseCode::TooLarge));
+        }
+        match socket.dialect().decode(text.as_str()) {
+            Ok(frame) => {
+                self.bad_requests = 0;
+                Ok(Some(frame))
+            }
+            Err(bad) => {
+                self.refuse(socket, bad).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Answers a bad request; too many in a row end the connection.
+    async fn refuse(&mut self, socket: &mut Socket, bad: BadRequest) -> Result<(), End> {
+        self.bad_requests += 1;
+        if self.bad_requests >= self.bad_requests_max {
+            return Err(End::Close(ErrorCode::BadRequest, bad.message.into(), CloseCode::Policy));
+        }
+        let notice = Notice::Error { code: ErrorCode::BadRequest, message: &bad.message, details: None };
+        socket.send(bad.reply_to.as_deref(), &notice).await
+    }
+}

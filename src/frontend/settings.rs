@@ -1,0 +1,189 @@
+//! What an operator can set of a frontend, and what it is when he does not.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// A frontend's settings. Every limit that a client or an operator can run into is here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FrontendSettings {
+    /// The address to listen on.
+    pub listen: SocketAddr,
+    /// This frontend's name among all: letters, digits, `_` and `-`. At random unless set.
+    pub id: String,
+    /// Takes anyone, with all permissions. For development only.
+    pub allow_anyone: bool,
+    /// Asks the validator to commit a partition's configured initial state when its first client connects.
+    pub open_empty_partitions: bool,
+    /// How long a connecting client waits for that, in milliseconds.
+    pub open_wait_ms: u64,
+
+    /// The most connections.
+    pub connections_max: usize,
+    /// The most connections of one client id.
+    pub connections_per_client_max: usize,
+    /// The largest frame that a client may send, in bytes.
+    pub frame_bytes_max: usize,
+    /// How deep a frame's JSON may be nested.
+    pub frame_depth_max: usize,
+    /// How many frames a connection may send in a second; 0 for any number.
+    pub frames_per_second_max: u32,
+    /// How many frames over that limit, none in between that kept it, close the connection.
+    pub frames_over_limit_max: u32,
+    /// How many submissions a client id may make in a minute, over all its connections here, and at once;
+    /// 0 for any number.
+    pub submissions_per_minute_max: u32,
+    /// How many bad requests in a row close the connection.
+    pub bad_requests_max: u32,
+
+    /// How long a connection may take from its upgrade to its `connect`, in milliseconds.
+    pub connect_timeout_ms: u64,
+    /// How often a connection is looked at for a sign of life, in milliseconds; two looks without one
+    /// close it.
+    pub heartbeat_interval_ms: u64,
+    /// How long one write may stall before the connection is closed, in milliseconds.
+    pub write_stall_ms_max: u64,
+    /// How long a closed connection is kept for the client to read why, in milliseconds.
+    pub close_linger_ms: u64,
+    /// How long a frontend that goes away waits for the answers to what it has sent, in milliseconds.
+    pub drain_ms_max: u64,
+
+    /// The most drafts of one connection that are not answered yet.
+    pub pending_drafts_max: usize,
+    /// The most drafts in one submission.
+    pub submission_drafts_max: usize,
+    /// The most bytes of drafts in one submission; also bounded by what NATS takes.
+    pub submission_bytes_max: usize,
+    /// How long to wait for an answer before the draft is published again, in milliseconds.
+    pub answer_wait_ms: u64,
+    /// How long a draft is held without an answer before its client is told that there is none, in
+    /// milliseconds.
+    pub submission_deadline_ms: u64,
+    /// The first pause before a failed publish is tried again, in milliseconds; it doubles.
+    pub publish_retry_ms: u64,
+    /// The longest such pause, in milliseconds.
+    pub publish_retry_ms_max: u64,
+
+    /// The most recent events of a watched partition that are kept at hand.
+    pub ring_events_max: usize,
+    /// The most bytes of them.
+    pub ring_bytes_max: usize,
+    /// How long a partition's feed outlives its last watcher, in milliseconds.
+    pub feed_idle_ms: u64,
+    /// How often a feed compares itself with the log, whatever the live events say, in milliseconds.
+    pub gap_check_ms: u64,
+    /// How long a connecting client waits for its partition's feed, in milliseconds.
+    pub feed_wait_ms: u64,
+    /// How many frames a connection is sent before its own frames are looked at again.
+    pub frames_per_turn_max: usize,
+    /// The most events in a page read from the log.
+    pub page_events_max: usize,
+    /// The most bytes of such a page.
+    pub page_bytes_max: usize,
+    /// The most bytes of pages that are kept, over all partitions.
+    pub page_cache_bytes_max: usize,
+    /// How many events a page of `sync` has unless the client says.
+    pub sync_events_default: usize,
+    /// The most it may have.
+    pub sync_events_max: usize,
+    /// The most bytes of events in it.
+    pub sync_bytes_max: usize,
+    /// How long a connection's broadcasts wait for the next `sync` of a cycle, in milliseconds.
+    pub sync_idle_ms_max: u64,
+    /// How long what is known of a partition's snapshot is taken for true, in milliseconds.
+    pub snapshot_info_ms: u64,
+    /// How long a partition's state is kept at hand without anybody asking for it, in milliseconds.
+    pub state_idle_ms: u64,
+}
+
+impl Default for FrontendSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            id: format!("f-{:016x}", rand::random::<u64>()),
+            allow_anyone: false,
+            open_empty_partitions: false,
+            open_wait_ms: 3_000,
+
+            connections_max: 10_000,
+            connections_per_client_max: 64,
+            frame_bytes_max: 256 * 1024,
+            frame_depth_max: 64,
+            frames_per_second_max: 200,
+            frames_over_limit_max: 50,
+            submissions_per_minute_max: 100,
+            bad_requests_max: 5,
+
+            connect_timeout_ms: 10_000,
+            heartbeat_interval_ms: 30_000,
+            write_stall_ms_max: 10_000,
+            close_linger_ms: 1_000,
+            drain_ms_max: 5_000,
+
+            pending_drafts_max: 1_024,
+            submission_drafts_max: 64,
+            submission_bytes_max: 512 * 1024,
+            answer_wait_ms: 5_000,
+            submission_deadline_ms: 30_000,
+            publish_retry_ms: 50,
+            publish_retry_ms_max: 2_000,
+
+            ring_events_max: 2_048,
+            ring_bytes_max: 4 << 20,
+            feed_idle_ms: 30_000,
+            gap_check_ms: 5_000,
+            feed_wait_ms: 5_000,
+            frames_per_turn_max: 256,
+            page_events_max: 256,
+            page_bytes_max: 256 * 1024,
+            page_cache_bytes_max: 64 << 20,
+            sync_events_default: 500,
+            sync_events_max: 1_000,
+            sync_bytes_max: 1 << 20,
+            sync_idle_ms_max: 60_000,
+            snapshot_info_ms: 1_000,
+            state_idle_ms: 60_000,
+        }
+    }
+}
+
+impl FrontendSettings {
+    /// Says what cannot work.
+    pub fn check(&self) -> Result<(), String> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if self.id.is_empty() || self.id.len() > 64 || !self.id.bytes().all(plain) {
+            return Err(format!("frontend id {:?} must be 1 to 64 of A-Z a-z 0-9 _ -", self.id));
+        }
+        let counts = [
+            ("connections_max", self.connections_max),
+            ("connections_per_client_max", self.connections_per_client_max),
+            ("frame_bytes_max", self.frame_bytes_max),
+            ("frame_depth_max", self.frame_depth_max),
+            ("pending_drafts_max", self.pending_drafts_max),
+            ("submission_drafts_max", self.submission_drafts_max),
+            ("ring_events_max", self.ring_events_max),
+            ("frames_per_turn_max", self.frames_per_turn_max),
+            ("page_events_max", self.page_events_max),
+            ("page_bytes_max", self.page_bytes_max),
+            ("sync_events_default", self.sync_events_default),
+            ("sync_events_max", self.sync_events_max),
+        ];
+        let times = [
+            ("heartbeat_interval_ms", self.heartbeat_interval_ms),
+            ("write_stall_ms_max", self.write_stall_ms_max),
+            ("answer_wait_ms", self.answer_wait_ms),
+            ("publish_retry_ms", self.publish_retry_ms),
+            ("gap_check_ms", self.gap_check_ms),
+        ];
+        let zero = counts
+            .iter()
+            .map(|(name, value)| (*name, *value as u64))
+            .chain(times)
+            .find(|(_, value)| *value == 0);
+        match zero {
+            Some((name, _)) => Err(format!("{name} must not be 0")),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What a client may be told.
+
+use serde_json::value::RawValue;
+
+use crate::event::{EventId, FieldError, Reason};
+
+/// What every server message carries besides what it says.
+#[derive(Debug, Clone, Copy)]
+pub struct Header<'a> {
+    /// The message's own id, unique on its connection.
+    pub id: &'a str,
+    /// Unix milliseconds.
+    pub timestamp_ms: u64,
+    /// The id of the client message that this answers, where it answers one.
+    pub reply_to: Option<&'a str>,
+}
+
+/// What a client may be told; events come as their encoded form, since that is made once for all.
+#[derive(Debug)]
+pub enum Notice<'a> {
+    /// It is let in.
+    Connected {
+        /// The frontend.
+        server_id: &'a str,
+        /// The partition's last event.
+        head: EventId,
+        /// How many events the partition has behind its latest snapshot.
+        since_snapshot: u64,
+        /// The state at `head`, where the client has nothing yet.
+        initial_state: Option<&'a RawValue>,
+        /// How often the server looks for a sign of life, in milliseconds.
+        heartbeat_interval_ms: u64,
+    },
+    /// A draft is in the log.
+    Accepted {
+        /// The draft.
+        draft_id: &'a str,
+        /// Its place.
+        event_id: EventId,
+        /// The event, encoded in this dialect.
+        event: &'a str,
+    },
+    /// A draft is not in the log, and will not be unless it is sent again.
+    Rejected {
+        /// The draft.
+        draft_id: &'a str,
+        /// Why.
+        reason: Reason,
+        /// All that was found wrong with it.
+        errors: &'a [FieldError],
+        /// When another try makes sense, where that is known.
+        retry_after_ms: Option<u64>,
+    },
+    /// A page of the log.
+    SyncPage {
+        /// Where it begins, if it begins from a snapshot.
+        snapshot: Option<Snapshot<'a>>,
+        /// The events, encoded in this dialect.
+        events: &'a [&'a str],
+        /// The end of the cycle.
+        head: EventId,
+        /// Whether to ask again.
+        has_more: bool,
+    },
+    /// A sign of life.
+    Heartbeat,
+    /// The fresh token was taken.
+    TokenRefreshed {
+        /// When it expires, in Unix seconds; `None` if it does not.
+        expires_at: Option<u64>,
+    },
+    /// Something went wrong.
+    Error {
+        /// What, for a program.
+        code: ErrorCode,
+        /// What, for a person.
+        message: &'a str,
+        /// More for a program, where there is more: an object.
+        details: Option<&'a serde_json::Value>,
+    },
+}
+
+/// A state, and the event up to which it is folded.
+#[derive(Debug, Clone, Copy)]
+pub struct Snapshot<'a> {
+    /// The state.
+    pub state: &'a RawValue,
+    /// The event.
+    pub event_id: EventId,
+}
+
+/// The codes of [`Notice::Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorCode {
+    /// The frame was not understood, or came out of turn.
+    BadRequest,
+    /// The token is not good, or no longer.
+    AuthFailed,
+    /// Not with this token, or not on this connection.
+    Forbidden,
+    /// Too much in too short a time.
+    RateLimited,
+    /// The frame is too large or too deep.
+    MessageTooLarge,
+    /// Not just now.
+    Unavailable,
+    /// A defect of ours.
+    ServerError,
+}
+
+impl ErrorCode {
+    /// The code's name on the wire, the same in every dialect that has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::AuthFailed => "auth_failed",
+            Self::Forbidden => "forbidden",
+            Self::RateLimited => "rate_limited",
+            Self::MessageTooLarge => "message_too_large",
+            Self::Unavailable => "unavailable",
+            Self::ServerError => "server_error",
+        }
+    }
+}
+
+/// Why the server closes a connection, as WebSocket tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CloseCode {
+    /// Nothing is wrong.
+    Normal,
+    /// This frontend goes away, or took the client for gone.
+    GoingAway,
+    /// A text frame was not UTF-8.
+    NotUtf8,
+    /// Auth, or a limit on behaviour.
+    Policy,
+    /// A frame over the limit.
+    TooLarge,
+    /// A defect of ours.
+    Internal,
+    /// Overload: try again later.
+    TryAgainLater,
+}
+
+impl CloseCode {
+    /// The number on the wire.
+    pub fn as_u16(self) -> u16 {
+        match self {
+            Self::Normal => 1000,
+            Self::GoingAway => 1001,
+            Self::NotUtf8 => 1007,
+            Self::Policy => 1008,
+            Self::TooLarge => 1009,
+            Self::Internal => 1011,
+            Self::TryAgainLater => 1013,
+        }
+    }
+
+    /// The name by which metrics and logs call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::GoingAway => "going_away",
+            Self::NotUtf8 => "not_utf8",
+            Self::Policy => "policy",
+            Self::TooLarge => "too_large",
+            Self::Internal => "internal",
+            Self::TryAgainLater => "try_again_later",
+        }
+    }
+}

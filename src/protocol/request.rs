@@ -1,0 +1,73 @@
+//! What a client may ask for.
+
+use crate::event::{ClientId, Draft, EventId, PartitionKey};
+
+/// A frame as it was understood.
+#[derive(Debug)]
+pub struct Frame {
+    /// The client's id of the message, to be repeated in the answer.
+    pub id: String,
+    /// What it asks for.
+    pub request: Request,
+}
+
+/// What a client may ask for.
+#[derive(Debug)]
+pub enum Request {
+    /// To be let in; comes first.
+    Connect(Connect),
+    /// To commit an event.
+    Submit(Submit),
+    /// A stretch of the log.
+    Sync(Sync),
+    /// A sign of life.
+    Heartbeat,
+    /// To go on under a fresh token.
+    RefreshToken {
+        /// The token.
+        token: String,
+    },
+}
+
+/// To be let in.
+#[derive(Debug)]
+pub struct Connect {
+    /// Who the client says it is.
+    pub client_id: ClientId,
+    /// The partition that the connection is to be for.
+    pub partition: PartitionKey,
+    /// The client's token, where it comes in the message.
+    pub token: Option<String>,
+    /// The last event that the client has, where it has any.
+    pub last_event_id: Option<EventId>,
+}
+
+/// To commit events. More than one, and as one unit, only where the dialect has batches.
+#[derive(Debug)]
+pub struct Submit {
+    /// The partition that the client named, where it named one.
+    pub partition: Option<PartitionKey>,
+    /// The drafts, in order.
+    pub draft: Draft,
+}
+
+/// A stretch of the log.
+#[derive(Debug)]
+pub struct Sync {
+    /// The last event that the client has; without it the answer begins from a snapshot.
+    pub since: Option<EventId>,
+    /// The partition that the client named, where it named one.
+    pub partition: Option<PartitionKey>,
+    /// The most events that it wants; the frontend clamps it.
+    pub limit: Option<u64>,
+}
+
+/// A frame that was not understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct BadRequest {
+    /// The client's id of the message, where it could be read.
+    pub reply_to: Option<String>,
+    /// What is wrong with it, for a person.
+    pub message: String,
+}

@@ -1,0 +1,237 @@
+use super::*;
+use crate::event::{ClientId, ContentHash, EventId, EventRecord, FieldError, PartitionKey, Reason};
+use proptest::prelude::*;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use std::borrow::Cow;
+
+const CLASSIC: Dialect = Dialect::Classic;
+
+fn decode(message: &Value) -> Result<Frame, BadRequest> {
+    CLASSIC.decode(&message.to_string())
+}
+
+fn client(kind: &str, payload: Value) -> Value {
+    json!({ "id": "m-1", "type": kind, "timestamp": 1, "payload": payload })
+}
+
+fn encode(reply_to: Option<&str>, notice: &Notice<'_>) -> Value {
+    let text = CLASSIC.encode(&Header { id: "s-1", timestamp_ms: 7, reply_to }, notice);
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn connect_is_read_with_its_defaults() {
+    let frame = decode(&client("connect", json!({ "clientId": "c", "version": "0.0.8" }))).unwrap();
+    assert_eq!(frame.id, "m-1");
+    let Request::Connect(connect) = frame.request else { panic!("{:?}", frame.request) };
+    assert_eq!(connect.client_id.as_str(), "c");
+    assert_eq!(connect.partition.as_str(), "default");
+    assert_eq!(connect.last_event_id, None);
+    assert_eq!(connect.token, None);
+}
+
+#[test]
+fn connect_is_read_with_everything() {
+    let payload = json!({ "clientId": "c", "version": "1", "partition": "p q", "token": "t",
+        "lastEventId": 12, "metadata": { "any": [1] }, "unknown": null });
+    let Request::Connect(connect) = decode(&client("connect", payload)).unwrap().request else { panic!() };
+    assert_eq!(connect.partition.as_str(), "p q");
+    assert_eq!(connect.last_event_id, Some(EventId(12)));
+    assert_eq!(connect.token.as_deref(), Some("t"));
+}
+
+#[test]
+fn a_submission_keeps_its_payload_as_written() {
+    let text = r#"{"id":"m","type":"submit_event","timestamp":1.5,"payload":{"draftId":"d","baseEventId":3,
+        "event":{"type":"set","payload":{ "a" : 1.0e2 },"partition":"p"}}}"#;
+    let Request::Submit(submit) = CLASSIC.decode(text).unwrap().request else { panic!() };
+    assert_eq!(submit.draft.payload.get(), r#"{ "a" : 1.0e2 }"#);
+    assert_eq!(submit.draft.base_event_id, Some(EventId(3)));
+    assert_eq!(submit.partition, Some(PartitionKey::new("p").unwrap()));
+}
+
+#[test]
+fn the_other_requests_are_read() {
+    let Request::Sync(sync) =
+        decode(&client("sync", json!({ "sinceEventId": 4, "limit": 9 }))).unwrap().request
+    else {
+        panic!()
+    };
+    assert_eq!((sync.since, sync.limit), (Some(EventId(4)), Some(9)));
+    assert!(matches!(decode(&client("heartbeat", json!({}))).unwrap().request, Request::Heartbeat));
+    let refresh = decode(&client("refresh_token", json!({ "token": "x" }))).unwrap().request;
+    assert!(matches!(refresh, Request::RefreshToken { token } if token == "x"));
+}
+
+#[test]
+fn what_is_wrong_is_said_and_answered_to_its_id() {
+    let submit = |draft: Value, event: Value| {
+        client("submit_event", json!({ "draftId": draft, "event": event })).to_string()
+    };
+    let event = json!({ "type": "set", "payload": {} });
+    let cases: Vec<(String, bool)> = vec![
+        ("".into(), false),
+        ("nonsense".into(), false),
+        ("[]".into(), false),
+        (r#"["m",null,1,{}]"#.into(), false),
+        ("null".into(), false),
+        ("7".into(), false),
+        ("{".into(), false),
+        ("{}".into(), false),
+        (json!({ "id": 1, "type": "heartbeat", "timestamp": 1, "payload": {} }).to_string(), false),
+        (json!({ "id": "m-1", "timestamp": 1, "payload": {} }).to_string(), true),
+        (json!({ "id": "m-1", "type": 1, "timestamp": 1, "payload": {} }).to_string(), true),
+        (json!({ "id": "m-1", "type": "heartbeat", "timestamp": "1", "payload": {} }).to_string(), true),
+        (json!({ "id": "m-1", "type": "heartbeat", "payload": {} }).to_string(), true),
+        (json!({ "id": "m-1", "type": "heartbeat", "timestamp": 1 }).to_string(), true),
+        (client("heartbeat", json!([])).to_string(), true),
+        (client("unheard_of", json!({})).to_string(), true),
+        (client("connect", json!({})).to_string(), true),
+        (client("connect", json!(["c", "1"])).to_string(), true),
+        (client("connect", json!({ "clientId": "", "version": "1" })).to_string(), true),
+        (client("connect", json!({ "clientId": "c" })).to_string(), true),
+        (client("connect", json!({ "clientId": "c", "version": 1 })).to_string(), true),
+        (client("connect", json!({ "clientId": "c", "version": "1", "lastEventId": -1 })).to_string(), true),
+        (
+            client("connect", json!({ "clientId": "c", "version": "1", "partition": "p".repeat(257) }))
+                .to_string(),
+            true,
+        ),
+        (client("submit_event", json!({ "draftId": "d" })).to_string(), true),
+        (submit(json!(""), event.clone()), true),
+        (submit(json!("d".repeat(257)), event.clone()), true),
+        (submit(json!(1), event), true),
+        (submit(json!("d"), json!({ "type": "set" })), true),
+        (submit(json!("d"), json!({ "payload": {} })), true),
+        (submit(json!("d"), json!(["set", {}, null])), true),
+        (client("sync", json!({ "limit": "many" })).to_string(), true),
+        (client("refresh_token", json!({})).to_string(), true),
+    ];
+    for (text, has_id) in cases {
+        let error = CLASSIC.decode(&text).expect_err(&text);
+        assert_eq!(error.reply_to.as_deref(), has_id.then_some("m-1"), "{text}");
+        assert!(!error.message.is_empty());
+    }
+}
+
+#[test]
+fn a_broadcast_holds_the_event_as_it_says_it_does() {
+    let payload = RawValue::from_string(r#"{ "a" : 1.0 }"#.to_owned()).unwrap();
+    let record = EventRecord {
+        event_type: Cow::Borrowed("set"),
+        payload: &payload,
+        partition: PartitionKey::new("p\"q").unwrap(),
+        timestamp: 99,
+        client_id: ClientId::new("c").unwrap(),
+        user_id: Some("u".to_owned()),
+        draft_id: Cow::Borrowed("d"),
+        content_hash: ContentHash(1),
+        ordinal: 3,
+        v1: None,
+    };
+    let encoded = CLASSIC.encode_broadcast(&CommittedEvent { id: EventId(5), record });
+    let frame: Value = serde_json::from_str(&encoded.frame).unwrap();
+    let event = json!({ "type": "set", "payload": { "a": 1.0 }, "partition": "p\"q", "id": "evt-5",
+        "eventId": 5, "timestamp": 99, "clientId": "c", "userId": "u" });
+    assert_eq!(
+        frame,
+        json!({ "id": "b-5", "type": "broadcast", "timestamp": 99, "payload": { "eventId": 5, "event": event } })
+    );
+    let part = &encoded.frame[encoded.event_start..encoded.event_end];
+    assert_eq!(serde_json::from_str::<Value>(part).unwrap(), event);
+    assert!(part.contains(r#""payload":{ "a" : 1.0 }"#), "passed on as written");
+}
+
+#[test]
+fn every_notice_is_written_as_the_contract_has_it() {
+    let state = RawValue::from_string(r#"{"a":1}"#.to_owned()).unwrap();
+    let connected = Notice::Connected {
+        server_id: "f",
+        head: EventId(8),
+        since_snapshot: 2,
+        initial_state: Some(&state),
+        heartbeat_interval_ms: 30_000,
+    };
+    assert_eq!(
+        encode(Some("m-1"), &connected),
+        json!({ "id": "s-1", "type": "connected", "timestamp": 7, "replyTo": "m-1", "payload": {
+            "serverId": "f", "currentEventIndex": 8, "sinceSnapshot": 2, "initialState": { "a": 1 },
+            "heartbeatInterval": 30000 } })
+    );
+    let accepted = Notice::Accepted { draft_id: "d", event_id: EventId(5), event: "{\"x\":1}" };
+    assert_eq!(
+        encode(None, &accepted),
+        json!({ "id": "s-1", "type": "event_accepted", "timestamp": 7,
+            "payload": { "draftId": "d", "eventId": 5, "event": { "x": 1 } } })
+    );
+    let errors = [FieldError { field: "payload".into(), message: "no".into(), code: "X".into() }];
+    let rejected =
+        Notice::Rejected { draft_id: "d", reason: Reason::Conflict, errors: &errors, retry_after_ms: None };
+    assert_eq!(
+        encode(None, &rejected)["payload"],
+        json!({ "draftId": "d", "reason": "conflict",
+            "errors": [{ "field": "payload", "message": "no", "code": "X" }] })
+    );
+    let page = Notice::SyncPage {
+        snapshot: Some(Snapshot { state: &state, event_id: EventId(3) }),
+        events: &["{\"e\":4}", "{\"e\":5}"],
+        head: EventId(5),
+        has_more: false,
+    };
+    assert_eq!(
+        encode(None, &page)["payload"],
+        json!({ "snapshot": { "state": { "a": 1 }, "eventIndex": 3 }, "events": [{ "e": 4 }, { "e": 5 }],
+            "currentEventIndex": 5, "hasMore": false })
+    );
+    let empty = Notice::SyncPage { snapshot: None, events: &[], head: EventId(5), has_more: true };
+    assert_eq!(
+        encode(None, &empty)["payload"],
+        json!({ "events": [], "currentEventIndex": 5, "hasMore": true })
+    );
+    assert_eq!(encode(Some("m"), &Notice::Heartbeat)["payload"], json!({}));
+    assert_eq!(
+        encode(Some("m"), &Notice::TokenRefreshed { expires_at: None })["payload"],
+        json!({ "exp": null })
+    );
+    let details = json!({ "retryAfterMs": 5 });
+    let error = Notice::Error { code: ErrorCode::RateLimited, message: "slow", details: Some(&details) };
+    assert_eq!(
+        encode(None, &error)["payload"],
+        json!({ "code": "rate_limited", "message": "slow", "details": { "retryAfterMs": 5 } })
+    );
+}
+
+#[test]
+fn depth_counts_arrays_and_objects_outside_strings() {
+    assert!(!deeper_than(r#"{"a":"[[[[[["}"#, 1));
+    assert!(!deeper_than(r#"{"a\"[[":[]}"#, 2));
+    assert!(deeper_than(r#"{"a":[[]]}"#, 2));
+    assert!(!deeper_than("[]".repeat(100).as_str(), 1));
+    assert!(deeper_than(&"[".repeat(1_000_000), 64));
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_decoder_panic(text in ".{0,200}") {
+        let _ = CLASSIC.decode(&text);
+    }
+
+    #[test]
+    fn what_a_client_writes_is_what_is_read(draft_id in ".{1,40}", kind in ".{0,20}", base in any::<Option<u64>>()) {
+        let message = client("submit_event", json!({ "draftId": draft_id, "baseEventId": base,
+            "event": { "type": kind, "payload": { "k": draft_id } } }));
+        let Request::Submit(submit) = decode(&message).unwrap().request else { panic!() };
+        prop_assert_eq!(&submit.draft.draft_id, &draft_id);
+        prop_assert_eq!(submit.draft.event_type, kind);
+        prop_assert_eq!(submit.draft.base_event_id, base.map(EventId));
+    }
+
+    #[test]
+    fn errors_survive_any_text(text in ".{0,60}") {
+        let notice = Notice::Error { code: ErrorCode::BadRequest, message: &text, details: None };
+        let value = encode(Some(&text), &notice);
+        prop_assert_eq!(value["payload"]["message"].as_str(), Some(text.as_str()));
+        prop_assert_eq!(value["replyTo"].as_str(), Some(text.as_str()));
+    }
+}

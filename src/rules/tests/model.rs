@@ -332,7 +332,7 @@ fn insert(nodes: &mut Value, node: Value, options: &Value) {
     siblings.insert(at, node);
 }
 
-fn siblings_of<'a>(nodes: &'a mut Value, parent: &str) -> Option<&'a mut Vec<Value>> {
+pub(super) fn siblings_of<'a>(nodes: &'a mut Value, parent: &str) -> Option<&'a mut Vec<Value>> {
     let nodes = nodes.as_array_mut()?;
     if parent == "_root" {
         return Some(nodes);

@@ -20,14 +20,14 @@ fn key() -> impl Strategy<Value = String> {
 fn id() -> impl Strategy<Value = String> {
     prop_oneof![
         40 => prop::sample::select(vec!["x", "y", "z", "w", "1", "10", "😀", "\u{e000}", "a.b", "items"]),
-        1 => prop::sample::select(vec!["__proto__", "_root"]),
+        1 => prop::sample::select(vec!["__proto__", "_root", "unknown"]),
     ]
     .prop_map(str::to_owned)
 }
 
 fn target() -> impl Strategy<Value = String> {
     prop_oneof![
-        12 => prop::sample::select(vec!["t", "a", "a.b", "t.items.x", "t.items", "t.tree"])
+        12 => prop::sample::select(vec!["a", "a.b", "a.b", "a.c", "t.items.x", "t.items", "t.tree", "t", "t.title"])
             .prop_map(str::to_owned),
         6 => vec(key(), 1..4).prop_map(|keys| keys.join(".")).prop_filter("not empty", |path| !path.is_empty()),
         1 => Just("a.__proto__".to_owned()),
@@ -87,6 +87,28 @@ fn tree_value() -> impl Strategy<Value = Value> {
     })
 }
 
+/// A tree that is one: no id twice, and every node with its item.
+fn forest() -> impl Strategy<Value = Value> {
+    let nodes = vec((any::<prop::sample::Index>(), prop::option::weighted(0.3, (key(), scalar()))), 0..6);
+    (nodes, any::<bool>()).prop_map(|(nodes, bare)| {
+        let ids = ["x", "y", "z", "w", "1", "😀"];
+        let mut items = json!({});
+        let mut tree = json!([]);
+        for (id, (parent, extra)) in ids.iter().zip(nodes) {
+            items[*id] = json!({ "a": 1 });
+            let mut node = if bare { json!({ "id": id }) } else { json!({ "id": id, "children": [] }) };
+            if let Some((key, value)) = extra.filter(|(key, _)| key != "id" && key != "children") {
+                node[key] = value;
+            }
+            // The parent is one of the nodes before it, or the top.
+            let place = parent.index(ids.iter().position(|known| known == id).unwrap() + 1);
+            let parent = if place == 0 { "_root" } else { ids[place - 1] };
+            model::siblings_of(&mut tree, parent).unwrap().push(node);
+        }
+        json!({ "items": items, "tree": tree })
+    })
+}
+
 fn position() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(json!("first")),
@@ -123,27 +145,27 @@ fn parent() -> impl Strategy<Value = Option<String>> {
 }
 
 fn event() -> impl Strategy<Value = (&'static str, Value)> {
-    let tree_target = || prop_oneof![4 => Just("t".to_owned()), 1 => target()];
+    let tree_target = || prop_oneof![9 => Just("t".to_owned()), 3 => Just("a.b".to_owned()), 1 => target()];
     let place = || (parent(), prop::option::of(position()));
     prop_oneof![
         1 => fields().prop_map(|value| ("init", json!({ "value": value }))),
-        4 => (target(), value(), prop::option::of(any::<bool>())).prop_map(|(target, value, replace)| {
+        2 => (target(), value(), prop::option::of(any::<bool>())).prop_map(|(target, value, replace)| {
             let options = options(None, None, None, replace);
             ("set", json!({ "target": target, "value": value, "options": options }))
         }),
-        3 => (target(), tree_value()).prop_map(|(target, value)| {
+        1 => (target(), tree_value()).prop_map(|(target, value)| {
             ("set", json!({ "target": target, "value": value }))
         }),
         1 => (prop::sample::select(vec!["t.tree", "t.items"]), vec(node(), 0..3)).prop_map(|(target, tree)| {
             ("set", json!({ "target": target, "value": tree, "options": { "replace": true } }))
         }),
-        2 => target().prop_map(|target| ("unset", json!({ "target": target }))),
+        1 => target().prop_map(|target| ("unset", json!({ "target": target }))),
         12 => (tree_target(), id(), fields(), place()).prop_map(|(target, id, mut value, (parent, at))| {
             value["id"] = json!(id);
             let options = options(None, parent, at, None);
             ("treePush", json!({ "target": target, "value": value, "options": options }))
         }),
-        2 => (tree_target(), id()).prop_map(|(target, id)| {
+        3 => (tree_target(), id()).prop_map(|(target, id)| {
             ("treeDelete", json!({ "target": target, "options": { "id": id } }))
         }),
         5 => (tree_target(), id(), fields(), prop::option::of(any::<bool>())).prop_map(
@@ -173,7 +195,8 @@ proptest! {
     /// again from the start and from any snapshot gives the same.
     #[test]
     fn the_product_agrees_with_the_model(
-        events in vec((event(), any::<bool>()), 1..40),
+        start in prop::option::weighted(0.8, forest()),
+        events in vec((event(), any::<bool>()), 1..60),
         limits in limits(),
         snapshot_at in any::<prop::sample::Index>(),
     ) {
@@ -182,7 +205,8 @@ proptest! {
         let submitter = submitter("c1", &["*"]);
         let mut model = json!({});
         let mut first = true;
-        for (number, ((event_type, payload), commit)) in events.iter().enumerate() {
+        let start = start.map(|value| (("init", json!({ "value": { "t": value, "a": { "b": {} } } })), true));
+        for (number, ((event_type, payload), commit)) in start.iter().chain(&events).enumerate() {
             let mut found = Vec::new();
             match validator.submit(&submitter, &draft(&format!("d{number}"), event_type, payload)) {
                 Decision::Commit(_) => {}

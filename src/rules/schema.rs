@@ -92,9 +92,9 @@ fn to_value(node: &Node) -> Value {
         Json::Number(value) => Value::from(*value),
         Json::String(value) => Value::String(value.as_ref().to_owned()),
         Json::Array(values) => Value::Array(values.iter().map(to_value).collect()),
-        Json::Object(fields) => Value::Object(
-            fields.iter().map(|(key, value)| (key.as_ref().to_owned(), to_value(value))).collect(),
-        ),
+        Json::Object(fields) => {
+            Value::Object(fields.iter().map(|(key, value)| (key.to_owned(), to_value(value))).collect())
+        }
         // Payloads are plain.
         Json::Other(_) => Value::Null,
     }

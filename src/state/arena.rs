@@ -367,7 +367,7 @@ fn some(slot: u32) -> Option<u32> {
 fn extras_of(fields: &Fields) -> (usize, usize) {
     fields
         .iter()
-        .filter(|(key, _)| !matches!(&***key, "id" | "children"))
+        .filter(|(key, _)| !matches!(*key, "id" | "children"))
         .fold((0, 0), |(size, depth), (key, value)| {
             (size + 1 + field_size(key, value.size()), depth.max(value.depth()))
         })

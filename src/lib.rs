@@ -7,6 +7,8 @@
 #![warn(missing_docs)]
 
 pub mod auth;
+pub mod cli;
+pub mod config;
 pub mod event;
 pub mod fault;
 pub mod frontend;
@@ -14,4 +16,5 @@ pub mod log;
 pub mod protocol;
 pub mod rules;
 pub mod state;
+pub mod telemetry;
 pub mod validator;

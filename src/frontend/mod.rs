@@ -94,12 +94,15 @@ impl Frontend {
     /// Starts a frontend; when this returns, it listens. It goes away when `shutdown` is cancelled: takes no
     /// more connections, answers what is under way for a while, and closes every connection.
     pub async fn start(
-        settings: FrontendSettings,
+        mut settings: FrontendSettings,
         log: Log,
         fold: Arc<dyn Fold>,
         shutdown: CancellationToken,
     ) -> Result<RunningFrontend, FrontendError> {
         settings.check().map_err(FrontendError::Settings)?;
+        if settings.id.is_empty() {
+            settings.id = format!("f-{:016x}", rand::random::<u64>());
+        }
         if !settings.allow_anyone {
             return Err(FrontendError::NoAuth);
         }

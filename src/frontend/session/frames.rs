@@ -6,7 +6,7 @@ use axum::extract::ws::Utf8Bytes;
 use super::socket::{End, Socket, too_large};
 use crate::frontend::limits::FrameLimit;
 use crate::frontend::settings::FrontendSettings;
-use crate::protocol::{BadRequest, CloseCode, ErrorCode, Frame, Notice, deeper_than};
+use crate::protocol::{BadRequest, CloseCode, Dialect, ErrorCode, Frame, Notice, Request, deeper_than};
 
 /// The allowance of one connection.
 pub(super) struct Frames {
@@ -40,7 +40,7 @@ impl Frames {
     ) -> Result<Option<Frame>, End> {
         if let Err(wait) = self.limit.frame() {
             self.over_limit += 1;
-            if self.over_limit > self.over_limit_max {
+            if self.over_limit > self.over_limit_max || socket.dialect().closes_on(ErrorCode::RateLimited) {
                 let why = "far more frames than allowed";
                 return Err(End::Close(ErrorCode::RateLimited, why.into(), CloseCode::Policy));
             }
@@ -63,7 +63,11 @@ impl Frames {
             let why = "the frame is nested deeper than allowed";
             return Err(End::Close(ErrorCode::MessageTooLarge, why.into(), CloseCode::TooLarge));
         }
+        socket.listen_to(text.as_str());
         match socket.dialect().decode(text.as_str()) {
+            Ok(Frame { id, request: Request::UnsupportedVersion }) => {
+                Err(super::unsupported_version(socket, &id).await)
+            }
             Ok(frame) => {
                 self.bad_requests = 0;
                 Ok(Some(frame))
@@ -78,7 +82,7 @@ impl Frames {
     /// Answers a bad request; too many in a row end the connection.
     pub(super) async fn refuse(&mut self, socket: &mut Socket, bad: BadRequest) -> Result<(), End> {
         self.bad_requests += 1;
-        if self.bad_requests >= self.bad_requests_max {
+        if self.bad_requests >= self.bad_requests_max && socket.dialect() == Dialect::Classic {
             return Err(End::Close(ErrorCode::BadRequest, bad.message.into(), CloseCode::Policy));
         }
         let notice = Notice::Error { code: ErrorCode::BadRequest, message: &bad.message, details: None };

@@ -5,12 +5,14 @@
 //! a new head, a time. Nothing is queued for it: it writes what lies between its position and the head, as
 //! fast as its client reads. Writing is awaited, so a client that does not read is not read from either.
 
+mod batch;
 mod drafts;
 mod frames;
 mod greet;
 mod socket;
 mod sync;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use self::batch::Batch;
 use self::drafts::Publishing;
 use self::frames::Frames;
 use self::socket::{End, Incoming, Socket};
@@ -66,6 +69,9 @@ struct Session {
     /// When the log can be tried again, if a read of it failed.
     read_after: Option<Instant>,
     cycle: Option<Cycle>,
+    batch: Option<Batch>,
+    /// Events ahead of the position that are not to be sent, because they were answered.
+    own: BTreeSet<EventId>,
     pending: Pending,
     publishing: Publishing,
     committed: mpsc::Receiver<Arc<Entry>>,
@@ -134,6 +140,8 @@ impl Session {
             position,
             read_after: None,
             cycle: None,
+            batch: None,
+            own: BTreeSet::new(),
             pending,
             publishing: Publishing::default(),
             committed,
@@ -176,7 +184,7 @@ impl Session {
             published = self.publishing.done() => self.published(published).await,
             Some(entry) = self.committed.recv() => self.committed(&entry).await,
             Some(answer) = self.answers.next() => self.answered(*answer).await,
-            incoming = self.socket.next() => {
+            incoming = self.socket.next(), if self.batch.is_none() => {
                 self.looks_without_life = 0;
                 match incoming? {
                     Incoming::Alive => Ok(()),
@@ -219,10 +227,13 @@ impl Session {
         };
         let mut bytes = 0;
         for entry in &stretch.entries {
+            self.position = entry.id;
+            if self.own.remove(&entry.id) {
+                continue;
+            }
             let frame = entry.encoded(self.socket.dialect()).frame.clone();
             bytes += frame.as_str().len() as u64;
             self.socket.send_encoded(frame).await?;
-            self.position = entry.id;
         }
         metrics::add(metrics::BROADCAST_BYTES, bytes);
         self.position = self.position.max(stretch.end);
@@ -239,9 +250,11 @@ impl Session {
                 self.frames.refuse(&mut self.socket, BadRequest { reply_to: Some(id), message }).await
             }
             Request::Submit(submit) => self.submit(id, submit).await,
+            Request::SubmitBatch(batch) => self.submit_batch(id, batch).await,
             Request::Sync(sync) => self.sync(&id, sync).await,
             Request::Heartbeat => self.socket.send(Some(&id), &Notice::Heartbeat).await,
             Request::RefreshToken { token } => self.refresh(&id, &token).await,
+            Request::UnsupportedVersion => Err(unsupported_version(&mut self.socket, &id).await),
         }
     }
 
@@ -254,6 +267,9 @@ impl Session {
     }
 
     async fn error(&mut self, reply_to: &str, code: ErrorCode, message: &str) -> Result<(), End> {
+        if self.socket.dialect().closes_on(code) {
+            return Err(self.socket.last_word(Some(reply_to), code, message, CloseCode::TryAgainLater).await);
+        }
         self.socket.send(Some(reply_to), &Notice::Error { code, message, details: None }).await
     }
 
@@ -311,6 +327,12 @@ fn expiry(identity: &Identity) -> Option<Instant> {
 const READ_PAUSE: Duration = Duration::from_millis(100);
 /// How many looks for a sign of life may go by without one.
 const LOOKS_WITHOUT_LIFE_MAX: u32 = 2;
+
+/// Says that this version of the dialect is not spoken here.
+async fn unsupported_version(socket: &mut Socket, id: &str) -> End {
+    let code = ErrorCode::ProtocolVersionUnsupported;
+    socket.last_word(Some(id), code, "Unsupported protocol version", CloseCode::Policy).await
+}
 
 fn auth_failed(why: impl Into<std::borrow::Cow<'static, str>>) -> End {
     End::Close(ErrorCode::AuthFailed, why.into(), CloseCode::Policy)

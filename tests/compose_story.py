@@ -170,11 +170,12 @@ class Client:
                 raise AssertionError(f"{self.name} was told {message}")
 
 
-def everyone_submits(clients, round, then=lambda: None):
-    for client in clients:
+def everyone_submits(clients, round, halfway=lambda: None):
+    for index, client in enumerate(clients):
+        if index == len(clients) // 2:
+            halfway()
         for number in range(DRAFTS_EACH):
             client.submit(f"{client.name}-{round}-{number}")
-    then()
     check(clients, CLIENTS * DRAFTS_EACH * round)
 
 
@@ -208,7 +209,7 @@ def main():
     everyone_submits(clients, 1)
     say("everyone saw everything, in one order")
 
-    everyone_submits(clients, 2, then=lambda: (kill_one("frontend"), kill_one("validator")))
+    everyone_submits(clients, 2, halfway=lambda: (kill_one("frontend"), kill_one("validator")))
     assert sum(client.reconnects for client in clients) > 0, "somebody was on the frontend that was killed"
     say("still so with a frontend and a validator killed on the way")
     wait_until("the killed are back", lambda: are_healthy(**whole))

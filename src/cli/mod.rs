@@ -7,8 +7,10 @@ mod connect;
 mod dev;
 mod frontend;
 mod health;
+mod log;
 mod roles;
 mod signals;
+mod state;
 mod validator;
 
 use std::io::Write;
@@ -76,6 +78,8 @@ enum Command {
     Validator(validator::Validator),
     Bootstrap(bootstrap::Bootstrap),
     CheckConfig(check_config::CheckConfig),
+    State(state::State),
+    Log(log::ShowLog),
     Health(health::Health),
 }
 
@@ -145,6 +149,8 @@ impl Command {
             Self::Frontend(command) => command.overrides(),
             Self::Validator(command) => command.overrides(),
             Self::Bootstrap(command) => command.nats.overrides(),
+            Self::State(command) => command.nats.overrides(),
+            Self::Log(command) => command.nats.overrides(),
             Self::CheckConfig(_) | Self::Health(_) => Vec::new(),
         }
     }
@@ -156,6 +162,8 @@ impl Command {
             Self::Validator(command) => command.run(loaded.config, shutdown).await?,
             Self::Bootstrap(command) => command.run(loaded.config, shutdown).await?,
             Self::CheckConfig(command) => command.run(&loaded)?,
+            Self::State(command) => command.run(loaded.config, shutdown).await?,
+            Self::Log(command) => command.run(loaded.config, shutdown).await?,
             Self::Health(command) => command.run().await?,
         }
         Ok(ExitCode::SUCCESS)

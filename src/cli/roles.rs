@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::config::Config;
-use crate::frontend::{Frontend, RunningFrontend};
+use crate::frontend::{Frontend, FrontendError, RunningFrontend};
 use crate::log::{ConnectionState, Log};
 use crate::telemetry::{self, Metrics};
 use crate::validator::{RunningValidator, Validator};
@@ -25,7 +25,10 @@ pub(super) async fn start_frontend(
     let mut settings = config.frontend.clone();
     settings.open_empty_partitions |= config.rules.initial_state_file.is_some();
     let fold = config.rules.load()?.fold();
-    Frontend::start(settings, log, fold, shutdown).await.context("starting the frontend")
+    Frontend::start(settings, log, fold, shutdown).await.map_err(|error| match error {
+        FrontendError::Listen { .. } => anyhow!("{error}; choose another address with --listen"),
+        error => anyhow::Error::new(error).context("starting the frontend"),
+    })
 }
 
 /// Whoever forgets about authentication must not find out from strangers.

@@ -12,14 +12,16 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-/// Upper bounds of the duration histograms' buckets, in seconds.
-const DURATION_BUCKETS: [f64; 14] =
+/// Upper bounds of the buckets of histograms of durations, in seconds.
+const SECONDS_BUCKETS: [f64; 14] =
     [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+/// Upper bounds of the buckets of all other histograms: numbers of things.
+const COUNT_BUCKETS: [f64; 9] = [1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 1000.0];
 /// How often samples that nobody fetches are folded into their histograms.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long answers under way at the end may still take.
@@ -37,7 +39,10 @@ pub struct Metrics {
 impl Metrics {
     /// Collects the process's metrics from now on. Once a process.
     pub fn install() -> Result<Self, BuildError> {
-        let handle = PrometheusBuilder::new().set_buckets(&DURATION_BUCKETS)?.install_recorder()?;
+        let handle = PrometheusBuilder::new()
+            .set_buckets(&COUNT_BUCKETS)?
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
+            .install_recorder()?;
         Ok(Self { handle })
     }
 

@@ -1,0 +1,70 @@
+//! `insieme-backend state`
+
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::{NatsArgs, connect, say};
+use crate::config::Config;
+use crate::event::{EventId, PartitionKey, Token};
+use crate::log::{self, Log, SnapshotPart};
+use crate::rules::Registry;
+use crate::state::{Fold, PartitionState, StatePart};
+
+/// Print a partition's state, as the log gives it, in canonical form (RFC 8785).
+#[derive(Debug, Args)]
+pub(super) struct State {
+    #[command(flatten)]
+    pub(super) nats: NatsArgs,
+    /// The partition.
+    #[arg(value_name = "PARTITION")]
+    partition: String,
+    /// The state as it was right after this event, instead of the last one.
+    #[arg(long, value_name = "EVENT_ID")]
+    at: Option<u64>,
+    /// Print the last event's id and the state's SHA-256 instead.
+    #[arg(long)]
+    hash: bool,
+}
+
+impl State {
+    pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let token = PartitionKey::new(self.partition.as_str())?.token();
+        let Some(log) = connect::connect_to_streams(&config, "state", &shutdown).await? else {
+            bail!("stopped before NATS was there");
+        };
+        let fold: Arc<dyn Fold> = Arc::new(Registry::built_in()?);
+        let state = match self.at {
+            None => log.load_partition(&token, &fold, false).await?.state,
+            Some(id) => state_at(&log, fold.as_ref(), &token, EventId(id)).await?,
+        };
+        if self.hash {
+            let hash: String = state.document().hash().iter().map(|byte| format!("{byte:02x}")).collect();
+            return say(&format!("{} {hash}", state.head()));
+        }
+        say(&String::from_utf8_lossy(&state.document().canonical()))
+    }
+}
+
+/// The state right after event `id`: from the snapshot, if that lies before, and what came between.
+async fn state_at(log: &Log, fold: &dyn Fold, token: &Token, id: EventId) -> anyhow::Result<PartitionState> {
+    match log.event(id).await? {
+        Some((of, _)) if of == *token => {}
+        Some(_) => bail!("event {id} is of another partition; `insieme-backend log` lists this one's"),
+        None => bail!("there is no event {id}; `insieme-backend log` lists the partition's"),
+    }
+    let mut state = PartitionState::follower();
+    if let Some(bytes) = log.read_snapshot(token, SnapshotPart::State).await? {
+        let snapshot = StatePart::decode(&bytes).context("the snapshot")?;
+        if snapshot.event_id <= id {
+            state = PartitionState::from_state_part(&snapshot).context("the snapshot")?;
+        }
+    }
+    let mut replay = log.replay(token, state.head(), id).await?;
+    while let Some(stored) = replay.next().await? {
+        log::apply(fold, &mut state, &stored)?;
+    }
+    Ok(state)
+}

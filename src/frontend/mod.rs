@@ -80,7 +80,8 @@ pub enum FrontendError {
 /// The frontend.
 pub struct Frontend;
 
-/// A frontend that runs. Dropping it ends it at once; [`RunningFrontend::join`] waits for its orderly end.
+/// A frontend that runs. [`RunningFrontend::join`] waits for its orderly end; who drops it has it go away
+/// without waiting.
 pub struct RunningFrontend {
     address: SocketAddr,
     tasks: JoinSet<Result<(), FrontendError>>,
@@ -137,7 +138,8 @@ impl Frontend {
         let http = http::Http {
             hub: hub.clone(),
             sessions: sessions.clone(),
-            connections: Arc::new(AtomicU64::new(0)),
+            // Never the numbers of an earlier process of the same id: its late answers must find nobody.
+            connections: Arc::new(AtomicU64::new(now_ms() << 20)),
         };
         let mut tasks = JoinSet::new();
         // A frame is flushed when nothing more is to come just now: the kernel has nothing to wait for.
@@ -196,6 +198,14 @@ impl RunningFrontend {
         }
         info!("frontend ended");
         result
+    }
+}
+
+impl Drop for RunningFrontend {
+    fn drop(&mut self) {
+        self.hub.drain.cancel();
+        self.stop.cancel();
+        self.hub.feeds.cancel();
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! Pure: the session tells it what happened and when, and it says what to publish and what to answer. It
 //! keeps three promises. What is published goes one submission after the other, so drafts stay in the order
-//! sent even when publishes fail. A draft is published again until it is answered. And no draft is called
-//! rejected of which some copy may still be committed.
+//! sent even when publishes fail; and as long as one waits for its answer the next one waits too, so they do
+//! even when NATS loses what it had taken. A draft is published again until it is answered. And no draft is
+//! called rejected of which some copy may still be committed.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub(super) struct Pending {
 
 struct Limits {
     drafts_max: usize,
+    unanswered_max: usize,
     submission_drafts_max: usize,
     submission_bytes_max: usize,
     answer_wait: Duration,
@@ -136,6 +138,7 @@ impl Pending {
         Self {
             limits: Limits {
                 drafts_max: settings.pending_drafts_max,
+                unanswered_max: settings.submissions_unanswered_max,
                 submission_drafts_max: settings.submission_drafts_max,
                 submission_bytes_max: settings.submission_bytes_max.min(message_bytes_max / 2),
                 answer_wait: Duration::from_millis(settings.answer_wait_ms),
@@ -197,6 +200,7 @@ impl Pending {
         self.not_before = None;
         let index = match self.sent.iter().position(|sent| sent.due) {
             Some(index) => index,
+            None if self.sent.len() >= self.limits.unanswered_max => return None,
             None => {
                 let drafts = self.bundle();
                 if drafts.is_empty() {

@@ -9,6 +9,7 @@ const CLIENT: &str = "c";
 fn settings() -> FrontendSettings {
     FrontendSettings {
         pending_drafts_max: 8,
+        submissions_unanswered_max: 100,
         submission_drafts_max: 3,
         answer_wait_ms: 5_000,
         submission_deadline_ms: 30_000,
@@ -59,6 +60,22 @@ fn what_comes_during_a_publish_goes_together_in_the_next() {
     assert_eq!((second.number, names(&second)), (2, vec!["d2", "d3", "d4"]));
     pending.published(Published::Stored, now);
     assert_eq!(names(&pending.next(now).unwrap()), ["d5"]);
+}
+
+#[test]
+fn the_next_submission_waits_for_the_answer_to_the_one_before() {
+    let settings = FrontendSettings { submissions_unanswered_max: 1, ..settings() };
+    let (mut pending, now) = (pending(&settings), Instant::now());
+    for n in 1..=3 {
+        pending.submit(draft(n), "m".into(), now);
+        if n == 1 {
+            pending.next(now).unwrap();
+        }
+    }
+    pending.published(Published::Stored, now);
+    assert!(pending.next(now).is_none());
+    pending.committed(key(1), |_| true).unwrap();
+    assert_eq!(names(&pending.next(now).unwrap()), ["d2", "d3"]);
 }
 
 #[test]
@@ -232,6 +249,9 @@ enum Step {
     /// The validator decides the oldest submission in the queue: a bit per draft, accept or reject.
     Decide(u8),
     Reconnect,
+    /// NATS crashes: the queue is gone, what was acknowledged too, and a publish that was under way may
+    /// still reach it when it is back, before anything else does.
+    Crash(bool),
     Wait,
 }
 
@@ -241,6 +261,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0_u8..4).prop_map(Step::Publish),
         4 => any::<u8>().prop_map(Step::Decide),
         1 => Just(Step::Reconnect),
+        1 => any::<bool>().prop_map(Step::Crash),
         2 => Just(Step::Wait),
     ]
 }
@@ -252,7 +273,7 @@ proptest! {
     #[test]
     fn no_draft_is_lost_doubled_or_reordered(steps in proptest::collection::vec(step(), 0..120)) {
         let settings = FrontendSettings {
-            pending_drafts_max: 10_000, submission_deadline_ms: u64::MAX / 4, ..settings()
+            pending_drafts_max: 10_000, submissions_unanswered_max: 1, submission_deadline_ms: u64::MAX / 4, ..settings()
         };
         let mut pending = pending(&settings);
         let mut now = Instant::now();
@@ -312,6 +333,16 @@ proptest! {
                     }
                 }
                 Step::Reconnect => pending.republish(),
+                Step::Crash(buffered) => {
+                    queue.clear();
+                    if let Some(publish) = in_flight.take() {
+                        if buffered {
+                            queue.push_back(publish);
+                        }
+                        ended.extend(pending.published(Published::Unknown, now));
+                    }
+                    pending.republish();
+                }
                 Step::Wait => {
                     now += ms(5_001);
                     ended.extend(pending.tick(now));

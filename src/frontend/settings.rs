@@ -51,6 +51,10 @@ pub struct FrontendSettings {
 
     /// The most drafts of one connection that are not answered yet.
     pub pending_drafts_max: usize,
+    /// The most submissions of one connection that are published and not answered yet; drafts that come
+    /// meanwhile are bundled into the next. With one, a connection's drafts are decided in the order sent
+    /// even when NATS crashes and loses drafts that it had acknowledged.
+    pub submissions_unanswered_max: usize,
     /// The most drafts in one submission.
     pub submission_drafts_max: usize,
     /// The most bytes of drafts in one submission; also bounded by what NATS takes.
@@ -122,6 +126,7 @@ impl Default for FrontendSettings {
             drain_ms_max: 5_000,
 
             pending_drafts_max: 1_024,
+            submissions_unanswered_max: 1,
             submission_drafts_max: 64,
             submission_bytes_max: 512 * 1024,
             answer_wait_ms: 5_000,
@@ -161,6 +166,7 @@ impl FrontendSettings {
             ("frame_bytes_max", self.frame_bytes_max),
             ("frame_depth_max", self.frame_depth_max),
             ("pending_drafts_max", self.pending_drafts_max),
+            ("submissions_unanswered_max", self.submissions_unanswered_max),
             ("submission_drafts_max", self.submission_drafts_max),
             ("ring_events_max", self.ring_events_max),
             ("frames_per_turn_max", self.frames_per_turn_max),

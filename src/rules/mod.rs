@@ -44,7 +44,7 @@ pub const SIZE_BYTES_MAX: usize = 1 << 30;
 pub const DEPTH_MAX: usize = crate::event::json::DEPTH_MAX;
 
 /// What an operator configures of the rules.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RulesConfig {
     /// How large and how deep a state may get.
     pub limits: StateLimits,
@@ -54,17 +54,6 @@ pub struct RulesConfig {
     pub refuse_unknown_v1_types: bool,
     /// The application's schemas.
     pub schemas: SchemaSet,
-}
-
-impl Default for RulesConfig {
-    fn default() -> Self {
-        Self {
-            limits: StateLimits::default(),
-            conflicts: ConflictPolicies::default(),
-            refuse_unknown_v1_types: false,
-            schemas: SchemaSet::default(),
-        }
-    }
 }
 
 /// Why a configuration of the rules was not taken.

@@ -133,7 +133,8 @@ fn parts_of_different_events_replay_to_the_same() {
 #[test]
 fn damaged_snapshots_are_told_apart() {
     let snapshot = applied(&log(3), PartitionState::new()).to_snapshot().unwrap();
-    let parts: [(Vec<u8>, fn(&[u8]) -> Option<SnapshotError>); 2] = [
+    type Decode = fn(&[u8]) -> Option<SnapshotError>;
+    let parts: [(Vec<u8>, Decode); 2] = [
         (snapshot.state.encode(), |bytes| StatePart::decode(bytes).err()),
         (snapshot.index.encode(), |bytes| IndexPart::decode(bytes).err()),
     ];

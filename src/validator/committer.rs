@@ -1,9 +1,13 @@
 //! The committer: all commits of a validator go through here, so that those that wait can go together.
 //!
-//! While few commits are under way each goes as a single publish, which is quickest for one. Those that
-//! come while the singles are taken wait, and go as one atomic batch: many partitions, one fsync.
+//! A single publish is quickest for one event; an atomic batch costs more to begin with and next to nothing
+//! per event, because it is one fsync however many are in it. Where the two break even depends on the disk
+//! and on NATS's sync setting, so the committer measures both and takes what should be through first.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -28,6 +32,9 @@ struct Request {
 #[derive(Clone)]
 pub(super) struct Committer {
     requests: mpsc::Sender<Request>,
+    /// How many more events than one may be committed one by one before a batch would be quicker, as last
+    /// measured; 0 while others wait.
+    singles_worthwhile: Arc<AtomicUsize>,
 }
 
 /// Requests that wait to be looked at. Each partition has at most one commit under way, so this bounds
@@ -38,7 +45,9 @@ impl Committer {
     /// Makes a committer, and the future that does its work until the last handle is gone.
     pub(super) fn new(log: Log, settings: &ValidatorSettings) -> (Self, impl Future<Output = ()> + use<>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+        let singles_worthwhile = Arc::new(AtomicUsize::new(COSTS_AT_START.break_even()));
         let worker = Worker {
+            singles_worthwhile: singles_worthwhile.clone(),
             log,
             waiting: VecDeque::new(),
             singles: 0,
@@ -46,8 +55,14 @@ impl Committer {
             singles_max: settings.singles_in_flight_max.max(1),
             batches_max: settings.batches_in_flight_max.max(1),
             batch_bytes_max: settings.batch_bytes_max,
+            costs: COSTS_AT_START,
         };
-        (Self { requests }, worker.run(receiver))
+        (Self { requests, singles_worthwhile }, worker.run(receiver))
+    }
+
+    /// Whether so many events of one partition are better committed one by one than as one batch.
+    pub(super) fn favours_singles(&self, events: usize) -> bool {
+        events <= self.singles_worthwhile.load(Ordering::Relaxed)
     }
 
     /// Commits events of one partition behind `expected`: all of them, atomically, or none. Gives the
@@ -62,9 +77,43 @@ impl Committer {
 }
 
 enum Done {
-    Single,
-    Batch { retry: Vec<Request> },
+    Single { took: Duration, beside: usize },
+    Batch { took: Duration, retry: Vec<Request> },
 }
+
+/// What publishes have cost lately: moving averages, in seconds.
+struct Costs {
+    /// What a single publish adds to the time of those beside it.
+    single: f64,
+    /// What an atomic batch takes.
+    batch: f64,
+}
+
+impl Costs {
+    /// How much a new measurement counts.
+    const WEIGHT: f64 = 0.05;
+
+    fn single_took(&mut self, took: Duration, beside: usize) {
+        self.single += (took.as_secs_f64() / beside.max(1) as f64 - self.single) * Self::WEIGHT;
+    }
+
+    fn batch_took(&mut self, took: Duration) {
+        self.batch += (took.as_secs_f64() - self.batch) * Self::WEIGHT;
+    }
+
+    /// Up to how many single publishes take no longer than one batch.
+    fn break_even(&self) -> usize {
+        (self.batch / self.single.max(1e-9)) as usize
+    }
+
+    /// Whether `waiting` single publishes, behind those under way, would be through before one batch.
+    fn favour_singles(&self, waiting: usize, under_way: usize) -> bool {
+        waiting + under_way <= self.break_even()
+    }
+}
+
+/// Measured on two cores with an ordinary disk; a few commits make it right for others.
+const COSTS_AT_START: Costs = Costs { single: 0.000_25, batch: 0.002 };
 
 struct Worker {
     log: Log,
@@ -74,6 +123,8 @@ struct Worker {
     singles_max: usize,
     batches_max: usize,
     batch_bytes_max: usize,
+    costs: Costs,
+    singles_worthwhile: Arc<AtomicUsize>,
 }
 
 impl Worker {
@@ -92,9 +143,13 @@ impl Worker {
                     None => open = false,
                 },
                 Some(done) = under_way.next(), if !under_way.is_empty() => match done {
-                    Done::Single => self.singles -= 1,
-                    Done::Batch { retry } => {
+                    Done::Single { took, beside } => {
+                        self.singles -= 1;
+                        self.costs.single_took(took, beside);
+                    }
+                    Done::Batch { took, retry } => {
                         self.batches -= 1;
+                        self.costs.batch_took(took);
                         // Each alone, so that the one partition that has moved on stops nobody else.
                         for request in retry {
                             self.batches += 1;
@@ -106,16 +161,19 @@ impl Worker {
             while let Some(job) = self.dispatch() {
                 under_way.push(job);
             }
+            let busy = self.singles + self.waiting.len() + if self.batches > 0 { usize::MAX / 2 } else { 0 };
+            self.singles_worthwhile.store(self.costs.break_even().saturating_sub(busy), Ordering::Relaxed);
         }
     }
 
     /// The next publish, if one may go now.
     fn dispatch(&mut self) -> Option<BoxFuture<'static, Done>> {
         let first = self.waiting.front()?;
-        if first.part.bodies.len() == 1 && self.singles < self.singles_max {
+        let may_be_single = first.part.bodies.len() == 1 && self.singles < self.singles_max;
+        if may_be_single && self.costs.favour_singles(self.waiting.len(), self.singles) {
             let request = self.waiting.pop_front()?;
             self.singles += 1;
-            return Some(Box::pin(send_single(self.log.clone(), request)));
+            return Some(Box::pin(send_single(self.log.clone(), request, self.singles)));
         }
         if self.batches >= self.batches_max {
             return None;
@@ -134,39 +192,39 @@ impl Worker {
     }
 }
 
-async fn send_single(log: Log, request: Request) -> Done {
+async fn send_single(log: Log, request: Request, beside: usize) -> Done {
     let Request { part, reply } = request;
-    let started = metrics::commit_started(1);
+    let timer = metrics::commit_started(1);
     let body = part.bodies.into_iter().next().unwrap_or_default();
     let result = log.commit_one(&part.token, part.expected, body).await;
-    metrics::commit_ended(started, result.as_ref().err());
+    let took = metrics::commit_ended(timer, result.as_ref().err());
     answer(reply, result);
-    Done::Single
+    Done::Single { took, beside }
 }
 
 fn send_batch(log: Log, group: Vec<Request>) -> BoxFuture<'static, Done> {
     Box::pin(async move {
         let (parts, replies): (Vec<_>, Vec<_>) = group.into_iter().map(|r| (r.part, r.reply)).unzip();
-        let started = metrics::commit_started(parts.iter().map(|part| part.bodies.len()).sum());
+        let timer = metrics::commit_started(parts.iter().map(|part| part.bodies.len()).sum());
         let result = log.commit_batch(&parts).await;
-        metrics::commit_ended(started, result.as_ref().err());
+        let took = metrics::commit_ended(timer, result.as_ref().err());
         match result {
             Ok(firsts) => {
                 for (reply, first) in replies.into_iter().zip(firsts) {
                     answer(reply, Ok(first));
                 }
-                Done::Batch { retry: Vec::new() }
+                Done::Batch { took, retry: Vec::new() }
             }
             // Nothing was stored, because of one of several: each goes again by itself.
             Err(CommitError::Conflict) if parts.len() > 1 => {
                 let retry = parts.into_iter().zip(replies).map(|(part, reply)| Request { part, reply });
-                Done::Batch { retry: retry.collect() }
+                Done::Batch { took, retry: retry.collect() }
             }
             Err(error) => {
                 for reply in replies {
                     answer(reply, Err(error.clone()));
                 }
-                Done::Batch { retry: Vec::new() }
+                Done::Batch { took, retry: Vec::new() }
             }
         }
     })

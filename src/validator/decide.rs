@@ -89,7 +89,7 @@ pub(super) fn decide_round(
     let settings = &shared.settings;
     let waiting: usize = works.iter().map(Work::undecided).sum();
     // Few waiting drafts go one by one, which is quicker than an atomic batch of them.
-    let events_max = if waiting < settings.batch_events_min { 1 } else { settings.batch_events_max };
+    let events_max = if shared.committer.favours_singles(waiting) { 1 } else { settings.batch_events_max };
     let mut round = Round { shared, partition, state, staged: Vec::new(), bytes: 0, now_ms };
     if round.open_partition() {
         return Ok(round.staged);

@@ -57,16 +57,19 @@ pub(super) fn commit_started(events: usize) -> CommitTimer {
     CommitTimer { started: Instant::now(), events }
 }
 
-pub(super) fn commit_ended(timer: CommitTimer, error: Option<&CommitError>) {
+/// Takes note of how a commit went, and gives the time that it took.
+pub(super) fn commit_ended(timer: CommitTimer, error: Option<&CommitError>) -> Duration {
+    let took = timer.started.elapsed();
     match error {
         None => {
-            histogram!(COMMIT_SECONDS).record(timer.started.elapsed());
+            histogram!(COMMIT_SECONDS).record(took);
             histogram!(COMMIT_EVENTS).record(timer.events as f64);
             counter!(COMMITTED).increment(timer.events as u64);
         }
         Some(CommitError::Conflict) => counter!(CONFLICTS).increment(1),
         Some(CommitError::NotStored(_) | CommitError::Unknown(_)) => counter!(COMMIT_FAILURES).increment(1),
     }
+    took
 }
 
 pub(super) fn decided(outcomes: &[Outcome]) {

@@ -12,12 +12,10 @@ pub struct ValidatorSettings {
     pub cache_bytes_max: usize,
     /// The most drafts of one partition that are decided and committed as one atomic batch, 1 to 1000.
     pub batch_events_max: usize,
-    /// From how many waiting drafts of a partition on they go as one atomic batch instead of one by one.
-    pub batch_events_min: usize,
     /// The most bytes of an atomic batch.
     pub batch_bytes_max: usize,
-    /// How many single commits may be under way at once; those behind them wait and go together as one
-    /// atomic batch.
+    /// How many single commits may be under way at once. Whether waiting commits go singly or together as
+    /// one atomic batch is measured; this is only the bound.
     pub singles_in_flight_max: usize,
     /// How many atomic batches may be under way at once, 1 to 50.
     pub batches_in_flight_max: usize,
@@ -37,10 +35,9 @@ impl Default for ValidatorSettings {
             id: String::new(),
             cache_bytes_max: 512 << 20,
             batch_events_max: 500,
-            batch_events_min: 8,
             batch_bytes_max: 8 << 20,
-            singles_in_flight_max: 16,
-            batches_in_flight_max: 4,
+            singles_in_flight_max: 256,
+            batches_in_flight_max: 2,
             snapshot_events_min: 1000,
             snapshot_share_min: 0.5,
             snapshot_queue_max: 64,

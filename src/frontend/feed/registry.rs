@@ -76,9 +76,14 @@ impl Feeds {
         true
     }
 
+    /// Tells all feeds to end.
+    pub(in crate::frontend) fn cancel(&self) {
+        self.stop.cancel();
+    }
+
     /// Ends all feeds, and waits for that.
     pub(in crate::frontend) async fn stop(&self) {
-        self.stop.cancel();
+        self.cancel();
         self.tasks.close();
         self.tasks.wait().await;
         lock(&self.feeds).clear();

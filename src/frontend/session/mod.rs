@@ -53,6 +53,8 @@ struct Session {
     socket: Socket,
     frames: Frames,
     identity: Identity,
+    /// When the identity ends.
+    expires: Option<Instant>,
     feed: Watched,
     head: watch::Receiver<Option<EventId>>,
     log_state: watch::Receiver<ConnectionState>,
@@ -121,6 +123,7 @@ impl Session {
             connection,
             socket,
             frames,
+            expires: expiry(&identity),
             identity,
             head: feed.head(),
             feed,
@@ -244,6 +247,7 @@ impl Session {
     async fn refresh(&mut self, id: &str, token: &str) -> Result<(), End> {
         let authenticated = self.hub.auth.authenticate(&self.identity.client_id, Some(token)).await;
         self.identity = authenticated.map_err(|error| auth_failed(error.to_string()))?;
+        self.expires = expiry(&self.identity);
         let notice = Notice::TokenRefreshed { expires_at: self.identity.expires_at };
         self.socket.send(Some(id), &notice).await
     }
@@ -254,7 +258,7 @@ impl Session {
 
     async fn time_passed(&mut self) -> Result<(), End> {
         let now = Instant::now();
-        if self.identity.expires_at.is_some_and(|at| at.saturating_mul(1000) <= now_ms()) {
+        if self.expires.is_some_and(|at| at <= now) {
             return Err(auth_failed("the token has expired"));
         }
         if self.look_at <= now {
@@ -276,12 +280,9 @@ impl Session {
     }
 
     fn wake_at(&self) -> Instant {
-        let expiry = self.identity.expires_at.map(|at| {
-            Instant::now() + Duration::from_millis(at.saturating_mul(1000).saturating_sub(now_ms()))
-        });
         let idle = self.cycle.as_ref().map(|cycle| cycle.idle_at);
         let drafts = self.pending.wake_at().map(Instant::from_std);
-        [expiry, idle, drafts, self.leave_by, self.read_after]
+        [self.expires, idle, drafts, self.leave_by, self.read_after]
             .into_iter()
             .flatten()
             .fold(self.look_at, Instant::min)
@@ -297,6 +298,12 @@ impl Session {
             _ => Ok(()),
         }
     }
+}
+
+/// When an identity ends, by this process's clock.
+fn expiry(identity: &Identity) -> Option<Instant> {
+    let left_ms = identity.expires_at?.saturating_mul(1000).saturating_sub(now_ms());
+    Instant::now().checked_add(Duration::from_millis(left_ms))
 }
 
 /// The pause after a read of the log that failed.

@@ -232,6 +232,9 @@ impl Session {
     async fn frame(&mut self, text: Option<Utf8Bytes>) -> Result<(), End> {
         let Some(frame) = self.frames.take(&mut self.socket, text.as_ref()).await? else { return Ok(()) };
         let id = frame.id;
+        if !matches!(frame.request, Request::Connect(_)) {
+            self.frames.good();
+        }
         match frame.request {
             Request::Connect(_) => {
                 let message = "this connection is connected already".to_owned();
@@ -367,15 +370,17 @@ impl Frames {
             return Err(End::Close(ErrorCode::MessageTooLarge, why.into(), CloseCode::TooLarge));
         }
         match socket.dialect().decode(text.as_str()) {
-            Ok(frame) => {
-                self.bad_requests = 0;
-                Ok(Some(frame))
-            }
+            Ok(frame) => Ok(Some(frame)),
             Err(bad) => {
                 self.refuse(socket, bad).await?;
                 Ok(None)
             }
         }
+    }
+
+    /// A frame was understood and in its place: the bad ones in a row are counted anew.
+    fn good(&mut self) {
+        self.bad_requests = 0;
     }
 
     /// Answers a bad request; too many in a row end the connection.

@@ -148,17 +148,6 @@ fn shortened(text: &str) -> Cow<'_, str> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ConnectedPayload<'a> {
-    server_id: &'a str,
-    current_event_index: EventId,
-    since_snapshot: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    initial_state: Option<&'a RawValue>,
-    heartbeat_interval: u64,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct RejectedPayload<'a> {
     draft_id: &'a str,
     reason: &'static str,
@@ -184,14 +173,22 @@ struct ErrorPayload<'a> {
 pub(super) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> String {
     match *notice {
         Notice::Connected { server_id, head, since_snapshot, initial_state, heartbeat_interval_ms } => {
-            let payload = ConnectedPayload {
-                server_id,
-                current_event_index: head,
-                since_snapshot,
-                initial_state,
-                heartbeat_interval: heartbeat_interval_ms,
-            };
-            message(header, "connected", |out| push_json(out, &payload))
+            // By hand like all that holds an event or a state: those are copied once.
+            message(header, "connected", |out| {
+                out.push_str("{\"serverId\":");
+                push_json(out, server_id);
+                out.push_str(",\"currentEventIndex\":");
+                push_json(out, &head);
+                out.push_str(",\"sinceSnapshot\":");
+                push_json(out, &since_snapshot);
+                if let Some(state) = initial_state {
+                    out.push_str(",\"initialState\":");
+                    out.push_str(state.get());
+                }
+                out.push_str(",\"heartbeatInterval\":");
+                push_json(out, &heartbeat_interval_ms);
+                out.push('}');
+            })
         }
         Notice::Accepted { draft_id, event_id, event } => message(header, "event_accepted", |out| {
             out.push_str("{\"draftId\":");

@@ -7,8 +7,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{Span, info, warn};
 
+use super::frames::Frames;
 use super::socket::{End, Incoming, Socket};
-use super::{Frames, Hub, auth_failed};
+use super::{Hub, auth_failed};
 use crate::auth::Identity;
 use crate::event::{EventId, ReplyTo, Submission, Unit};
 use crate::frontend::answers::AnswerInbox;

@@ -6,6 +6,7 @@
 //! fast as its client reads. Writing is awaited, so a client that does not read is not read from either.
 
 mod drafts;
+mod frames;
 mod greet;
 mod socket;
 mod sync;
@@ -20,19 +21,20 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use self::drafts::Publishing;
-use self::socket::{End, Incoming, Socket, too_large};
+use self::frames::Frames;
+use self::socket::{End, Incoming, Socket};
 use self::sync::Cycle;
 use super::answers::{AnswerDesk, AnswerInbox};
 use super::entry::Entry;
 use super::feed::{Feeds, Watched};
-use super::limits::{Admission, FrameLimit, Limits};
+use super::limits::{Admission, Limits};
 use super::pending::Pending;
 use super::settings::FrontendSettings;
 use super::{metrics, now_ms};
 use crate::auth::{Authenticator, Identity};
 use crate::event::EventId;
 use crate::log::{ConnectionState, Log};
-use crate::protocol::{BadRequest, CloseCode, ErrorCode, Frame, Notice, Request, deeper_than};
+use crate::protocol::{BadRequest, CloseCode, ErrorCode, Notice, Request};
 
 /// What all sessions share.
 pub(super) struct Hub {
@@ -203,11 +205,10 @@ impl Session {
         // before.
         let head = self.head.borrow_and_update().unwrap_or(EventId::NONE);
         self.drain_committed().await?;
-        let waits = self.read_after.is_some_and(|at| at > Instant::now());
-        if self.cycle.is_some() || waits || self.position >= head {
+        self.read_after = self.read_after.filter(|at| *at > Instant::now());
+        if self.cycle.is_some() || self.read_after.is_some() || self.position >= head {
             return Ok(false);
         }
-        self.read_after = None;
         let stretch = match self.feed.read(self.position, head, self.hub.settings.frames_per_turn_max).await {
             Ok(stretch) => stretch,
             Err(error) => {
@@ -316,80 +317,4 @@ const LOOKS_WITHOUT_LIFE_MAX: u32 = 2;
 
 fn auth_failed(why: impl Into<std::borrow::Cow<'static, str>>) -> End {
     End::Close(ErrorCode::AuthFailed, why.into(), CloseCode::Policy)
-}
-
-/// What a connection's frames must keep to, before and after it is greeted.
-struct Frames {
-    limit: FrameLimit,
-    over_limit: u32,
-    bad_requests: u32,
-    over_limit_max: u32,
-    bad_requests_max: u32,
-    bytes_max: usize,
-    depth_max: usize,
-}
-
-impl Frames {
-    fn new(settings: &FrontendSettings) -> Self {
-        Self {
-            limit: FrameLimit::new(settings.frames_per_second_max),
-            over_limit: 0,
-            bad_requests: 0,
-            over_limit_max: settings.frames_over_limit_max,
-            bad_requests_max: settings.bad_requests_max,
-            bytes_max: settings.frame_bytes_max,
-            depth_max: settings.frame_depth_max,
-        }
-    }
-
-    /// Understands a frame, or answers why not.
-    async fn take(&mut self, socket: &mut Socket, text: Option<&Utf8Bytes>) -> Result<Option<Frame>, End> {
-        if let Err(wait) = self.limit.frame() {
-            self.over_limit += 1;
-            if self.over_limit > self.over_limit_max {
-                let why = "far more frames than allowed";
-                return Err(End::Close(ErrorCode::RateLimited, why.into(), CloseCode::Policy));
-            }
-            let details = serde_json::json!({ "retryAfterMs": wait.as_millis() as u64 + 1 });
-            let message = "more frames than allowed; this one was not looked at";
-            let notice = Notice::Error { code: ErrorCode::RateLimited, message, details: Some(&details) };
-            socket.send(None, &notice).await?;
-            return Ok(None);
-        }
-        self.over_limit = 0;
-        let Some(text) = text else {
-            let message = "frames must be text".to_owned();
-            self.refuse(socket, BadRequest { reply_to: None, message }).await?;
-            return Ok(None);
-        };
-        if text.as_str().len() > self.bytes_max {
-            return Err(too_large());
-        }
-        if deeper_than(text.as_str(), self.depth_max) {
-            let why = "the frame is nested deeper than allowed";
-            return Err(End::Close(ErrorCode::MessageTooLarge, why.into(), CloseCode::TooLarge));
-        }
-        match socket.dialect().decode(text.as_str()) {
-            Ok(frame) => Ok(Some(frame)),
-            Err(bad) => {
-                self.refuse(socket, bad).await?;
-                Ok(None)
-            }
-        }
-    }
-
-    /// A frame was understood and in its place: the bad ones in a row are counted anew.
-    fn good(&mut self) {
-        self.bad_requests = 0;
-    }
-
-    /// Answers a bad request; too many in a row end the connection.
-    async fn refuse(&mut self, socket: &mut Socket, bad: BadRequest) -> Result<(), End> {
-        self.bad_requests += 1;
-        if self.bad_requests >= self.bad_requests_max {
-            return Err(End::Close(ErrorCode::BadRequest, bad.message.into(), CloseCode::Policy));
-        }
-        let notice = Notice::Error { code: ErrorCode::BadRequest, message: &bad.message, details: None };
-        socket.send(bad.reply_to.as_deref(), &notice).await
-    }
 }

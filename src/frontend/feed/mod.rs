@@ -196,16 +196,25 @@ impl Feed {
         {
             return info;
         }
-        match self.shared.log.snapshot_info(&self.token, SnapshotPart::State).await {
-            Ok(info) => {
-                *known = Some((Instant::now(), info));
-                info
-            }
-            Err(error) => {
-                tracing::warn!(partition = %self.partition, %error, "cannot look for a snapshot");
-                (*known).and_then(|(_, info)| info)
-            }
+        let last = known.and_then(|(_, info)| info);
+        if !self.shared.log.state().borrow().connected {
+            return last;
         }
+        let looked = self.shared.log.snapshot_info(&self.token, SnapshotPart::State);
+        let info = match tokio::time::timeout(age_max, looked).await {
+            Ok(Ok(info)) => info,
+            Ok(Err(error)) => {
+                tracing::warn!(partition = %self.partition, %error, "cannot look for a snapshot");
+                last
+            }
+            Err(_) => {
+                tracing::warn!(partition = %self.partition, "looking for a snapshot takes too long");
+                last
+            }
+        };
+        // A failure counts as a look too: nobody waits for the next one behind this one.
+        *known = Some((Instant::now(), info));
+        info
     }
 
     fn ring(&self) -> std::sync::RwLockReadGuard<'_, Ring> {

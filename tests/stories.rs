@@ -13,5 +13,6 @@ mod stories {
     mod protocol;
     mod real_input;
     mod rule_codes;
+    mod schemas;
     mod two_owners;
 }

@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::event::V1Fields;
 
 /// A state with a tree `t`: x with children y and z, and w; and what is no tree.
 fn state() -> Value {

@@ -78,10 +78,16 @@ impl Partition {
             let staged = match decided {
                 Ok(staged) => staged,
                 Err(Break::NeedsHistory(from)) => {
-                    if let Err(error) = self.extend_history(&mut cached.state, from).await {
-                        warn!(partition = %self.key, %error, "the partition's history cannot be read just now");
-                        pause.wait(&self.stop).await?;
+                    match self.extend_history(&mut cached.state, from).await {
+                        Ok(1..) => continue,
+                        Ok(0) => {
+                            warn!(partition = %self.key, %from, "the partition's history is not here just now")
+                        }
+                        Err(error) => {
+                            warn!(partition = %self.key, %error, "the partition's history cannot be read just now");
+                        }
                     }
+                    pause.wait(&self.stop).await?;
                     continue;
                 }
                 Err(Break::Panicked { work, draft }) => {
@@ -224,15 +230,18 @@ impl Partition {
         work.poisoned.push(draft);
     }
 
-    async fn extend_history(&self, state: &mut PartitionState, from: EventId) -> Result<(), LoadError> {
+    /// Tells the state of events from before it was loaded. Gives how many were read.
+    async fn extend_history(&self, state: &mut PartitionState, from: EventId) -> Result<usize, LoadError> {
         let floor = state.touch_floor();
         let mut replay = self.shared.log.replay(&self.token, from, floor).await?;
+        let mut read = 0;
         while let Some(stored) = replay.next().await? {
+            read += 1;
             if !state.add_older_touch(self.shared.fold.as_ref(), from, &crate::log::parse(&stored)?) {
                 break;
             }
         }
-        Ok(())
+        Ok(read)
     }
 
     fn ask_for_snapshot(&self, slot: &Option<Cached>) {

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
-use tracing::error;
 
 use super::Feed;
-use crate::event::{CommittedEvent, EventId, EventRecord};
+use crate::event::EventId;
 use crate::frontend::metrics;
 use crate::frontend::ring::RingRead;
-use crate::log::{LogError, SnapshotPart, StoredEvent};
-use crate::state::{PartitionState, SnapshotError, StatePart};
+use crate::log::{LoadError, LogError, StoredEvent, apply};
+use crate::state::PartitionState;
 
 /// How many events are folded before other work gets its turn.
 const EVENTS_PER_TURN: usize = 256;
@@ -77,35 +76,23 @@ impl Feed {
         Ok(serialised)
     }
 
-    /// The state of the latest snapshot, or the empty one when there is none that can be used.
     async fn load(&self) -> Result<Box<PartitionState>, LogError> {
-        let bytes = match self.shared.log.read_snapshot(&self.token, SnapshotPart::State).await {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => return Ok(Box::new(PartitionState::follower())),
-            Err(why) if why.is_retryable() => return Err(why),
-            Err(why) => return Ok(self.without_snapshot(&why)),
-        };
-        let decode = move || -> Result<_, SnapshotError> {
-            Ok(Box::new(PartitionState::from_state_part(&StatePart::decode(&bytes)?)?))
-        };
-        Ok(blocking(decode).await?.unwrap_or_else(|why| self.without_snapshot(&why)))
+        let loaded = self.shared.log.load_partition(&self.token, &self.shared.fold, false).await;
+        Ok(Box::new(loaded.map_err(log_error)?.state))
     }
 
-    fn without_snapshot(&self, why: &dyn std::fmt::Display) -> Box<PartitionState> {
-        error!(partition = %self.partition, %why, "a snapshot cannot be used; folding the whole log instead");
-        Box::new(PartitionState::follower())
-    }
-
-    /// Folds what lies between the state and `upto`: from the ring if it is all there, else through a
-    /// replay.
+    /// Folds what lies between the state and `upto`: from the ring if it is all there, else from the log,
+    /// and then to the log's own head, which may be further on.
     async fn fold_to(&self, state: &mut PartitionState, upto: EventId) -> Result<(), LogError> {
         while state.head() < upto {
             let at_hand = self.ring().read(state.head(), EVENTS_PER_TURN);
             let RingRead::Events(entries) = at_hand else {
-                return self.replay_to(state, upto).await;
+                let caught_up = self.shared.log.catch_up(&self.token, &self.shared.fold, state).await;
+                return caught_up.map(drop).map_err(log_error);
             };
             for entry in entries.iter().take_while(|entry| entry.id <= upto) {
-                self.fold_one(state, entry.id, &entry.body)?;
+                let stored = StoredEvent { id: entry.id, body: entry.body.clone() };
+                apply(self.shared.fold.as_ref(), state, &stored).map_err(log_error)?;
             }
             if entries.len() < EVENTS_PER_TURN {
                 break;
@@ -114,27 +101,15 @@ impl Feed {
         }
         Ok(())
     }
+}
 
-    async fn replay_to(&self, state: &mut PartitionState, upto: EventId) -> Result<(), LogError> {
-        let mut replay = self.shared.log.replay(&self.token, state.head(), upto).await?;
-        let mut folded = 0;
-        while let Some(StoredEvent { id, body }) = replay.next().await? {
-            self.fold_one(state, id, &body)?;
-            folded += 1;
-            if folded % EVENTS_PER_TURN == 0 {
-                tokio::task::yield_now().await;
-            }
+/// A log that does not fold stops the state where it is: what would come out could not be called the state.
+fn log_error(error: LoadError) -> LogError {
+    match error {
+        LoadError::Log(error) => error,
+        broken @ LoadError::Broken { .. } => {
+            LogError::Malformed { what: "folding a state", why: broken.to_string() }
         }
-        Ok(())
-    }
-
-    /// Folds one event. One that does not fold stops the state where it is: what would come out could not
-    /// be called the state.
-    fn fold_one(&self, state: &mut PartitionState, id: EventId, body: &[u8]) -> Result<(), LogError> {
-        let malformed = |why: String| LogError::Malformed { what: "folding a state", why };
-        let record = EventRecord::parse(body).map_err(|why| malformed(format!("event {id}: {why}")))?;
-        let event = CommittedEvent { id, record };
-        state.apply(self.shared.fold.as_ref(), &event, body.len()).map_err(|why| malformed(why.to_string()))
     }
 }
 

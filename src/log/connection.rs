@@ -148,6 +148,7 @@ fn note_event(sender: &watch::Sender<ConnectionState>, event: &Event) {
             );
             sender.send_modify(|state| state.epoch += 1);
         }
+        Event::Closed | Event::Draining => info!("connection to NATS closed"),
         other => warn!(event = %other, "NATS"),
     }
 }

@@ -42,6 +42,8 @@ impl Item {
 pub struct Connection {
     /// The head that `connected` named: what is committed behind it is to be heard of.
     pub began_at: u64,
+    /// Up to where the client knew all when it connected.
+    pub knew_to: u64,
     /// The ids broadcast, in the order they came.
     pub broadcasts: Vec<u64>,
     /// Every committed id that it was told of: broadcasts, pages and results.
@@ -55,6 +57,13 @@ pub struct Connection {
     answered: HashSet<u64>,
     /// The ids of the events that were not answered when it ended.
     pub unanswered: HashSet<String>,
+}
+
+impl Connection {
+    /// Up to where broadcasts and pages have come: nothing before that may be missing.
+    pub fn covered_to(&self) -> u64 {
+        self.broadcasts.last().copied().unwrap_or(0).max(self.paged_to)
+    }
 }
 
 /// A client, connected or between two connections.
@@ -148,7 +157,7 @@ impl V1Client {
         assert_eq!(answer["payload"]["clientId"], self.id.as_str());
         assert_eq!(answer["payload"]["projectId"], self.project.as_str());
         let began_at = answer["payload"]["projectLastCommittedId"].as_u64().unwrap();
-        self.connections.push(Connection { began_at, ..Connection::default() });
+        self.connections.push(Connection { began_at, knew_to: self.cursor, ..Connection::default() });
         self.socket = Some(socket);
         for batch in self.unanswered.clone() {
             self.send("submit_events", &batch.msg_id, &json!({ "events": batch.events }))

@@ -10,11 +10,10 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use crate::harness::client::{Answer, Client};
-use crate::harness::cluster::Cluster;
+use crate::harness::cluster::{Cluster, HISTORY_SEED_VARIABLE};
 use crate::harness::rng::Rng;
 use crate::harness::v1::{Item, V1Client, as_classic, as_v1, content};
 
-const SEED_VARIABLE: &str = "INSIEME_HISTORY_SEED";
 const STEPS: usize = 220;
 const PARTITIONS: [&str; 2] = ["p-0", "p-1"];
 /// Three of each dialect.
@@ -39,20 +38,36 @@ enum Pick {
     Shared(usize),
 }
 
+/// One thing that happens.
 #[derive(Debug, Clone)]
 enum Step {
     /// A batch; in the classic dialect one draft after the other.
-    Submit { client: usize, picks: Vec<Pick> },
+    Submit {
+        client: usize,
+        picks: Vec<Pick>,
+    },
     /// A page of the sync cycle that is under way, or the first of a new one.
-    Page { client: usize, limit: u64 },
+    Page {
+        client: usize,
+        limit: u64,
+    },
     /// Takes what has come, without waiting.
-    Take { client: usize },
+    Take {
+        client: usize,
+    },
     /// Waits for all answers.
-    Settle { client: usize },
+    Settle {
+        client: usize,
+    },
     /// Breaks the connection without a word.
-    Drop { client: usize },
+    Drop {
+        client: usize,
+    },
     /// Comes back on this frontend, if it was gone.
-    Connect { client: usize, frontend: usize },
+    Connect {
+        client: usize,
+        frontend: usize,
+    },
     KillFrontend(usize),
     StartFrontend,
     KillValidator(usize),
@@ -194,17 +209,16 @@ impl V1Player {
             assert_eq!(mine["serverTs"], theirs["serverTs"], "{name}: {mine}");
         }
 
-        // Each connection heard of everything from its beginning to the last event it heard of.
+        // Each connection heard of everything from its beginning to where it came. Results may be ahead of
+        // that; and what it never heard the result of is not broadcast to it either.
         for (number, connection) in connections.iter().enumerate() {
-            let last = connection.seen.iter().max().copied().unwrap_or(0);
+            let (from, to) = (connection.began_at.max(connection.knew_to), connection.covered_to());
             for event in &committed {
                 let id = event["committedId"].as_u64().unwrap();
-                let between = id > connection.began_at && id < last;
                 let own_unanswered = connection.unanswered.contains(event["id"].as_str().unwrap());
                 assert!(
-                    !between || own_unanswered || connection.seen.contains(&id),
-                    "{name}: connection {number} began at {}, heard of {last}, and not of {id}",
-                    connection.began_at
+                    !(from < id && id <= to) || own_unanswered || connection.seen.contains(&id),
+                    "{name}: connection {number} began at {from}, came to {to}, and did not hear of {id}"
                 );
             }
         }
@@ -375,7 +389,12 @@ struct World {
 
 impl World {
     async fn new(seed: u64) -> Self {
-        let cluster = Cluster::start().validators(VALIDATORS).frontends(FRONTENDS).await;
+        let cluster = Cluster::start()
+            .validators(VALIDATORS)
+            .frontends(FRONTENDS)
+            // Who takes a dead validator's place does so soon.
+            .set("nats.ownership_ttl_ms", 1_500)
+            .await;
         let (mut clients, mut at) = (Vec::new(), Vec::new());
         for index in 0..CLIENTS {
             // Both dialects on each partition and on each frontend.
@@ -385,8 +404,7 @@ impl World {
                 let client = V1Client::connect(&url, &format!("v{index}"), partition).await;
                 Any::V1(Box::new(V1Player { client, made: Vec::new(), fresh: Vec::new() }))
             } else {
-                let client =
-                    Client::of(&url, &format!("c{index}")).partition(partition).steadfast().await;
+                let client = Client::of(&url, &format!("c{index}")).partition(partition).steadfast().await;
                 let (made, answers, open) = (Vec::new(), Vec::new(), Vec::new());
                 Any::Classic(Box::new(ClassicPlayer { client, made, answers, open, since: None }))
             });
@@ -559,14 +577,14 @@ impl Drop for Played<'_> {
             for (number, step) in self.steps[..self.done].iter().enumerate() {
                 eprintln!("{number:>4}  {step:?}");
             }
-            eprintln!("to play this again: {SEED_VARIABLE}={}", self.seed);
+            eprintln!("to play this again: {HISTORY_SEED_VARIABLE}={}", self.seed);
         }
     }
 }
 
 async fn play(seed: u64) {
-    let seed = match std::env::var(SEED_VARIABLE) {
-        Ok(seed) => seed.parse().unwrap_or_else(|_| panic!("{SEED_VARIABLE} is to be a number")),
+    let seed = match std::env::var(HISTORY_SEED_VARIABLE) {
+        Ok(seed) => seed.parse().unwrap_or_else(|_| panic!("{HISTORY_SEED_VARIABLE} is to be a number")),
         Err(_) => seed,
     };
     let steps = history(seed);

@@ -611,6 +611,6 @@ histories! {
     at_the_end_of_history_1_everybody_knows_the_log: 1;
     at_the_end_of_history_2_everybody_knows_the_log: 2;
     at_the_end_of_history_3_everybody_knows_the_log: 3;
-    at_the_end_of_history_4_everybody_knows_the_log: 4;
-    at_the_end_of_history_5_everybody_knows_the_log: 5;
+    at_the_end_of_history_9_everybody_knows_the_log: 9;
+    at_the_end_of_history_14_everybody_knows_the_log: 14;
 }

@@ -7,6 +7,8 @@ mod stories {
     mod catch_up;
     mod command_line;
     mod dev_command;
+    mod dialects;
+    mod histories;
     mod idempotency;
     mod javascript;
     mod killed_validator;

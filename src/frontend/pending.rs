@@ -422,6 +422,16 @@ fn same(one: &Draft, other: &Draft) -> bool {
     one.event_type == other.event_type
         && one.base_event_id == other.base_event_id
         && one.payload.get() == other.payload.get()
+        && match (&one.v1, &other.v1) {
+            (None, None) => true,
+            (Some(one), Some(other)) => {
+                one.label == other.label
+                    && one.schema_version == other.schema_version
+                    && one.user_id == other.user_id
+                    && one.meta.get() == other.meta.get()
+            }
+            _ => false,
+        }
 }
 
 /// Roughly the bytes that a draft takes in a submission.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::event::FieldError;
+use crate::event::{FieldError, V1Fields};
 use crate::frontend::testing::draft;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -214,6 +214,27 @@ fn what_was_never_published_is_rejected_when_its_time_is_over() {
     let ends: Vec<End> = pending.tick(start + ms(30_000)).into_iter().map(|done| done.end).collect();
     assert_eq!(ends, [End::Forgotten, End::Rejected(Reason::Unavailable, vec![])]);
     assert!(pending.is_empty());
+}
+
+#[test]
+fn a_v1_event_that_differs_in_any_field_of_its_content_is_another_draft() {
+    let (mut pending, now) = (pending(&settings()), Instant::now());
+    let meta = |meta: &str| serde_json::value::RawValue::from_string(meta.into()).unwrap();
+    let fields =
+        V1Fields { label: "l".into(), schema_version: 1, user_id: None, meta: meta("{\"clientTs\":1}") };
+    let event = |v1: &V1Fields| Draft { v1: Some(v1.clone()), ..draft(1) };
+    let key = DraftKey::v1("d1");
+    assert_eq!(pending.submit(event(&fields), "0".into(), now), Taken::Queued(key));
+    assert_eq!(pending.submit(event(&fields), "1".into(), now), Taken::Attached);
+    let others = [
+        V1Fields { label: "m".into(), ..fields.clone() },
+        V1Fields { schema_version: 2, ..fields.clone() },
+        V1Fields { user_id: Some("u".into()), ..fields.clone() },
+        V1Fields { meta: meta("{\"clientTs\":2}"), ..fields },
+    ];
+    for other in &others {
+        assert_eq!(pending.submit(event(other), "2".into(), now), Taken::Queued(key), "{other:?}");
+    }
 }
 
 #[test]

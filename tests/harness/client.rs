@@ -319,6 +319,20 @@ impl Client {
         }
     }
 
+    /// Takes what has come already.
+    pub async fn drain(&mut self) {
+        while let Some(received) = self.socket.as_mut().and_then(Socket::try_receive) {
+            match received {
+                Ok(message) => self.take(&message).await,
+                Err(gone) => self.broken(gone).await,
+            }
+        }
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.socket.is_some()
+    }
+
     async fn broken(&mut self, gone: Gone) {
         assert!(self.steadfast, "the connection of {} is gone: {gone:?}", self.id);
         self.reconnect().await;

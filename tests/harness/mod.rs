@@ -13,6 +13,7 @@ pub mod process;
 pub mod rng;
 pub mod socket;
 pub mod tree_input;
+pub mod v1;
 
 use std::collections::HashSet;
 use std::net::TcpListener;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use super::cluster;
 use super::process::Process;
 use super::{free_port, temp_dir};
 
@@ -78,10 +79,7 @@ pub fn binary() -> &'static Path {
         if let Some(path) = std::env::var_os(BINARY_VARIABLE) {
             return path.into();
         }
-        let output = Command::new(env!("CARGO_BIN_EXE_insieme-backend"))
-            .args(["dev", "--print-nats-server"])
-            .output()
-            .unwrap();
+        let output = cluster::binary().args(["dev", "--print-nats-server"]).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(
             output.status.success(),

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -65,6 +65,11 @@ impl Socket {
         timeout(DEADLINE, self.next_message())
             .await
             .unwrap_or_else(|_| panic!("waited {DEADLINE:?} in vain for a message"))
+    }
+
+    /// The next message, if it is here already.
+    pub fn try_receive(&mut self) -> Option<Result<Value, Gone>> {
+        self.next_message().now_or_never()
     }
 
     async fn next_message(&mut self) -> Result<Value, Gone> {

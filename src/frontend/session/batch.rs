@@ -114,10 +114,17 @@ impl Session {
         });
         let mut blocked_by: Option<&str> = None;
         let mut items = Vec::with_capacity(batch.ids.len());
+        let (mut told, mut untold) = (Vec::new(), Vec::new());
         for (place, id) in batch.ids.iter().enumerate() {
             let item = match (batch.ends.get(place).and_then(Option::as_ref), blocked_by) {
-                (Some(ItemEnd::Committed { event_id, timestamp }), _) => {
+                (Some(ItemEnd::Committed { event_id, timestamp }), None) => {
+                    told.push(*event_id);
                     ItemResult::Committed { id, event_id: *event_id, timestamp: *timestamp }
+                }
+                // In the log by another way than this batch: earlier in it, or through another connection.
+                (Some(ItemEnd::Committed { event_id, .. }), Some(blocked_by)) => {
+                    untold.push(*event_id);
+                    ItemResult::NotProcessed { id, blocked_by }
                 }
                 (Some(ItemEnd::Rejected { reason, errors }), None) => {
                     blocked_by = Some(id);
@@ -131,6 +138,10 @@ impl Session {
                 (_, blocked_by) => ItemResult::NotProcessed { id, blocked_by: blocked_by.unwrap_or(id) },
             };
             items.push(item);
+        }
+        // What the answer does not tell of is broadcast like anybody's.
+        for event_id in untold.into_iter().filter(|id| !told.contains(id)) {
+            self.own.remove(&event_id);
         }
         self.socket.send(Some(&batch.request), &Notice::BatchResult { items: &items }).await
     }

@@ -227,6 +227,11 @@ impl Session {
         };
         let mut bytes = 0;
         for entry in &stretch.entries {
+            // Whether the batch's answer tells of it is not known before that answer.
+            if self.batch.is_some() && self.own.contains(&entry.id) {
+                metrics::add(metrics::BROADCAST_BYTES, bytes);
+                return Ok(false);
+            }
             self.position = entry.id;
             if self.own.remove(&entry.id) {
                 continue;

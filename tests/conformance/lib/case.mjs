@@ -138,7 +138,7 @@ export class Case {
   /** The connection still serves: a sync is answered. */
   async stays(peer) {
     assert.equal(peer.closed, null, "the connection stays open");
-    await this.page(peer, 0, 1);
+    await this.sync(peer);
   }
 
   end() {

@@ -215,6 +215,7 @@ export default [
       "type is a non-empty string, schemaVersion a positive integer, payload an object.",
       ["validation_failed"],
       (event) => ({ ...event, [field]: value }),
+      Array.isArray(value) ? { beyondReference: "the package's server takes a list for an object" } : {},
     ),
   ),
   ...[undefined, "", 7].map((value) =>

@@ -121,10 +121,10 @@ impl<X: Form> Json<X> {
 /// past U+FFFF, so sorting again is the exception.
 pub fn in_order<X>(fields: &Map<X>) -> impl Iterator<Item = (&str, &Json<X>)> {
     let plain = |key: &str| key.bytes().all(|byte| byte < 0xF0);
-    let (kept, sorted) = if fields.keys().all(|key| plain(key)) {
-        (Some(fields.iter().map(|(key, value)| (&**key, value))), Vec::new())
+    let (kept, sorted) = if fields.keys().all(plain) {
+        (Some(fields.iter()), Vec::new())
     } else {
-        let mut sorted: Vec<_> = fields.iter().map(|(key, value)| (&**key, value)).collect();
+        let mut sorted: Vec<_> = fields.iter().collect();
         sorted.sort_by(|(a, _), (b, _)| compare(a, b));
         (None, sorted)
     };

@@ -6,7 +6,6 @@
 //! double, an unpaired surrogate, and nesting past [`DEPTH_MAX`], so that nothing behind it can run out of
 //! stack.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::marker::PhantomData;
@@ -16,6 +15,7 @@ use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::canonical::CanonicalError;
+pub use super::map::Map;
 
 /// The deepest nesting of arrays and objects that is read at all.
 pub const DEPTH_MAX: usize = 1024;
@@ -39,9 +39,6 @@ pub enum Json<X = Infallible> {
     /// A value in another form.
     Other(X),
 }
-
-/// The fields of an object, in the order of their UTF-8 bytes.
-pub type Map<X = Infallible> = BTreeMap<Box<str>, Json<X>>;
 
 /// What a value in another form (`X` of [`Json`]) must be able to do.
 pub trait Form {

@@ -8,6 +8,7 @@ pub mod canonical;
 mod draft;
 pub mod json;
 mod keys;
+mod map;
 mod record;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Layer 2: the business rules that all event types share, and how a type reports its own.
 
 use super::StateLimits;
+use super::finding::{FINDINGS_MAX, finding};
 use super::registry::EventType;
 use crate::event::FieldError;
 use crate::event::json::Json;
@@ -18,13 +19,11 @@ pub struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// Reports a finding.
-    pub fn report(&mut self, field: &str, code: &str, message: impl Into<String>) {
-        self.errors.push(FieldError {
-            field: field.to_owned(),
-            message: message.into(),
-            code: code.to_owned(),
-        });
+    /// Reports a finding, unless there are as many as an answer lists.
+    pub fn report(&mut self, field: &str, code: &str, message: impl AsRef<str>) {
+        if self.errors.len() < FINDINGS_MAX {
+            self.errors.push(finding(field, code, message.as_ref()));
+        }
     }
 
     /// Takes what a change would do: reports what stands against it, or that the state would get too large.
@@ -108,6 +107,9 @@ pub(super) fn check_names(event_type: Option<&dyn EventType>, payload: &Node, ch
 }
 
 fn check_keys(value: &Node, at: &mut String, check: &mut Check<'_>) {
+    if check.errors.len() >= FINDINGS_MAX {
+        return;
+    }
     let length = at.len();
     let mut enter = |name: &str, value: &Node, at: &mut String, is_key: bool| {
         at.push('.');

@@ -1,7 +1,8 @@
 //! Layer 5: conflicts, for drafts that say what they were based on.
 
+use super::finding::finding;
 use crate::event::{ClientId, EventId, FieldError};
-use crate::state::{PartitionState, Since, TOUCHES_MAX, Touch};
+use crate::state::{PartitionState, Since, Touch};
 
 /// What becomes of a draft's `baseEventId`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -61,19 +62,15 @@ pub(super) fn check(
     };
     match state.touched_since(base, client, touch) {
         Since::Overlap(id) => conflict(format!("event {id} of another client changed the same after {base}")),
-        Since::TooOld => conflict(format!(
-            "event {base} lies more than {TOUCHES_MAX} events back, too far to be checked; sync and try again"
-        )),
+        Since::TooOld => {
+            conflict(format!("event {base} lies too many events back to be checked; sync and try again"))
+        }
         Since::Unknown => Verdict::NeedHistory(base),
         Since::Clear if state.is_touched_by_staged(client, touch) => Verdict::Wait,
         Since::Clear => Verdict::Clear,
     }
 }
 
-fn conflict(message: impl Into<String>) -> Verdict {
-    Verdict::Conflict(FieldError {
-        field: "baseEventId".to_owned(),
-        message: message.into(),
-        code: "CONFLICT".to_owned(),
-    })
+fn conflict(message: impl AsRef<str>) -> Verdict {
+    Verdict::Conflict(finding("baseEventId", "CONFLICT", message.as_ref()))
 }

@@ -2,6 +2,7 @@
 
 use super::business::{Check, check_names};
 use super::conflict::{self, Verdict};
+use super::finding::finding;
 use super::registry::Entry;
 use super::schema::schema_error;
 use super::{Decision, Rules};
@@ -85,7 +86,7 @@ impl Rules {
             let Some((name, data)) = entry.event_type.domain_data(payload) else { return found };
             return match schemas.named(name) {
                 Some(schema) => schema.findings(data, "payload.data"),
-                None => vec![schema_error("payload.schema", format!("no schema {name:?} is registered"))],
+                None => vec![schema_error("payload.schema", &format!("no schema {name:?} is registered"))],
             };
         }
         let schema = match &draft.v1 {
@@ -95,38 +96,29 @@ impl Rules {
         match schema {
             Some(schema) => schema.findings(payload, "payload"),
             None if draft.v1.is_some() && !self.config.refuse_unknown_v1_types => Vec::new(),
-            None => vec![FieldError {
-                field: "type".to_owned(),
-                message: format!("there is no event type {name:?}"),
-                code: "UNKNOWN_EVENT_TYPE".to_owned(),
-            }],
+            None => vec![finding("type", "UNKNOWN_EVENT_TYPE", &format!("there is no event type {name:?}"))],
         }
     }
 }
 
 /// Reads what a draft says, and hashes it.
 fn read(draft: &Draft) -> Result<(Node, ContentHash), FieldError> {
-    let payload = Node::of(&draft.payload).map_err(|error| schema_error("payload", error.to_string()))?;
+    let payload = Node::of(&draft.payload).map_err(|error| schema_error("payload", &error.to_string()))?;
     // The payload was read, so what cannot be is the meta.
     let hash = content_hash_with(draft, &payload.canonical())
-        .map_err(|error| schema_error("meta", error.to_string()))?;
+        .map_err(|error| schema_error("meta", &error.to_string()))?;
     Ok((payload, hash))
 }
 
 fn duplicate(draft: &Draft) -> Decision {
-    let error = FieldError {
-        field: if draft.v1.is_some() { "id" } else { "draftId" }.to_owned(),
-        message: format!("{:?} was committed with other content", draft.draft_id),
-        code: "DUPLICATE_DRAFT".to_owned(),
-    };
-    Decision::Reject { reason: Reason::DuplicateDraft, errors: vec![error] }
+    let field = if draft.v1.is_some() { "id" } else { "draftId" };
+    let message = format!("{:?} was committed with other content", draft.draft_id);
+    let errors = vec![finding(field, "DUPLICATE_DRAFT", &message)];
+    Decision::Reject { reason: Reason::DuplicateDraft, errors }
 }
 
 fn forbidden(draft: &Draft, target: Option<&str>) -> FieldError {
     let on = target.map(|target| format!(" on {target:?}")).unwrap_or_default();
-    FieldError {
-        field: if target.is_some() { "payload.target" } else { "type" }.to_owned(),
-        message: format!("the token does not permit {:?}{on}", draft.event_type),
-        code: "FORBIDDEN".to_owned(),
-    }
+    let message = format!("the token does not permit {:?}{on}", draft.event_type);
+    finding(if target.is_some() { "payload.target" } else { "type" }, "FORBIDDEN", &message)
 }

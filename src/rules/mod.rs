@@ -6,6 +6,7 @@
 mod business;
 mod conflict;
 mod decide;
+mod finding;
 mod registry;
 mod schema;
 mod types;

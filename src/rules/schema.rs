@@ -7,12 +7,10 @@ use jsonschema::error::ValidationErrorKind;
 use jsonschema::paths::LocationSegment;
 use serde_json::Value;
 
+use super::finding::{FINDINGS_MAX, finding};
 use crate::event::FieldError;
 use crate::event::json::Json;
 use crate::state::Node;
-
-/// The most findings that one answer lists: a payload can hold more mistakes than anyone reads.
-const FINDINGS_MAX: usize = 100;
 
 /// A compiled schema.
 pub(super) struct Schema(jsonschema::Validator);
@@ -33,23 +31,24 @@ impl Schema {
         let mut found = Vec::new();
         for error in self.0.iter_errors(&value) {
             let field = field(at, error.instance_path().iter());
-            let message = error.masked().to_string();
             // Name the property rather than the object that lacks it or should not have it.
             let named = match error.kind() {
-                ValidationErrorKind::Required { property: Value::String(key) } => vec![key.as_str()],
+                ValidationErrorKind::Required { property: Value::String(key) } => std::slice::from_ref(key),
                 ValidationErrorKind::AdditionalProperties { unexpected }
-                | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
-                    unexpected.iter().map(String::as_str).collect()
-                }
-                _ => Vec::new(),
+                | ValidationErrorKind::UnevaluatedProperties { unexpected } => unexpected,
+                _ => &[],
             };
-            if named.is_empty() {
-                found.push(schema_error(field, message));
-            } else {
-                found.extend(named.iter().map(|key| schema_error(format!("{field}.{key}"), message.clone())));
+            let finding = schema_error(&field, &error.masked().to_string());
+            let room = FINDINGS_MAX - found.len();
+            match named {
+                [] => found.push(finding),
+                keys => found.extend(
+                    keys.iter()
+                        .take(room)
+                        .map(|key| schema_error(&format!("{field}.{key}"), &finding.message)),
+                ),
             }
             if found.len() >= FINDINGS_MAX {
-                found.truncate(FINDINGS_MAX);
                 break;
             }
         }
@@ -63,8 +62,8 @@ impl fmt::Debug for Schema {
     }
 }
 
-pub(super) fn schema_error(field: impl Into<String>, message: impl Into<String>) -> FieldError {
-    FieldError { field: field.into(), message: message.into(), code: "SCHEMA_ERROR".to_owned() }
+pub(super) fn schema_error(field: &str, message: &str) -> FieldError {
+    finding(field, "SCHEMA_ERROR", message)
 }
 
 fn field<'a>(at: &str, path: impl Iterator<Item = LocationSegment<'a>>) -> String {
@@ -93,9 +92,9 @@ fn to_value(node: &Node) -> Value {
         Json::Number(value) => Value::from(*value),
         Json::String(value) => Value::String(value.as_ref().to_owned()),
         Json::Array(values) => Value::Array(values.iter().map(to_value).collect()),
-        Json::Object(fields) => Value::Object(
-            fields.iter().map(|(key, value)| (key.as_ref().to_owned(), to_value(value))).collect(),
-        ),
+        Json::Object(fields) => {
+            Value::Object(fields.iter().map(|(key, value)| (key.to_owned(), to_value(value))).collect())
+        }
         // Payloads are plain.
         Json::Other(_) => Value::Null,
     }

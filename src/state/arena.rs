@@ -367,7 +367,7 @@ fn some(slot: u32) -> Option<u32> {
 fn extras_of(fields: &Fields) -> (usize, usize) {
     fields
         .iter()
-        .filter(|(key, _)| !matches!(&***key, "id" | "children"))
+        .filter(|(key, _)| !matches!(*key, "id" | "children"))
         .fold((0, 0), |(size, depth), (key, value)| {
             (size + 1 + field_size(key, value.size()), depth.max(value.depth()))
         })
@@ -375,8 +375,14 @@ fn extras_of(fields: &Fields) -> (usize, usize) {
 
 #[cfg(test)]
 thread_local! {
-    /// How often a slot was looked at on this thread: what a test counts instead of time.
-    pub(super) static VISITS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+    /// What a test counts instead of time.
+    static VISITS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// How often a slot was looked at on this thread so far.
+#[cfg(test)]
+pub(crate) fn visits() -> u64 {
+    VISITS.get()
 }
 
 #[cfg(test)]

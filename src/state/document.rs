@@ -83,8 +83,8 @@ impl Document {
 
     /// About how many bytes of memory it takes.
     pub fn memory_bytes(&self) -> usize {
-        // Measured on trees of small items; long strings take less.
-        self.size * 6
+        // Measured on an indexed tree of 100,000 small items (see the test `memory`); long strings take less.
+        self.size * 10
     }
 
     /// Appends the canonical form.
@@ -140,7 +140,7 @@ impl Document {
                 put(fields, key, value, replace);
                 break;
             }
-            at = fields.entry(key.into()).or_insert(Json::Null);
+            at = fields.get_or_insert(key, || Json::Null);
             if matches!(at, Json::Null) {
                 *at = Json::Object(Fields::new());
             }
@@ -190,7 +190,7 @@ impl Document {
                 return Ok(match there {
                     None => (0, field_size(key, value.size()) + usize::from(field_count(at) > 0)),
                     Some(Child::Node(old)) if !replace && Child::Node(old).is_object() => match value {
-                        Json::Object(new) => merge_sizes(old, new.iter().map(|(key, value)| (&**key, value))),
+                        Json::Object(new) => merge_sizes(old, new.iter()),
                         _ => (old.size(), value.size()),
                     },
                     Some(old) => (old.size(), value.size()),
@@ -252,7 +252,7 @@ fn through(key: &str) -> OpError {
 pub(super) fn put(fields: &mut Fields, key: &str, value: Node, replace: bool) {
     match (fields.get_mut(key), value) {
         (Some(old @ (Json::Object(_) | Json::Other(_))), Json::Object(new)) if !replace => {
-            for (key, value) in new {
+            for (key, value) in new.into_fields() {
                 if let Some(fields) = fields_mut(old, &key) {
                     fields.insert(key, value);
                 }

@@ -16,6 +16,9 @@ mod tree_ops;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use arena::visits;
+
 use crate::event::json::{self, Json};
 
 pub use document::{Document, Effect, OpError};

@@ -244,3 +244,27 @@ fn older_touches_are_read_again_as_far_as_they_are_kept() {
     assert_eq!(state.touched_since(EventId(30), &even, &k3), Since::Clear);
     assert_eq!(state.touched_since(EventId(29), &even, &k3), Since::TooOld);
 }
+
+#[test]
+#[ignore = "prints the memory that a document takes"]
+fn memory() {
+    let mut text = String::from("{\"t\":{\"items\":{");
+    let n = 100_000;
+    for i in 0..n {
+        text += &format!("{}\"n{i}\":{{\"title\":\"a title\"}}", if i > 0 { "," } else { "" });
+    }
+    text += "},\"tree\":[";
+    for i in 0..n {
+        text += &format!("{}{{\"children\":[],\"id\":\"n{i}\"}}", if i > 0 { "," } else { "" });
+    }
+    text += "]}}";
+    let resident = || -> usize {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    };
+    let before = resident();
+    let mut doc = Document::parse(text.as_bytes()).unwrap().unwrap();
+    println!("{} bytes of JSON: plain {} estimated {}", doc.size(), resident() - before, doc.memory_bytes());
+    doc.tree_move("t", "n1", "_root", Position::Last).unwrap();
+    println!("indexed: resident {}", resident() - before);
+}

@@ -122,7 +122,7 @@ impl Tree {
 
     /// The items, plain; an empty `items` is made where there is none. `None` when it is no object.
     pub(super) fn items_mut(&mut self) -> Option<&mut Fields> {
-        let items = self.fields.entry("items".into()).or_insert_with(|| Json::Object(Fields::new()));
+        let items = self.fields.get_or_insert("items", || Json::Object(Fields::new()));
         make_plain(items);
         match items {
             Json::Object(items) => Some(items),
@@ -137,7 +137,7 @@ pub(super) const NOT_AN_ARRAY: &str = "`tree` is not an array";
 impl Form for Box<Tree> {
     fn write(&self, out: &mut Vec<u8>) {
         let mut entries: Vec<(&str, Child<'_>)> =
-            self.fields.iter().map(|(key, value)| (&**key, Child::Node(value))).collect();
+            self.fields.iter().map(|(key, value)| (key, Child::Node(value))).collect();
         if let Some(nodes) = &self.nodes {
             entries.push(("tree", Child::Array(nodes)));
         }

@@ -141,7 +141,7 @@ impl Document {
         let items = tree.items_mut().ok_or(OpError::TargetNotFound)?;
         items.remove(id);
         for id in removed {
-            items.remove(&*id);
+            items.remove(&id);
         }
         self.size = size;
         Ok(())
@@ -337,7 +337,7 @@ fn first(errors: Vec<OpError>) -> OpError {
 
 /// An item's fields: the payload's without `id`, which stands in `tree` and as the item's key.
 fn item_fields(fields: &Fields) -> impl Iterator<Item = (&str, &Node)> {
-    fields.iter().map(|(key, value)| (&**key, value)).filter(|(key, _)| *key != "id")
+    fields.iter().filter(|(key, _)| *key != "id")
 }
 
 fn item_size(fields: &Fields) -> usize {

@@ -1,6 +1,7 @@
 //! Tests of the rules and the folds: cases per rule, and properties against a naive model.
 
 mod cases;
+mod cost;
 mod model;
 mod properties;
 

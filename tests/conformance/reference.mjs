@@ -1,16 +1,16 @@
 #!/usr/bin/env node
 // The npm package's own reference server on a free port, to try the runner on.
 //
-//     node reference.mjs [--port N] [--secret TEXT] [--rejecting TYPE]
+//     node reference.mjs [--port N] [--secret TEXT]
 //
-// Prints `reference ready: ws://…`. Tokens are HS256 JWTs; `--rejecting TYPE` refuses events of that type.
+// Prints `reference ready: ws://…`. Tokens are HS256 JWTs with the claims clientId, userId?, projectIds, exp.
 
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { parseArgs } from "node:util";
 import { createInMemorySyncStore, createSyncServer, createWsServerRuntime } from "insieme/server";
 import { WebSocketServer } from "ws";
 
-export const startReference = async ({ port = 0, secret = "conformance-secret", rejecting, logger } = {}) => {
+export const startReference = async ({ port = 0, secret = "conformance-secret", validate = () => {}, logger } = {}) => {
   const verifyToken = async (token) => {
     const [header, body, signature] = token.split(".");
     const expected = createHmac("sha256", secret).update(`${header}.${body}`).digest();
@@ -23,11 +23,7 @@ export const startReference = async ({ port = 0, secret = "conformance-secret", 
   const syncServer = createSyncServer({
     auth: { verifyToken, validateSession: async ({ claims }) => claims.exp * 1000 > Date.now() },
     authz: { authorizeProject: async ({ claims }, projectId) => claims.projectIds.includes(projectId) },
-    validation: {
-      validate: async ({ type }) => {
-        if (type === rejecting) throw Object.assign(new Error(`${type} is refused`), { code: "validation_failed" });
-      },
-    },
+    validation: { validate: async (event) => validate(event) },
     store: createInMemorySyncStore(),
     clock: { now: () => Date.now() },
     logger,
@@ -46,7 +42,7 @@ export const startReference = async ({ port = 0, secret = "conformance-secret", 
 
 if (import.meta.url === `file://${process.argv[1]}`) {
   const { values } = parseArgs({
-    options: { port: { type: "string" }, secret: { type: "string" }, rejecting: { type: "string" } },
+    options: { port: { type: "string" }, secret: { type: "string" } },
   });
   const { url } = await startReference({ ...values, port: Number(values.port ?? 0) });
   console.log(`reference ready: ${url}`);

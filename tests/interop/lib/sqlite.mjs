@@ -18,11 +18,14 @@ export const openSqlite = (file) => {
       statements.add(statement);
       return {
         run: (values) => statement.run(named(values)),
-        get: (values) => statement.get(named(values)) ?? undefined,
+        // Read to the end: a statement left in the middle keeps the file locked.
+        get: (values) => statement.all(named(values))[0],
         all: (values) => statement.all(named(values)),
       };
     },
+    /** Ends it, and with it its statements; may be called again. */
     close: () => {
+      if (!database.isOpen) return;
       for (const statement of statements) statement.finalize();
       database.close();
     },

@@ -25,28 +25,45 @@ after(async () => {
   rmSync(dir, { recursive: true, force: true });
 });
 
-test("a frontend killed with a submit unanswered: the client reconnects, and there is one commit", { skip }, async () => {
-  const project = randomUUID();
-  const ann = await new App(backend, project).start();
-  const bob = await new App(backend, project).start();
-  await ann.submit({ n: "before" });
-  await ann.drained();
+/** A submit on its way when the frontend dies: not read yet, or in the log and not decided. */
+const MIDDLES = {
+  "that it has not read": async (submit) => {
+    backend.pauseFrontend();
+    const id = await submit();
+    await backend.killFrontend();
+    return id;
+  },
+  "that is in the log and not decided": async (submit) => {
+    const before = await backend.draftsStored();
+    backend.pauseValidator();
+    const id = await submit();
+    while ((await backend.draftsStored()) === before) await new Promise((resolve) => setTimeout(resolve, 10));
+    await backend.killFrontend();
+    backend.resumeValidator();
+    return id;
+  },
+};
 
-  // Nobody decides, so the submit is on its way and stays unanswered until the frontend is dead.
-  backend.pauseValidator();
-  const id = await ann.submit({ n: "in the middle" });
-  await backend.killFrontend();
-  backend.resumeValidator();
-  await backend.startFrontend();
+for (const [which, dieInTheMiddle] of Object.entries(MIDDLES)) {
+  test(`a frontend killed with a submit ${which}: the client reconnects, and there is one commit`, { skip }, async () => {
+    const project = randomUUID();
+    const ann = await new App(backend, project).start();
+    const bob = await new App(backend, project).start();
+    await ann.submit({ n: "before" });
+    await ann.drained();
 
-  await ann.drained();
-  const last = await bob.submit({ n: "after" });
-  await ann.until("the other's event", async () => (await ann.committed()).includes(last));
-  await bob.has(3);
-  assert.equal((await ann.committed()).filter((other) => other === id).length, 1);
-  assert.equal(backend.log(project).length, 3, "three events in the log: one commit of each");
-  assert.deepEqual(await ann.committed(), await bob.committed());
-});
+    const id = await dieInTheMiddle(() => ann.submit({ n: "in the middle" }));
+    await backend.startFrontend();
+
+    await ann.drained();
+    const last = await bob.submit({ n: "after" });
+    await ann.until("the other's event", async () => (await ann.committed()).includes(last));
+    await bob.has(3);
+    assert.equal((await ann.committed()).filter((other) => other === id).length, 1);
+    assert.equal(backend.log(project).length, 3, "three events in the log: one commit of each");
+    assert.deepEqual(await ann.committed(), await bob.committed());
+  });
+}
 
 test("a frontend killed again and again under submits: each event is committed exactly once", { skip }, async () => {
   const project = randomUUID();
@@ -83,12 +100,9 @@ test("frontend and application both die in the middle of a submit: the next run 
   const file = join(dir, "crash.db");
   const first = openSqlite(file);
   const ann = await new App(backend, project, { clientId, store: createSqliteClientStore(first, { journalMode: "DELETE" }) }).start();
-  backend.pauseValidator();
-  const id = await ann.submit({ n: 1 });
-  await backend.killFrontend();
+  const id = await MIDDLES["that is in the log and not decided"](() => ann.submit({ n: 1 }));
   await ann.close();
   first.close();
-  backend.resumeValidator();
   await backend.startFrontend();
 
   const second = openSqlite(file);

@@ -36,7 +36,7 @@ test("two clients edit: each hears of the other's events, once and in order, and
   assert.deepEqual(ids(ann.toldOf("committed")), sent.ann);
   for (const app of [ann, bob]) {
     const committedIds = app.toldOf("broadcast").map(({ committedId }) => committedId);
-    assert.deepEqual(committedIds, committedIds.toSorted?.((a, b) => a - b) ?? [...committedIds].sort((a, b) => a - b));
+    assert.deepEqual(committedIds, [...committedIds].sort((a, b) => a - b));
     assert.deepEqual(app.toldOf("error"), []);
   }
 });
@@ -46,6 +46,7 @@ test("an event arrives as it was sent", async () => {
   const [ann, bob] = [await new App(backend, project).start(), await new App(backend, project).start()];
   const payload = { text: "é 🦀 \u2028 \u0000", list: [1, -0.5, 1e21, 9007199254740991, null, [], {}], "": { "10": 1, "9": 2 }, toString: "x" };
   const id = await ann.submit(payload, { partition: "a label", userId: "user-1", type: "explorer.folderCreated", schemaVersion: 4, clientTs: 1700000000123 });
+  await ann.drained();
   await bob.has(1);
   const [heard] = bob.toldOf("broadcast");
   const [result] = ann.toldOf("committed");
@@ -125,8 +126,7 @@ test("a repeated submit is answered and tells nobody a second time", { skip: onR
   // The same application on another device, which has the draft still.
   const again = new App(backend, project, { clientId: ann.clientId });
   await again.submit({ n: 1 }, draft);
-  const raw = again.client;
-  await raw.start();
+  await again.client.start();
   await again.drained();
   const last = await ann.submit({ n: 2 });
   await bob.until("the last event", async () => (await bob.committed()).includes(last));

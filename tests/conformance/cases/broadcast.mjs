@@ -208,6 +208,7 @@ export default [
       const events = Array.from({ length: 80 }, () => t.event(writer, { payload: { text } }));
       for (const event of events) await t.commit(writer, event);
       assert.deepEqual(await t.flushed(reader, writer), events.map(({ id }) => id));
+      assert.deepEqual((await t.sync(reader)).slice(0, -1).map(({ id }) => id), events.map(({ id }) => id), "and by sync, all 16 MB");
     },
   },
   {

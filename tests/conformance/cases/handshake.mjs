@@ -32,6 +32,19 @@ export default [
     },
   },
   {
+    id: "project-id-is-any-text",
+    title: "a projectId may be any text: spaces, dots, stars, slashes, other scripts",
+    spec: "projectId: the partition, a non-empty string.",
+    async run(t) {
+      const project = `${t.name("project")} a.b.*.>/ü 🦀 "q" \\`;
+      const [writer, reader] = [await t.client("writer", { project }), await t.client("reader", { project })];
+      const event = t.event(writer);
+      await t.commit(writer, event);
+      assert.equal((await reader.broadcast(event.id)).payload.projectId, project);
+      assert.equal((await t.sync(reader))[0].projectId, project);
+    },
+  },
+  {
     id: "envelope",
     title: "every message of the server is { type, protocolVersion, payload, msgId? }",
     spec: "Envelope: { type, protocolVersion: \"1.0\", payload, msgId?, timestamp? }.",

@@ -229,6 +229,24 @@ export default [
     },
   },
   {
+    id: "cycle-begun-anew",
+    title: "a client that leaves a cycle and syncs from the beginning has everything, by sync or behind it",
+    spec: "None while that connection is inside a sync cycle, and all of them after it.",
+    fault: "sync-hole",
+    async run(t) {
+      const writer = await t.client("writer");
+      const before = await t.fill(writer, 3);
+      const reader = await t.client("reader");
+      await t.page(reader, 0, 2);
+      const during = await t.fill(writer, 2);
+      const pages = await t.rest(reader, await t.page(reader, 0, 1000), 1000);
+      const next = pages.at(-1).nextSinceCommittedId;
+      await t.flushed(reader, writer);
+      const live = reader.broadcasts.filter(({ committedId }) => committedId > next).slice(0, -1);
+      assert.deepEqual(ids([...pages.flatMap(({ events }) => events), ...live]), ids([...before, ...during]));
+    },
+  },
+  {
     id: "own-commits-inside-a-cycle",
     title: "one's own events, submitted inside one's cycle, are answered and not broadcast after it",
     spec: "The submitter's connection gets no event_broadcast of its own events.",

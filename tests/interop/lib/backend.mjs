@@ -23,18 +23,22 @@ const TODO_CREATED = {
   properties: { id: { type: "string", minLength: 1 }, title: { type: "string", minLength: 1 } },
 };
 
+/** A client that writes as fast as it is answered is faster than the limit on frames; tests of limits keep it. */
+const UNLIMITED = ["frontend.frames_per_second_max=0", "frontend.submissions_per_minute_max=0"];
+
 class Backend {
-  static async start() {
+  static async start({ limits = false } = {}) {
     const backend = new Backend();
     backend.dir = mkdtempSync(join(tmpdir(), "insieme-interop-"));
     process.on("exit", () => rmSync(backend.dir, { recursive: true, force: true }));
     const nats = process.env.INSIEME_TEST_NATS_SERVER ?? run(BINARY, ["dev", "--print-nats-server"]).trim();
     const natsPort = await freePort();
+    backend.natsMonitor = await freePort();
     backend.natsUrl = `nats://127.0.0.1:${natsPort}`;
     const config = join(backend.dir, "nats.conf");
     writeFileSync(
       config,
-      `listen: "127.0.0.1:${natsPort}"\nserver_name: interop\njetstream { store_dir: ${JSON.stringify(join(backend.dir, "store"))}, sync_interval: always }\n`,
+      `listen: "127.0.0.1:${natsPort}"\nhttp: "127.0.0.1:${backend.natsMonitor}"\nserver_name: interop\njetstream { store_dir: ${JSON.stringify(join(backend.dir, "store"))}, sync_interval: always }\n`,
     );
     backend.nats = new Process("nats", nats, ["-c", config]);
     await backend.nats.says("Server is ready");
@@ -42,7 +46,8 @@ class Backend {
     const schemas = join(backend.dir, "schemas");
     run("mkdir", ["-p", schemas]);
     writeFileSync(join(schemas, "todo.created@1.json"), JSON.stringify(TODO_CREATED));
-    backend.settings = ["--nats", backend.natsUrl, "--set", `rules.schema_dir=${schemas}`];
+    const settings = [`rules.schema_dir=${schemas}`, ...(limits ? [] : UNLIMITED)];
+    backend.settings = ["--nats", backend.natsUrl, ...settings.flatMap((setting) => ["--set", setting])];
     run(BINARY, ["bootstrap", ...backend.settings]);
     backend.validator = new Process("validator", BINARY, ["validator", ...backend.settings]);
     await backend.validator.says("validator ready:");
@@ -65,6 +70,20 @@ class Backend {
   /** `kill -9` of the frontend. */
   async killFrontend() {
     await this.frontend.kill();
+  }
+
+  /** Stops the frontend where it stands: it reads nothing more. */
+  pauseFrontend() {
+    this.frontend.signal("SIGSTOP");
+  }
+
+  /** How many drafts NATS was ever given. */
+  async draftsStored() {
+    const response = await fetch(`http://127.0.0.1:${this.natsMonitor}/jsz?streams=true`);
+    const { account_details: accounts } = await response.json();
+    const streams = accounts.flatMap(({ stream_detail: details }) => details ?? []).filter(({ name }) => /draft/i.test(name));
+    if (streams.length === 0) throw new Error("NATS has no stream of drafts");
+    return streams.reduce((sum, { state }) => sum + state.last_seq, 0);
   }
 
   /** Stops the validator where it stands: drafts are taken in and not decided. */
@@ -111,4 +130,4 @@ const startReference = async () => {
   };
 };
 
-export const startBackend = () => (onReference ? startReference() : Backend.start());
+export const startBackend = (options) => (onReference ? startReference() : Backend.start(options));

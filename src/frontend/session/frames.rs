@@ -68,15 +68,17 @@ impl Frames {
             Ok(Frame { id, request: Request::UnsupportedVersion }) => {
                 Err(super::unsupported_version(socket, &id).await)
             }
-            Ok(frame) => {
-                self.bad_requests = 0;
-                Ok(Some(frame))
-            }
+            Ok(frame) => Ok(Some(frame)),
             Err(bad) => {
                 self.refuse(socket, bad).await?;
                 Ok(None)
             }
         }
+    }
+
+    /// A frame was understood and in its place: the bad ones in a row are counted anew.
+    pub(super) fn good(&mut self) {
+        self.bad_requests = 0;
     }
 
     /// Answers a bad request; too many in a row end the connection.

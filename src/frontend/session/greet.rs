@@ -95,6 +95,7 @@ pub(super) async fn greet(
         let feed = hub.feeds.watch(&connect.partition);
         match join(hub, connection, socket, &id, &connect, &identity, &feed).await? {
             Ok(position) => {
+                frames.good();
                 info!(%position, "connected");
                 let answers = hub.answers.open(connection);
                 return Ok(Greeted { admission, frames, identity, feed, position, answers });

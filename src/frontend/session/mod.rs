@@ -244,6 +244,9 @@ impl Session {
     async fn frame(&mut self, text: Option<Utf8Bytes>) -> Result<(), End> {
         let Some(frame) = self.frames.take(&mut self.socket, text.as_ref()).await? else { return Ok(()) };
         let id = frame.id;
+        if !matches!(frame.request, Request::Connect(_)) {
+            self.frames.good();
+        }
         match frame.request {
             Request::Connect(_) => {
                 let message = "this connection is connected already".to_owned();

@@ -83,7 +83,7 @@ export default [
       await peer.request("sync", { projectId: t.project, sinceCommittedId: 0 }, { msgId: "first" });
       await peer.request("submit_events", { events: [t.event(peer)] }, { msgId: "second" });
       await peer.request("submit_events", { events: [] }, { msgId: "third" });
-      await peer.request("conformance.unknown", {}, { msgId: "" });
+      await peer.request("conformance.unknown", {}, { msgId: "fourth" });
       assert.deepEqual(
         peer.heard.map(({ type, msgId }) => [type, msgId]),
         [
@@ -92,9 +92,20 @@ export default [
           ["sync_response", "first"],
           ["submit_events_result", "second"],
           ["error", "third"],
-          ["error", ""],
+          ["error", "fourth"],
         ],
       );
+    },
+  },
+  {
+    id: "msgid-may-be-empty",
+    title: "an empty msgId is a msgId, and is repeated",
+    spec: "An answer repeats the request's msgId.",
+    async run(t) {
+      const peer = await t.client();
+      const from = peer.heard.length;
+      peer.send("sync", { projectId: t.project, sinceCommittedId: 0 }, { msgId: "" });
+      assert.equal((await peer.hears("an answer", () => true, from)).msgId, "");
     },
   },
   {

@@ -1,8 +1,8 @@
 // What the tests talk to: a whole backend of the built binary, or, for trying the tests, the package's own server.
 //
-//     INSIEME_BACKEND            the binary           [default: target/debug/insieme-backend]
+//     INSIEME_TEST_BACKEND       the binary           [default: target/debug/insieme-backend]
 //     INSIEME_TEST_NATS_SERVER   a nats-server        [default: the one the binary finds or installs]
-//     INSIEME_INTEROP_TARGET     backend | reference  [default: backend]
+//     INSIEME_TEST_TARGET        backend | reference  [default: backend]
 
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -11,10 +11,10 @@ import { fileURLToPath } from "node:url";
 import { freePort, Process, run } from "./processes.mjs";
 
 const BINARY =
-  process.env.INSIEME_BACKEND ?? fileURLToPath(new URL("../../../target/debug/insieme-backend", import.meta.url));
+  process.env.INSIEME_TEST_BACKEND ?? fileURLToPath(new URL("../../../target/debug/insieme-backend", import.meta.url));
 
 /** Set where the tests are tried on the package's own server, which keeps nothing over a restart. */
-export const onReference = process.env.INSIEME_INTEROP_TARGET === "reference";
+export const onReference = process.env.INSIEME_TEST_TARGET === "reference";
 
 /** What scenario 4 wants of a todo, as a schema by type and version. */
 const TODO_CREATED = {

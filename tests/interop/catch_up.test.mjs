@@ -15,7 +15,7 @@ before(async () => {
 });
 after(async () => {
   await closeAll();
-  await backend.stop();
+  await backend?.stop();
 });
 
 test("10,000 events synced in pages while another client writes without pause: nothing is missing", { skip: onReference && "a known fault of the package's server" }, async () => {

@@ -12,7 +12,7 @@ let backend;
 before(async () => {
   backend = await startBackend({ limits: true });
 });
-after(() => backend.stop());
+after(() => backend?.stop());
 
 test("the conformance runner finds nothing wrong", { skip: onReference && "tests/conformance tries the runner on it itself" }, async () => {
   const runner = new Process("conformance", process.execPath, [RUNNER, "--url", backend.url, "--token", "literal:anyone"]);

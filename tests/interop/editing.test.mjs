@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { after, afterEach, before, test } from "node:test";
-import { App, closeAll, serverLog } from "./lib/app.mjs";
+import { App, closeAll, createTransport, serverLog } from "./lib/app.mjs";
 import { onReference, startBackend } from "./lib/backend.mjs";
 
 let backend;
@@ -11,7 +11,7 @@ before(async () => {
   backend = await startBackend();
 });
 afterEach(closeAll);
-after(() => backend.stop());
+after(() => backend?.stop());
 
 const ids = (events) => events.map(({ id }) => id);
 
@@ -123,11 +123,23 @@ test("a repeated submit is answered and tells nobody a second time", { skip: onR
   const draft = { id: randomUUID(), clientTs: 1700000000000 };
   await ann.submit({ n: 1 }, draft);
   await ann.drained();
-  // The same application on another device, which has the draft still.
-  const again = new App(backend, project, { clientId: ann.clientId });
+  // The same application on another device, which has the draft still and does not see it in its sync: it
+  // submits it again.
+  const transport = createTransport(backend.url);
+  const again = new App(backend, project, {
+    clientId: ann.clientId,
+    transport: {
+      ...transport,
+      onMessage: (handler) =>
+        transport.onMessage((message) =>
+          handler(message.type === "sync_response" ? { ...message, payload: { ...message.payload, events: [] } } : message),
+        ),
+    },
+  });
   await again.submit({ n: 1 }, draft);
   await again.client.start();
   await again.drained();
+  assert.deepEqual(again.toldOf("committed"), ann.toldOf("committed"), "the same answer");
   const last = await ann.submit({ n: 2 });
   await bob.until("the last event", async () => (await bob.committed()).includes(last));
   assert.deepEqual(ids(bob.toldOf("broadcast")), [draft.id, last]);

@@ -24,7 +24,7 @@ afterEach(async () => {
   for (const database of databases.splice(0)) database.close();
 });
 after(async () => {
-  await backend.stop();
+  await backend?.stop();
   rmSync(dir, { recursive: true, force: true });
 });
 

@@ -85,7 +85,8 @@ pub(super) async fn greet(
         };
         if !identity.may_read() {
             let why = "the token does not permit `read`";
-            refuse(socket, &mut frames, id.as_deref(), Refused::Error(ErrorCode::Forbidden, why.into())).await?;
+            refuse(socket, &mut frames, id.as_deref(), Refused::Error(ErrorCode::Forbidden, why.into()))
+                .await?;
             continue;
         }
         if !admission.claim(&identity.client_id) {
@@ -108,7 +109,12 @@ pub(super) async fn greet(
     }
 }
 
-async fn refuse(socket: &mut Socket, frames: &mut Frames, id: Option<&str>, refused: Refused) -> Result<(), End> {
+async fn refuse(
+    socket: &mut Socket,
+    frames: &mut Frames,
+    id: Option<&str>,
+    refused: Refused,
+) -> Result<(), End> {
     match refused {
         Refused::Bad(message) => {
             frames.refuse(socket, BadRequest { reply_to: id.map(str::to_owned), message }).await

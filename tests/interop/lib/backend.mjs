@@ -40,8 +40,8 @@ class Backend {
       config,
       `listen: "127.0.0.1:${natsPort}"\nhttp: "127.0.0.1:${backend.natsMonitor}"\nserver_name: interop\njetstream { store_dir: ${JSON.stringify(join(backend.dir, "store"))}, sync_interval: always }\n`,
     );
-    backend.nats = new Process("nats", nats, ["-c", config]);
-    await backend.nats.says("Server is ready");
+    backend.natsCommand = [nats, ["-c", config]];
+    await backend.startNats();
 
     const schemas = join(backend.dir, "schemas");
     run("mkdir", ["-p", schemas]);
@@ -70,6 +70,22 @@ class Backend {
   /** `kill -9` of the frontend. */
   async killFrontend() {
     await this.frontend.kill();
+  }
+
+  /** Ends the frontend in good order. */
+  async stopFrontend() {
+    this.frontend.signal("SIGTERM");
+    await this.frontend.exited;
+  }
+
+  async startNats() {
+    this.nats = new Process("nats", ...this.natsCommand);
+    await this.nats.says("Server is ready");
+  }
+
+  /** `kill -9` of NATS; its store stays. */
+  async killNats() {
+    await this.nats.kill();
   }
 
   /** Stops the frontend where it stands: it reads nothing more. */

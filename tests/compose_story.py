@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 PORT = int(sys.argv[1])
 DOCKER = os.environ.get("DOCKER", "docker")
@@ -157,7 +158,10 @@ class Client:
             self.connect()
 
     def read_until(self, count):
+        deadline = time.monotonic() + WAIT_SECONDS
         while len(self.events) < count:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{self.name} has seen {len(self.events)} of {count} events")
             try:
                 message = self.socket.receive()
             except OSError:
@@ -180,8 +184,9 @@ def everyone_submits(clients, round, halfway=lambda: None):
 
 
 def check(clients, count):
-    for client in clients:
-        client.read_until(count)
+    # All at once: what one waits for may be what another has yet to submit again.
+    with ThreadPoolExecutor(len(clients)) as pool:
+        list(pool.map(lambda client: client.read_until(count), clients))
     ids = [id for id, _ in clients[0].events]
     assert ids == sorted(set(ids)), "ids must rise, none twice"
     assert len({target for _, target in clients[0].events}) == count, "every draft committed once"

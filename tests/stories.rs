@@ -15,5 +15,6 @@ mod stories {
     mod protocol;
     mod real_input;
     mod rule_codes;
+    mod schemas;
     mod two_owners;
 }

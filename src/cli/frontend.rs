@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use super::signals::Hangups;
 use super::{NatsArgs, connect, flag, roles, say};
 use crate::config::{Config, Override};
 
@@ -33,6 +34,7 @@ impl Frontend {
     }
 
     pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let hangups = Hangups::listen();
         roles::check_frontend_auth(&config)?;
         let side = roles::Side::start(&config, &shutdown).await?;
         let Some(log) = connect::connect_to_streams(&config, "frontend", &shutdown).await? else {
@@ -41,6 +43,6 @@ impl Frontend {
         side.watch(&log);
         let frontend = roles::start_frontend(&config, log, shutdown.clone()).await?;
         say(&format!("frontend ready: ws://{}/ws", frontend.local_addr()))?;
-        side.beside(frontend.join(), &shutdown).await
+        side.beside(hangups.ignored_beside(frontend.join()), &shutdown).await
     }
 }

@@ -8,6 +8,7 @@ mod dev;
 mod frontend;
 mod health;
 mod log;
+mod reload;
 mod roles;
 mod signals;
 mod state;

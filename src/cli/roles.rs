@@ -13,6 +13,7 @@ use tracing::info;
 use crate::config::Config;
 use crate::frontend::{Frontend, FrontendError, RunningFrontend};
 use crate::log::{ConnectionState, Log};
+use crate::rules::{Registry, RulesInForce};
 use crate::telemetry::{self, Metrics};
 use crate::validator::{RunningValidator, Validator};
 
@@ -24,7 +25,8 @@ pub(super) async fn start_frontend(
 ) -> anyhow::Result<RunningFrontend> {
     let mut settings = config.frontend.clone();
     settings.open_empty_partitions |= config.rules.initial_state_file.is_some();
-    let fold = config.rules.load()?.fold();
+    // What folds is built in: a frontend needs none of the application's schemas.
+    let fold = Arc::new(Registry::built_in()?);
     Frontend::start(settings, log, fold, shutdown).await.map_err(|error| match error {
         FrontendError::Listen { .. } => anyhow!("{error}; choose another address with --listen"),
         error => anyhow::Error::new(error).context("starting the frontend"),
@@ -46,9 +48,9 @@ pub(super) fn check_frontend_auth(config: &Config) -> anyhow::Result<()> {
 pub(super) async fn start_validator(
     config: &Config,
     log: Log,
+    rules: Arc<RulesInForce>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<RunningValidator> {
-    let rules = Arc::new(config.rules.load()?);
     let initial = config.rules.initial_state()?;
     Validator::start(config.validator.clone(), log, rules, initial, shutdown)
         .await

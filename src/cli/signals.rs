@@ -1,4 +1,5 @@
-//! Signals: the first one asks everything to end, the second ends it at once.
+//! Signals: the first SIGINT or SIGTERM asks everything to end, the second ends it at once. SIGHUP ends no
+//! role: it asks for what can be read anew to be read anew.
 
 use std::future::Future;
 use std::pin::pin;
@@ -32,6 +33,37 @@ pub(super) async fn until_ended<F: Future>(work: impl FnOnce(CancellationToken) 
         }
         info!("ending; a second signal ends at once");
         shutdown.cancel();
+    }
+}
+
+/// The SIGHUPs. While one of these exists, and ever after, the process does not end by them.
+pub(super) struct Hangups(Option<Signal>);
+
+impl Hangups {
+    /// Listens from now on.
+    pub(super) fn listen() -> Self {
+        Self(listen(SignalKind::hangup()))
+    }
+
+    /// Does not listen: the process ends by them, as by default.
+    pub(super) fn left_alone() -> Self {
+        Self(None)
+    }
+
+    /// Waits for the next one; those that came since the last count as one. Cancel safe.
+    pub(super) async fn next(&mut self) {
+        received(&mut self.0).await;
+    }
+
+    /// Waits for the end of some work, and says of each one meanwhile that nothing comes of it.
+    pub(super) async fn ignored_beside<T>(mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                output = &mut work => return output,
+                () = self.next() => info!("SIGHUP: this role has nothing to reload; going on"),
+            }
+        }
     }
 }
 

@@ -5,13 +5,15 @@ use std::net::SocketAddr;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use super::reload::Reload;
+use super::signals::Hangups;
 use super::{NatsArgs, connect, flag, roles, say};
 use crate::config::{Config, Override};
 
 /// Run a validator: decide drafts and commit what passes.
 ///
 /// Any number may run side by side; they share the slots out among themselves, and take over those of one
-/// that dies.
+/// that dies. SIGHUP makes it read the schemas in rules.schema_dir anew, as a change there does.
 #[derive(Debug, Args)]
 pub(super) struct Validator {
     #[command(flatten)]
@@ -29,13 +31,14 @@ impl Validator {
     }
 
     pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let reload = Reload::start(&config.rules, Hangups::listen())?;
         let side = roles::Side::start(&config, &shutdown).await?;
         let Some(log) = connect::connect_to_streams(&config, "validator", &shutdown).await? else {
             return side.end().await;
         };
         side.watch(&log);
-        let validator = roles::start_validator(&config, log, shutdown.clone()).await?;
+        let validator = roles::start_validator(&config, log, reload.rules(), shutdown.clone()).await?;
         say(&format!("validator ready: {}", validator.id()))?;
-        side.beside(validator.join(), &shutdown).await
+        side.beside(reload.beside(validator.join()), &shutdown).await
     }
 }

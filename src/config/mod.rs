@@ -9,6 +9,7 @@ mod describe;
 mod layers;
 mod nats;
 mod rules;
+mod schema_folder;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ pub use describe::{defaults_as_toml, effective_as_text};
 pub use layers::Override;
 pub use nats::NatsConfig;
 pub use rules::{BaseEventId, RulesSettings, UnknownTypes};
+pub use schema_folder::{Fingerprint, SchemaFolder, SchemaFolderError};
 
 use crate::frontend::FrontendSettings;
 use crate::telemetry::LogOutput;
@@ -94,6 +96,7 @@ impl Config {
     /// Says what cannot work, though every single value is of the right kind.
     fn check(&self, problems: &mut Vec<String>) {
         self.nats.check(problems);
+        self.rules.check(problems);
         if let Err(error) = self.frontend.check() {
             problems.push(format!("frontend: {error}"));
         }

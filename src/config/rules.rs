@@ -1,12 +1,13 @@
 //! The rules, as an operator writes them down.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::ConfigError;
+use super::schema_folder::{SchemaFolder, SchemaFolderError};
 use crate::rules::{ConflictPolicies, ConflictPolicy, Rules, RulesConfig, SchemaSet, StateLimits};
 
 /// What validators refuse beyond the built-in rules. All validators must be given the same.
@@ -18,8 +19,12 @@ pub struct RulesSettings {
     /// first client connects.
     pub initial_state_file: Option<PathBuf>,
     /// A folder of JSON Schema files for domain events: `<schema>.json`, or `<schema>@<version>.json` for
-    /// one version.
+    /// one version. In a file's name a `/`, `@` or `%` of the schema's, or a `.` in front, is percent-encoded.
+    /// Validators take changes without a restart, when all files are good.
     pub schema_dir: Option<PathBuf>,
+    /// How often validators look for changes in that folder where the file system does not tell of them, in
+    /// milliseconds, 100 to 3600000.
+    pub schema_poll_ms: u64,
     /// The most bytes of a partition's state, in canonical form.
     pub state_bytes_max: usize,
     /// How deep a state may be nested, itself counted.
@@ -30,6 +35,9 @@ pub struct RulesSettings {
     pub base_event_id_by_prefix: BTreeMap<String, BaseEventId>,
     /// What becomes of v1 events of types that are neither built in nor registered: `accept` or `refuse`.
     pub unknown_v1_types: UnknownTypes,
+    /// What becomes of v1 events of registered types in a version that has no schema: `accept` or `refuse`.
+    /// As `unknown_v1_types` unless set.
+    pub unknown_v1_versions: Option<UnknownTypes>,
 }
 
 /// What becomes of a draft's `baseEventId`.
@@ -45,7 +53,7 @@ pub enum BaseEventId {
     Ignored,
 }
 
-/// What becomes of events of unknown types.
+/// What becomes of events of unknown types or versions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UnknownTypes {
@@ -62,11 +70,24 @@ impl Default for RulesSettings {
         Self {
             initial_state_file: None,
             schema_dir: None,
+            schema_poll_ms: 2_000,
             state_bytes_max: rules.limits.size_bytes_max,
             state_depth_max: rules.limits.depth_max,
             base_event_id: BaseEventId::default(),
             base_event_id_by_prefix: BTreeMap::new(),
             unknown_v1_types: UnknownTypes::default(),
+            unknown_v1_versions: None,
+        }
+    }
+}
+
+/// What is wrong with a folder of schemas, a line for each file.
+fn in_config(folder: &SchemaFolder, error: SchemaFolderError) -> Vec<String> {
+    match error {
+        SchemaFolderError::Folder { .. } => vec![format!("rules.schema_dir: {error}")],
+        SchemaFolderError::Files(broken) => {
+            let within = folder.path().display();
+            broken.iter().map(|error| format!("rules.schema_dir: {within}/{error}")).collect()
         }
     }
 }
@@ -82,15 +103,22 @@ impl From<BaseEventId> for ConflictPolicy {
 }
 
 impl RulesSettings {
+    /// Says what cannot work, though every single value is of the right kind.
+    pub(super) fn check(&self, problems: &mut Vec<String>) {
+        if !(100..=3_600_000).contains(&self.schema_poll_ms) {
+            problems.push(format!("rules.schema_poll_ms: 100 to 3600000, not {}", self.schema_poll_ms));
+        }
+    }
+
+    /// The folder of schema files, if there is one.
+    pub fn schema_folder(&self) -> Option<SchemaFolder> {
+        self.schema_dir.clone().map(SchemaFolder::new)
+    }
+
     /// The rules, with all schema files read and compiled.
     pub fn load(&self) -> Result<Rules, ConfigError> {
-        let schemas = match &self.schema_dir {
-            Some(folder) => {
-                let wrong =
-                    |why: String| ConfigError(vec![format!("rules.schema_dir: {}: {why}", folder.display())]);
-                let files = json_files(folder).map_err(|error| wrong(error.to_string()))?;
-                SchemaSet::from_files(files).map_err(|error| wrong(error.to_string()))?
-            }
+        let schemas = match self.schema_folder() {
+            Some(folder) => folder.load().map_err(|error| ConfigError(in_config(&folder, error)))?,
             None => SchemaSet::default(),
         };
         let by_prefix =
@@ -102,6 +130,8 @@ impl RulesSettings {
                 by_prefix: by_prefix.collect(),
             },
             refuse_unknown_v1_types: self.unknown_v1_types == UnknownTypes::Refuse,
+            refuse_unknown_v1_versions: self.unknown_v1_versions.unwrap_or(self.unknown_v1_types)
+                == UnknownTypes::Refuse,
             schemas,
         })
         .map_err(|error| ConfigError(vec![format!("rules: {error}")]))
@@ -119,18 +149,4 @@ impl RulesSettings {
         }
         Ok(Some(state))
     }
-}
-
-/// The names and texts of a folder's `.json` files, sorted by name.
-fn json_files(folder: &Path) -> std::io::Result<Vec<(String, String)>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.ends_with(".json") {
-            files.push((name, std::fs::read_to_string(&path)?));
-        }
-    }
-    files.sort();
-    Ok(files)
 }

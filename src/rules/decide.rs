@@ -5,6 +5,7 @@ use super::conflict::{self, Verdict};
 use super::finding::finding;
 use super::registry::Entry;
 use super::schema::schema_error;
+use super::schema_set::Lookup;
 use super::{Decision, Rules};
 use crate::auth::permissions;
 use crate::event::canonical::content_hash_with;
@@ -89,16 +90,26 @@ impl Rules {
                 None => vec![schema_error("payload.schema", &format!("no schema {name:?} is registered"))],
             };
         }
-        let schema = match &draft.v1 {
-            Some(v1) => schemas.version(name, v1.schema_version),
-            None => schemas.named(name),
+        let Some(v1) = &draft.v1 else {
+            return match schemas.named(name) {
+                Some(schema) => schema.findings(payload, "payload"),
+                None => vec![unknown_type(name)],
+            };
         };
-        match schema {
-            Some(schema) => schema.findings(payload, "payload"),
-            None if draft.v1.is_some() && !self.config.refuse_unknown_v1_types => Vec::new(),
-            None => vec![finding("type", "UNKNOWN_EVENT_TYPE", &format!("there is no event type {name:?}"))],
+        match schemas.version(name, v1.schema_version) {
+            Lookup::Found(schema) => schema.findings(payload, "payload"),
+            Lookup::UnknownName if self.config.refuse_unknown_v1_types => vec![unknown_type(name)],
+            Lookup::UnknownVersion if self.config.refuse_unknown_v1_versions => {
+                let message = format!("{name:?} has no schema of version {}", v1.schema_version);
+                vec![finding("schemaVersion", "UNKNOWN_SCHEMA_VERSION", &message)]
+            }
+            Lookup::UnknownName | Lookup::UnknownVersion => Vec::new(),
         }
     }
+}
+
+fn unknown_type(name: &str) -> FieldError {
+    finding("type", "UNKNOWN_EVENT_TYPE", &format!("there is no event type {name:?}"))
 }
 
 /// Reads what a draft says, and hashes it.

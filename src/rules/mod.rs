@@ -7,8 +7,10 @@ mod business;
 mod conflict;
 mod decide;
 mod finding;
+mod in_force;
 mod registry;
 mod schema;
+mod schema_set;
 mod types;
 
 #[cfg(test)]
@@ -21,8 +23,9 @@ use crate::state::Accepted;
 
 pub use business::Check;
 pub use conflict::{ConflictPolicies, ConflictPolicy};
+pub use in_force::RulesInForce;
 pub use registry::{EventType, Registry};
-pub use schema::{SchemaError, SchemaSet};
+pub use schema_set::{SchemaError, SchemaSet};
 
 /// How large and how deep a partition's state may get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +56,8 @@ pub struct RulesConfig {
     pub conflicts: ConflictPolicies,
     /// Whether v1 events of types that are neither built in nor registered are refused.
     pub refuse_unknown_v1_types: bool,
+    /// Whether v1 events are refused whose type has schemas, but none for their version.
+    pub refuse_unknown_v1_versions: bool,
     /// The application's schemas.
     pub schemas: SchemaSet,
 }
@@ -89,6 +94,27 @@ impl Rules {
             return Err(RulesError::Depth(depth_max));
         }
         Ok(Self { registry: Arc::new(Registry::built_in()?), config })
+    }
+
+    /// The same rules with other schemas of the application's: other drafts pass, and what passed folds as
+    /// before.
+    pub fn with_schemas(&self, schemas: SchemaSet) -> Self {
+        let RulesConfig {
+            limits,
+            ref conflicts,
+            refuse_unknown_v1_types,
+            refuse_unknown_v1_versions,
+            schemas: _,
+        } = self.config;
+        let conflicts = conflicts.clone();
+        let config =
+            RulesConfig { limits, conflicts, refuse_unknown_v1_types, refuse_unknown_v1_versions, schemas };
+        Self { registry: self.registry.clone(), config }
+    }
+
+    /// The application's schemas.
+    pub fn schemas(&self) -> &SchemaSet {
+        &self.config.schemas
     }
 
     /// What folds events: to apply and stage them, and for who keeps states without deciding anything.

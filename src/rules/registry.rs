@@ -78,8 +78,8 @@ impl Registry {
         let mut types = HashMap::new();
         for event_type in all {
             let name = event_type.name();
-            let schema =
-                Schema::compile(&event_type.schema()).map_err(|why| RulesError::BuiltIn(name, why))?;
+            let schema = Schema::compile(&event_type.schema())
+                .map_err(|why| RulesError::BuiltIn(name, why.to_string()))?;
             types.insert(name, Entry { event_type, schema });
         }
         Ok(Self { types })

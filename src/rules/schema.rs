@@ -1,6 +1,6 @@
-//! Layer 1: JSON Schemas, those of the built-in types and those of the application.
+//! Layer 1: a compiled JSON Schema, and what it finds. Which schema is asked is `schema_set`'s and
+//! `decide`'s to say.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use jsonschema::error::ValidationErrorKind;
@@ -16,12 +16,12 @@ use crate::state::Node;
 pub(super) struct Schema(jsonschema::Validator);
 
 impl Schema {
-    /// Compiles a schema (draft 2020-12 unless it says otherwise). Fails with where and why.
-    pub(super) fn compile(schema: &Value) -> Result<Self, String> {
+    /// Compiles a schema (draft 2020-12 unless it says otherwise).
+    pub(super) fn compile(schema: &Value) -> Result<Self, NoSchema> {
         let options = jsonschema::options().with_draft(jsonschema::Draft::Draft202012);
-        options.build(schema).map(Self).map_err(|error| {
-            let at = error.instance_path().as_str();
-            format!("{} (at {})", error.masked(), if at.is_empty() { "/" } else { at })
+        options.build(schema).map(Self).map_err(|error| NoSchema {
+            pointer: error.instance_path().as_str().to_owned(),
+            reason: error.masked().to_string(),
         })
     }
 
@@ -54,6 +54,15 @@ impl Schema {
         }
         found
     }
+}
+
+/// Why a JSON value is no schema.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason} (at {})", if .pointer.is_empty() { "/" } else { .pointer })]
+pub(super) struct NoSchema {
+    /// Where in it, as a JSON pointer.
+    pub(super) pointer: String,
+    reason: String,
 }
 
 impl fmt::Debug for Schema {
@@ -98,116 +107,4 @@ fn to_value(node: &Node) -> Value {
         // Payloads are plain.
         Json::Other(_) => Value::Null,
     }
-}
-
-/// A schema file that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SchemaError {
-    /// Its name says no schema's name.
-    #[error("{file}: a schema file is named <schema>.json or <schema>@<version>.json, version from 1")]
-    Name {
-        /// The file.
-        file: String,
-    },
-    /// It is not JSON.
-    #[error("{file}:{line}:{column}: {reason}")]
-    Syntax {
-        /// The file.
-        file: String,
-        /// The line, from 1.
-        line: usize,
-        /// The column, from 1.
-        column: usize,
-        /// Why.
-        reason: String,
-    },
-    /// It is JSON and no schema.
-    #[error("{file}: {reason}")]
-    Invalid {
-        /// The file.
-        file: String,
-        /// Why, and where in it.
-        reason: String,
-    },
-    /// Two files are for the same schema and version.
-    #[error("{file}: this schema and version are in {other} too")]
-    Twice {
-        /// The file.
-        file: String,
-        /// The file before it.
-        other: String,
-    },
-}
-
-/// The application's schemas, by name and version.
-#[derive(Debug, Default)]
-pub struct SchemaSet {
-    /// Under version `None` what holds for no version in particular.
-    by_name: BTreeMap<String, BTreeMap<Option<u64>, (String, Schema)>>,
-}
-
-impl SchemaSet {
-    /// Compiles schema files, given as file name and text. `<schema>.json` holds for every version that
-    /// has no file of its own, `<schema>@<version>.json` for one. Stops at the first broken one.
-    pub fn from_files(files: impl IntoIterator<Item = (String, String)>) -> Result<Self, SchemaError> {
-        let mut set = Self::default();
-        for (file, text) in files {
-            let Some((name, version)) = file.strip_suffix(".json").and_then(parse_name) else {
-                return Err(SchemaError::Name { file });
-            };
-            let schema: Value = serde_json::from_str(&text).map_err(|error| {
-                let (line, column) = (error.line(), error.column());
-                SchemaError::Syntax { file: file.clone(), line, column, reason: error.to_string() }
-            })?;
-            let schema = Schema::compile(&schema)
-                .map_err(|reason| SchemaError::Invalid { file: file.clone(), reason })?;
-            let versions = set.by_name.entry(name.to_owned()).or_default();
-            if let Some((other, _)) = versions.get(&version) {
-                return Err(SchemaError::Twice { file, other: other.clone() });
-            }
-            versions.insert(version, (file, schema));
-        }
-        Ok(set)
-    }
-
-    /// How many schemas there are.
-    pub fn len(&self) -> usize {
-        self.by_name.values().map(BTreeMap::len).sum()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.by_name.is_empty()
-    }
-
-    /// The schema of a version: its own, or the one for no version in particular.
-    pub(super) fn version(&self, name: &str, version: u64) -> Option<&Schema> {
-        let versions = self.by_name.get(name)?;
-        versions.get(&Some(version)).or_else(|| versions.get(&None)).map(|(_, schema)| schema)
-    }
-
-    /// The schema of a name, or of `<name>@<version>`. Without a version: the one for no version in
-    /// particular, or that of the highest.
-    pub(super) fn named(&self, name: &str) -> Option<&Schema> {
-        if let Some(versions) = self.by_name.get(name) {
-            let highest = || versions.last_key_value().map(|(_, schema)| schema);
-            return versions.get(&None).or_else(highest).map(|(_, schema)| schema);
-        }
-        match parse_name(name)? {
-            (name, Some(version)) => self.version(name, version),
-            _ => None,
-        }
-    }
-}
-
-/// `<schema>` or `<schema>@<version>`.
-fn parse_name(name: &str) -> Option<(&str, Option<u64>)> {
-    let (name, version) = match name.rsplit_once('@') {
-        None => (name, None),
-        Some((name, version)) => {
-            let plain = !version.starts_with(['0', '+']);
-            (name, Some(version.parse().ok().filter(|_| plain)?))
-        }
-    };
-    (!name.is_empty()).then_some((name, version))
 }

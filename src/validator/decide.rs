@@ -13,7 +13,7 @@ use crate::event::{
     Draft, EventId, EventRecord, FieldError, Outcome, PartitionKey, Reason, Submission, Submitter, Unit,
 };
 use crate::log::{BATCH_EVENTS_MAX, DraftMessage};
-use crate::rules::Decision;
+use crate::rules::{Decision, Rules};
 use crate::state::PartitionState;
 
 /// A submission that was taken off the queue and is not yet answered.
@@ -90,7 +90,8 @@ pub(super) fn decide_round(
     let waiting: usize = works.iter().map(Work::undecided).sum();
     // Few waiting drafts go one by one, which is quicker than an atomic batch of them.
     let events_max = if shared.committer.favours_singles(waiting) { 1 } else { settings.batch_events_max };
-    let mut round = Round { shared, partition, state, staged: Vec::new(), bytes: 0, now_ms };
+    let rules = shared.rules.now();
+    let mut round = Round { shared, rules: &rules, partition, state, staged: Vec::new(), bytes: 0, now_ms };
     if round.open_partition() {
         return Ok(round.staged);
     }
@@ -123,6 +124,8 @@ enum Step {
 
 struct Round<'a> {
     shared: &'a Shared,
+    /// Those in force when the round began.
+    rules: &'a Rules,
     partition: &'a PartitionKey,
     state: &'a mut PartitionState,
     staged: Vec<Staged>,
@@ -137,7 +140,7 @@ impl Round<'_> {
         if self.state.ordinal() > 0 {
             return false;
         }
-        match self.shared.rules.decide(self.state, server, init) {
+        match self.rules.decide(self.state, server, init) {
             Decision::Commit(accepted) => self.stage(None, server, init, *accepted).is_ok(),
             _ => false,
         }
@@ -158,9 +161,8 @@ impl Round<'_> {
             ));
         } else {
             let panicked = |_| Break::Panicked { work: index, draft: place };
-            let decision =
-                catch_unwind(AssertUnwindSafe(|| self.shared.rules.decide(self.state, submitter, draft)))
-                    .map_err(panicked)?;
+            let decision = catch_unwind(AssertUnwindSafe(|| self.rules.decide(self.state, submitter, draft)))
+                .map_err(panicked)?;
             match decision {
                 Decision::Commit(accepted) => {
                     let staged = catch_unwind(AssertUnwindSafe(|| {

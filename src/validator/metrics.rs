@@ -25,6 +25,8 @@ const SNAPSHOT_SECONDS: &str = "insieme_snapshot_duration_seconds";
 const SNAPSHOT_FAILURES: &str = "insieme_snapshot_failures_total";
 const SNAPSHOT_SKIPS: &str = "insieme_snapshot_skips_total";
 const STOPPED: &str = "insieme_partitions_stopped_total";
+const SCHEMAS: &str = "insieme_schemas_loaded";
+const SCHEMA_RELOADS: &str = "insieme_schema_reloads_total";
 
 /// Tells the metrics recorder what each metric is. Call once, at the start.
 pub fn describe() {
@@ -46,6 +48,8 @@ pub fn describe() {
     describe_counter!(SNAPSHOT_FAILURES, Unit::Count, "Snapshots that could not be written");
     describe_counter!(SNAPSHOT_SKIPS, Unit::Count, "Snapshots put off because others were waiting");
     describe_counter!(STOPPED, Unit::Count, "Times a partition was found with a log that does not fold");
+    describe_gauge!(SCHEMAS, Unit::Count, "Schemas of the application's in force");
+    describe_counter!(SCHEMA_RELOADS, Unit::Count, "Tries at taking changed schemas, by result: ok, failed");
 }
 
 pub(super) struct CommitTimer {
@@ -123,4 +127,14 @@ pub(super) fn snapshot_skipped() {
 
 pub(super) fn partition_stopped() {
     counter!(STOPPED).increment(1);
+}
+
+/// Takes note of how many schemas are in force.
+pub fn schemas_loaded(count: usize) {
+    gauge!(SCHEMAS).set(count as f64);
+}
+
+/// Takes note of a try at taking changed schemas.
+pub fn schemas_reloaded(ok: bool) {
+    counter!(SCHEMA_RELOADS, "result" => if ok { "ok" } else { "failed" }).increment(1);
 }

@@ -31,7 +31,7 @@ pub use settings::ValidatorSettings;
 
 use crate::event::{ClientId, Draft, Submitter};
 use crate::log::{BootstrapError, Log, LogError};
-use crate::rules::Rules;
+use crate::rules::RulesInForce;
 use crate::state::Fold;
 use cache::PartitionCache;
 use committer::Committer;
@@ -42,7 +42,7 @@ use snapshotter::Snapshotter;
 struct Shared {
     id: String,
     log: Log,
-    rules: Arc<Rules>,
+    rules: Arc<RulesInForce>,
     fold: Arc<dyn Fold>,
     /// Who commits a partition's initial state, and the draft that does it.
     initial: Option<(Submitter, Draft)>,
@@ -82,14 +82,16 @@ pub struct Validator;
 
 impl Validator {
     /// Starts a validator. It works until `shutdown`, then finishes what is in flight and hands its slots
-    /// over. `initial_state` is committed as every partition's first event.
+    /// over. The `rules` may be replaced meanwhile: each round is decided by those in force at its start.
+    /// `initial_state` is committed as every partition's first event.
     pub async fn start(
         settings: ValidatorSettings,
         log: Log,
-        rules: Arc<Rules>,
+        rules: Arc<RulesInForce>,
         initial_state: Option<Box<RawValue>>,
         shutdown: CancellationToken,
     ) -> Result<RunningValidator, ValidatorError> {
+        metrics::describe();
         log.check().await?;
         let id = match settings.id.as_str() {
             "" => format!("{:016x}", rand::random::<u64>()),

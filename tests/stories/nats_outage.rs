@@ -109,7 +109,8 @@ async fn everything_restarted_in_turn_loses_and_doubles_nothing() {
 async fn while_nats_is_away_a_draft_is_unavailable_and_can_be_sent_again() {
     let mut cluster =
         Cluster::start().set("frontend.submission_deadline_ms", 500).set("frontend.feed_wait_ms", 500).await;
-    let mut ann = cluster.client(0, "ann").await;
+    // The deadline is short enough for the takeover after the outage to pass it: then she asks again.
+    let mut ann = cluster.client(0, "ann").steadfast().await;
     ann.commit("set", json!({ "target": "a", "value": 1 })).await;
     cluster.nats.kill9();
 

@@ -16,6 +16,8 @@ use tracing::info;
 
 use self::data_dir::DataDir;
 use self::server::NatsServer;
+use super::reload::Reload;
+use super::signals::Hangups;
 use super::{connect, flag, roles, say};
 use crate::config::{Config, Override};
 
@@ -80,14 +82,16 @@ impl Dev {
         server: &mut NatsServer,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
+        // Left alone, so that it still ends with its terminal.
+        let reload = Reload::start(&config.rules, Hangups::left_alone())?;
         config.nats.reach_without_password(server.url());
         let mut side = roles::Side::start(&config, &stop).await?;
         let Some(log) = connect::connect(&config, "dev", &stop).await? else { return side.end().await };
         crate::log::bootstrap(&log).await?;
         side.watch(&log);
         let mut parts = JoinSet::new();
-        let validator = roles::start_validator(&config, log.clone(), stop.clone()).await?;
-        parts.spawn(async move { validator.join().await.context("the validator") });
+        let validator = roles::start_validator(&config, log.clone(), reload.rules(), stop.clone()).await?;
+        parts.spawn(async move { reload.beside(validator.join()).await.context("the validator") });
         let frontend = match roles::start_frontend(&config, log, stop.clone()).await {
             Ok(frontend) => frontend,
             Err(error) => {

@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::event::V1Fields;
 
 /// A state with a tree `t`: x with children y and z, and w; and what is no tree.
 fn state() -> Value {
@@ -458,8 +457,7 @@ fn application_schemas() {
     ];
     let schemas = SchemaSet::from_files(files).unwrap();
     assert_eq!(schemas.len(), 4);
-    let mut validator =
-        Validator::new(RulesConfig { schemas, refuse_unknown_v1_types: true, ..RulesConfig::default() });
+    let mut validator = Validator::new(RulesConfig { schemas, ..RulesConfig::default() });
     let event = |schema: &str, data: Value| json!({ "schema": schema, "data": data });
     let before = validator.canonical();
     let cases: &[(&str, Value, &[&str])] = &[
@@ -489,46 +487,6 @@ fn application_schemas() {
         assert_eq!(&found, expected, "{event_type} {payload}");
     }
     assert_eq!(validator.canonical(), before, "domain events change no state");
-
-    let v1 = |event_type: &str, version, payload: Value| {
-        let meta = RawValue::from_string("{}".to_owned()).unwrap();
-        let fields = V1Fields { label: "l".to_owned(), schema_version: version, user_id: None, meta };
-        Draft { v1: Some(fields), ..draft(&format!("{event_type}{version}{payload}"), event_type, &payload) }
-    };
-    let c1 = submitter("c1", &["*"]);
-    for (event_type, version, payload, commits) in [
-        ("order", 7, json!({ "lines": [] }), true),
-        ("order", 2, json!({ "lines": [] }), false),
-        ("only", 1, json!("s"), true),
-        ("only", 2, json!("s"), false),
-        ("unknown", 1, json!(1), false),
-        ("set", 9, json!({ "target": "v1", "value": 1 }), true),
-    ] {
-        let decision = validator.submit(&c1, &v1(event_type, version, payload));
-        assert_eq!(matches!(decision, Decision::Commit(_)), commits, "{event_type} {version}: {decision:?}");
-    }
-    assert_eq!(validator.canonical(), r#"{"v1":1}"#, "a built-in type folds in either dialect");
-    validator.rules = Rules::new(RulesConfig::default()).unwrap();
-    let decision = validator.submit(&c1, &v1("unknown", 1, json!(1)));
-    assert!(matches!(decision, Decision::Commit(_)), "unknown v1 types are accepted by default");
-}
-
-#[test]
-fn broken_schema_files_are_named() {
-    let broken = |name: &str, text: &str| {
-        SchemaSet::from_files([(name.to_owned(), text.to_owned())]).unwrap_err().to_string()
-    };
-    let syntax = broken("order.json", "{\n  \"type\": \"object\",\n}");
-    assert!(syntax.starts_with("order.json:3:1: "), "{syntax}");
-    let invalid = broken("order.json", r#"{"properties":{"a":{"type":"strin"}}}"#);
-    assert!(invalid.starts_with("order.json: ") && invalid.contains("/properties/a/type"), "{invalid}");
-    let outside = broken("order.json", r#"{"$ref":"https://example.com/x.json"}"#);
-    assert!(outside.starts_with("order.json: "), "{outside}");
-    for name in ["order.txt", ".json", "order@x.json", "order@0.json", "@1.json"] {
-        assert!(broken(name, "{}").contains("is named"), "{name}");
-    }
-    let twice = [("a@1.json".to_owned(), "{}".to_owned()), ("a@1.json".to_owned(), "{}".to_owned())];
-    assert!(matches!(SchemaSet::from_files(twice), Err(SchemaError::Twice { .. })));
 }
 
 #[test]

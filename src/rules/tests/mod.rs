@@ -4,6 +4,7 @@ mod cases;
 mod cost;
 mod model;
 mod properties;
+mod schemas;
 
 use serde_json::Value;
 use serde_json::value::RawValue;

@@ -71,8 +71,8 @@ export default [
       });
       const [result] = await t.commit(writer, event);
       const expected = { ...event, committedId: result.committedId, serverTs: result.serverTs };
-      const [synced] = await t.sync(reader);
       const broadcast = (await reader.broadcast(event.id)).payload;
+      const [synced] = await t.sync(reader);
       for (const [where, found] of [["broadcast", broadcast], ["sync", synced]]) {
         for (const [field, value] of Object.entries(expected)) {
           assert.deepEqual(found[field], value, `${field} in the ${where}`);

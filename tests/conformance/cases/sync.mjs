@@ -275,6 +275,23 @@ export default [
     },
   },
   {
+    id: "committed-just-before-a-sync",
+    title: "what is committed just before a sync comes by its page, by broadcast, or by both; by broadcast at most once",
+    spec: "Every other connection of the project gets each exactly once, in order. (Once a page has told it, a broadcast need not.)",
+    async run(t) {
+      const [writer, reader] = [await t.client("writer"), await t.client("reader")];
+      for (let round = 0; round < 20; round += 1) {
+        const event = t.event(writer);
+        await t.commit(writer, event);
+        const page = await t.page(reader, 0, 1000);
+        if (!ids(page.events).includes(event.id)) await reader.broadcast(event.id);
+      }
+      await t.flushed(reader, writer);
+      const heard = reader.broadcasts.map(({ committedId }) => committedId);
+      assert.deepEqual(heard, [...new Set(heard)].sort((a, b) => a - b), "each once, in order");
+    },
+  },
+  {
     id: "cycle-left-by-disconnect",
     title: "a cycle left in the middle ends with its connection; the next connection goes on from its cursor",
     spec: "nextSinceCommittedId.",

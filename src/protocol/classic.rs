@@ -80,7 +80,7 @@ struct RefreshPayload {
 pub(super) fn decode(text: &str) -> Result<Frame, BadRequest> {
     let mut reply_to = None;
     request(text, &mut reply_to)
-        .map(|request| Frame { id: reply_to.clone().unwrap_or_default(), request })
+        .map(|request| Frame { id: reply_to.clone(), request })
         .map_err(|message| BadRequest { reply_to, message })
 }
 

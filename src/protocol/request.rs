@@ -6,8 +6,8 @@ use crate::event::{ClientId, Draft, EventId, PartitionKey};
 /// A frame as it was understood.
 #[derive(Debug)]
 pub struct Frame {
-    /// The client's id of the message, to be repeated in the answer.
-    pub id: String,
+    /// The client's id of the message, to be repeated in the answer; only the v1 dialect may leave it out.
+    pub id: Option<String>,
     /// What it asks for.
     pub request: Request,
 }

@@ -23,7 +23,7 @@ fn encode(reply_to: Option<&str>, notice: &Notice<'_>) -> Value {
 #[test]
 fn connect_is_read_with_its_defaults() {
     let frame = decode(&client("connect", json!({ "clientId": "c", "version": "0.0.8" }))).unwrap();
-    assert_eq!(frame.id, "m-1");
+    assert_eq!(frame.id.as_deref(), Some("m-1"));
     let Request::Connect(connect) = frame.request else { panic!("{:?}", frame.request) };
     assert_eq!(connect.client_id.as_str(), "c");
     assert_eq!(connect.partition.as_str(), "default");

@@ -18,8 +18,8 @@ use crate::protocol::{
 
 /// A batch that is not answered yet.
 pub(super) struct Batch {
-    /// The request's id.
-    request: String,
+    /// The request's id, if it has one.
+    request: Option<String>,
     /// The items' ids, in order.
     ids: Vec<String>,
     /// What became of the first of them; the ones that went to a validator.
@@ -36,7 +36,7 @@ enum ItemEnd {
 
 impl Session {
     /// Takes a batch in, or says why not.
-    pub(super) async fn submit_batch(&mut self, id: String, batch: SubmitBatch) -> Result<(), End> {
+    pub(super) async fn submit_batch(&mut self, id: Option<String>, batch: SubmitBatch) -> Result<(), End> {
         if self.leave_by.is_some() {
             return Err(unavailable("this frontend is going away; reconnect", CloseCode::GoingAway));
         }
@@ -44,7 +44,7 @@ impl Session {
         if batch.items.len() > items_max {
             let message =
                 format!("a batch has at most {items_max} events, this one has {}", batch.items.len());
-            return self.frames.refuse(&mut self.socket, BadRequest { reply_to: Some(id), message }).await;
+            return self.frames.refuse(&mut self.socket, BadRequest { reply_to: id, message }).await;
         }
         metrics::add(metrics::SUBMITTED, batch.items.len() as u64);
         let context = ItemContext {
@@ -143,7 +143,7 @@ impl Session {
         for event_id in untold.into_iter().filter(|id| !told.contains(id)) {
             self.own.remove(&event_id);
         }
-        self.socket.send(Some(&batch.request), &Notice::BatchResult { items: &items }).await
+        self.socket.send(batch.request.as_deref(), &Notice::BatchResult { items: &items }).await
     }
 }
 

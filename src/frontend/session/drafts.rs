@@ -42,7 +42,7 @@ impl Session {
         let Submit { partition, draft } = submit;
         if partition.is_some_and(|partition| partition != *self.feed.partition()) {
             let why = "`event.partition` is not the connection's";
-            return self.error(&id, ErrorCode::Forbidden, why).await;
+            return self.error(Some(&id), ErrorCode::Forbidden, why).await;
         }
         if let Err(wait) = self.hub.limits.submission(&self.identity.client_id) {
             let retry_after_ms = Some(wait.as_millis() as u64 + 1);

@@ -66,7 +66,7 @@ impl Frames {
         socket.listen_to(text.as_str());
         match socket.dialect().decode(text.as_str()) {
             Ok(Frame { id, request: Request::UnsupportedVersion }) => {
-                Err(super::unsupported_version(socket, &id).await)
+                Err(super::unsupported_version(socket, id.as_deref()).await)
             }
             Ok(frame) => Ok(Some(frame)),
             Err(bad) => {

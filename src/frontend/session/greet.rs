@@ -67,7 +67,7 @@ pub(super) async fn greet(
                 let Some(frame) = frames.take(socket, text.as_ref()).await? else { continue };
                 let Request::Connect(connect) = frame.request else {
                     let message = "`connect` must come first".to_owned();
-                    frames.refuse(socket, BadRequest { reply_to: Some(frame.id), message }).await?;
+                    frames.refuse(socket, BadRequest { reply_to: frame.id, message }).await?;
                     continue;
                 };
                 (frame.id, connect)
@@ -80,12 +80,13 @@ pub(super) async fn greet(
             Ok(identity) => identity,
             Err(error) => {
                 let (code, why) = (ErrorCode::AuthFailed, error.to_string());
-                return Err(socket.last_word(Some(&id), code, &why, CloseCode::Policy).await);
+                return Err(socket.last_word(id.as_deref(), code, &why, CloseCode::Policy).await);
             }
         };
         if !identity.may_read() {
             let why = "the token does not permit `read`";
-            refuse(socket, &mut frames, &id, Refused::Error(ErrorCode::Forbidden, why.into())).await?;
+            refuse(socket, &mut frames, id.as_deref(), Refused::Error(ErrorCode::Forbidden, why.into()))
+                .await?;
             continue;
         }
         if !admission.claim(&identity.client_id) {
@@ -93,7 +94,7 @@ pub(super) async fn greet(
             return Err(End::Close(ErrorCode::RateLimited, why.into(), CloseCode::Policy));
         }
         let feed = hub.feeds.watch(&connect.partition);
-        match join(hub, connection, socket, &id, &connect, &identity, &feed).await? {
+        match join(hub, connection, socket, id.as_deref(), &connect, &identity, &feed).await? {
             Ok(position) => {
                 frames.good();
                 info!(%position, "connected");
@@ -102,23 +103,28 @@ pub(super) async fn greet(
             }
             Err(refused) => {
                 admission.unclaim();
-                refuse(socket, &mut frames, &id, refused).await?;
+                refuse(socket, &mut frames, id.as_deref(), refused).await?;
             }
         }
     }
 }
 
-async fn refuse(socket: &mut Socket, frames: &mut Frames, id: &str, refused: Refused) -> Result<(), End> {
+async fn refuse(
+    socket: &mut Socket,
+    frames: &mut Frames,
+    id: Option<&str>,
+    refused: Refused,
+) -> Result<(), End> {
     match refused {
         Refused::Bad(message) => {
-            frames.refuse(socket, BadRequest { reply_to: Some(id.to_owned()), message }).await
+            frames.refuse(socket, BadRequest { reply_to: id.map(str::to_owned), message }).await
         }
         // In the v1 dialect whoever is refused here has no second try.
         Refused::Error(code, message) if socket.dialect() == Dialect::V1 => {
-            Err(socket.last_word(Some(id), code, &message, CloseCode::Policy).await)
+            Err(socket.last_word(id, code, &message, CloseCode::Policy).await)
         }
         Refused::Error(code, message) => {
-            socket.send(Some(id), &Notice::Error { code, message: &message, details: None }).await
+            socket.send(id, &Notice::Error { code, message: &message, details: None }).await
         }
     }
 }
@@ -128,7 +134,7 @@ async fn join(
     hub: &Hub,
     connection: u64,
     socket: &mut Socket,
-    id: &str,
+    id: Option<&str>,
     connect: &Connect,
     identity: &Identity,
     feed: &Watched,
@@ -160,7 +166,7 @@ async fn join(
         heartbeat_interval_ms: settings.heartbeat_interval_ms,
     };
     if connect.live {
-        socket.send(Some(id), &header(now, 0, None)).await?;
+        socket.send(id, &header(now, 0, None)).await?;
         return Ok(Ok(now));
     }
     let Some(last) = connect.last_event_id else {
@@ -172,7 +178,7 @@ async fn join(
             }
         };
         let since_snapshot = feed.since_snapshot(state.ordinal).await;
-        socket.send(Some(id), &header(state.event_id, since_snapshot, Some(&state.json))).await?;
+        socket.send(id, &header(state.event_id, since_snapshot, Some(&state.json))).await?;
         return Ok(Ok(state.event_id));
     };
     // The client may come from a frontend that is a moment ahead of this one.
@@ -189,7 +195,7 @@ async fn join(
         ))));
     }
     let since_snapshot = feed.since_snapshot(feed.ordinal()).await;
-    socket.send(Some(id), &header(now, since_snapshot, None)).await?;
+    socket.send(id, &header(now, since_snapshot, None)).await?;
     Ok(Ok(last))
 }
 

@@ -255,30 +255,30 @@ impl Session {
         match frame.request {
             Request::Connect(_) => {
                 let message = "this connection is connected already".to_owned();
-                self.frames.refuse(&mut self.socket, BadRequest { reply_to: Some(id), message }).await
+                self.frames.refuse(&mut self.socket, BadRequest { reply_to: id, message }).await
             }
-            Request::Submit(submit) => self.submit(id, submit).await,
+            Request::Submit(submit) => self.submit(id.unwrap_or_default(), submit).await,
             Request::SubmitBatch(batch) => self.submit_batch(id, batch).await,
-            Request::Sync(sync) => self.sync(&id, sync).await,
-            Request::Heartbeat => self.socket.send(Some(&id), &Notice::Heartbeat).await,
-            Request::RefreshToken { token } => self.refresh(&id, &token).await,
-            Request::UnsupportedVersion => Err(unsupported_version(&mut self.socket, &id).await),
+            Request::Sync(sync) => self.sync(id.as_deref(), sync).await,
+            Request::Heartbeat => self.socket.send(id.as_deref(), &Notice::Heartbeat).await,
+            Request::RefreshToken { token } => self.refresh(id.as_deref(), &token).await,
+            Request::UnsupportedVersion => Err(unsupported_version(&mut self.socket, id.as_deref()).await),
         }
     }
 
-    async fn refresh(&mut self, id: &str, token: &str) -> Result<(), End> {
+    async fn refresh(&mut self, id: Option<&str>, token: &str) -> Result<(), End> {
         let authenticated = self.hub.auth.authenticate(&self.identity.client_id, Some(token)).await;
         self.identity = authenticated.map_err(|error| auth_failed(error.to_string()))?;
         self.expires = expiry(&self.identity);
         let notice = Notice::TokenRefreshed { expires_at: self.identity.expires_at };
-        self.socket.send(Some(id), &notice).await
+        self.socket.send(id, &notice).await
     }
 
-    async fn error(&mut self, reply_to: &str, code: ErrorCode, message: &str) -> Result<(), End> {
+    async fn error(&mut self, reply_to: Option<&str>, code: ErrorCode, message: &str) -> Result<(), End> {
         if self.socket.dialect().closes_on(code) {
-            return Err(self.socket.last_word(Some(reply_to), code, message, CloseCode::TryAgainLater).await);
+            return Err(self.socket.last_word(reply_to, code, message, CloseCode::TryAgainLater).await);
         }
-        self.socket.send(Some(reply_to), &Notice::Error { code, message, details: None }).await
+        self.socket.send(reply_to, &Notice::Error { code, message, details: None }).await
     }
 
     async fn time_passed(&mut self) -> Result<(), End> {
@@ -337,9 +337,9 @@ const READ_PAUSE: Duration = Duration::from_millis(100);
 const LOOKS_WITHOUT_LIFE_MAX: u32 = 2;
 
 /// Says that this version of the dialect is not spoken here.
-async fn unsupported_version(socket: &mut Socket, id: &str) -> End {
+async fn unsupported_version(socket: &mut Socket, id: Option<&str>) -> End {
     let code = ErrorCode::ProtocolVersionUnsupported;
-    socket.last_word(Some(id), code, "Unsupported protocol version", CloseCode::Policy).await
+    socket.last_word(id, code, "Unsupported protocol version", CloseCode::Policy).await
 }
 
 fn auth_failed(why: impl Into<std::borrow::Cow<'static, str>>) -> End {

@@ -23,7 +23,7 @@ pub(super) struct Cycle {
 
 impl Session {
     /// Answers with a page.
-    pub(super) async fn sync(&mut self, id: &str, sync: Sync) -> Result<(), End> {
+    pub(super) async fn sync(&mut self, id: Option<&str>, sync: Sync) -> Result<(), End> {
         if sync.partition.as_ref().is_some_and(|partition| partition != self.feed.partition()) {
             return self.error(id, ErrorCode::Forbidden, "`partition` is not the connection's").await;
         }
@@ -69,7 +69,7 @@ impl Session {
         self.cycle.as_ref().filter(|cycle| lasts || cycle.next == since).map(|cycle| cycle.upto)
     }
 
-    async fn sync_snapshot(&mut self, id: &str) -> Result<Result<(), End>, LogError> {
+    async fn sync_snapshot(&mut self, id: Option<&str>) -> Result<Result<(), End>, LogError> {
         let state = self.feed.state().await?;
         let notice = Notice::SyncPage {
             partition: self.feed.partition().as_str(),
@@ -81,10 +81,10 @@ impl Session {
         };
         self.cycle = None;
         self.position = self.position.max(state.event_id);
-        Ok(self.socket.send(Some(id), &notice).await)
+        Ok(self.socket.send(id, &notice).await)
     }
 
-    async fn sync_events(&mut self, id: &str, sync: &Sync) -> Result<Result<(), End>, LogError> {
+    async fn sync_events(&mut self, id: Option<&str>, sync: &Sync) -> Result<Result<(), End>, LogError> {
         let settings = self.hub.settings.clone();
         let since = sync.since.unwrap_or(EventId::NONE);
         let upto = self.continues(since).unwrap_or_else(|| self.feed.head_now());
@@ -113,7 +113,7 @@ impl Session {
         let partition = self.feed.partition().as_str();
         let notice =
             Notice::SyncPage { partition, snapshot: None, events: &events, next, head: upto, has_more };
-        let sent = self.socket.send(Some(id), &notice).await;
+        let sent = self.socket.send(id, &notice).await;
         let idle_at = Instant::now() + Duration::from_millis(settings.sync_idle_ms_max);
         self.cycle = has_more.then_some(Cycle { upto, next: last, idle_at });
         if has_more {

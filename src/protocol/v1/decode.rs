@@ -18,8 +18,13 @@ struct Envelope<'a> {
     protocol_version: Option<&'a RawValue>,
     #[serde(borrow)]
     payload: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "present")]
     msg_id: Option<&'a RawValue>,
+}
+
+/// A field that is there, be it `null`.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 /// Whether a first frame asks for this dialect: an object with `protocolVersion`. `None` if it is no object.
@@ -48,7 +53,7 @@ pub(in crate::protocol) fn decode(text: &str) -> Result<Frame, BadRequest> {
     let (Some(kind), Some(payload)) = (kind, payload) else {
         return Err(fail("Missing required envelope fields"));
     };
-    let id = msg_id.clone().unwrap_or_default();
+    let id = msg_id.clone();
     if string(envelope.protocol_version).as_deref() != Some(PROTOCOL_VERSION) {
         return Ok(Frame { id, request: Request::UnsupportedVersion });
     }

@@ -185,7 +185,7 @@ fn push_event(out: &mut String, event: &CommittedEvent<'_>) {
 
 /// The envelope of an answer. A request without an id is answered without one.
 fn answer(header: &Header<'_>, kind: &str, payload: impl FnOnce(&mut String)) -> String {
-    message(kind, header.reply_to.filter(|id| !id.is_empty()), payload)
+    message(kind, header.reply_to, payload)
 }
 
 fn message(kind: &str, msg_id: Option<&str>, payload: impl FnOnce(&mut String)) -> String {

@@ -55,12 +55,25 @@ fn the_first_frame_tells_the_dialect() {
 }
 
 #[test]
+fn a_message_id_is_a_string_or_not_there() {
+    let sync = |id: &str| {
+        let payload = r#"{ "projectId": "p", "sinceCommittedId": 0 }"#;
+        decode(&format!(r#"{{ "type": "sync", "protocolVersion": "1.0", {id} "payload": {payload} }}"#))
+    };
+    assert_eq!(sync("").unwrap().id, None);
+    assert_eq!(sync(r#""msgId": "","#).unwrap().id.as_deref(), Some(""));
+    for no_string in ["null", "7", "{}"] {
+        assert_eq!(sync(&format!(r#""msgId": {no_string},"#)).unwrap_err().reply_to, None);
+    }
+}
+
+#[test]
 fn a_connect_names_client_project_and_token() {
     let payload = json!({ "token": "t", "clientId": "c", "projectId": "p" });
     let Ok(Frame { id, request: Request::Connect(connect) }) = decode(&frame("connect", payload)) else {
         panic!("not a connect");
     };
-    assert_eq!(id, "m");
+    assert_eq!(id.as_deref(), Some("m"));
     assert_eq!((connect.client_id.as_str(), connect.partition.as_str()), ("c", "p"));
     assert_eq!(connect.token.as_deref(), Some("t"));
     assert!(connect.live);

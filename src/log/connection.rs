@@ -30,17 +30,23 @@ pub struct ConnectionState {
     /// Grows whenever live messages may have been missed: at every reconnect and at every notice that a
     /// subscription of ours was too slow. Who sees it grow fills its gaps from the log.
     pub epoch: u64,
+    /// Grows at every reconnect. What was asked before may never be answered, and a server that was restarted
+    /// may have lost what it holds only in memory.
+    pub reconnects: u64,
 }
 
 /// How many messages a subscription may hold before NATS's client drops some and tells us so.
 const SUBSCRIPTION_MESSAGES_MAX: usize = 64 * 1024;
+
+/// How long an answer may take that was asked for before a reconnect.
+const AFTER_RECONNECT: Duration = Duration::from_millis(500);
 
 impl Log {
     /// Connects. `role` is shown in NATS's own monitoring. Fails when no server can be reached now;
     /// once connected, reconnecting goes on for ever.
     pub async fn connect(settings: &LogSettings, role: &str) -> Result<Self, LogError> {
         const WHAT: &str = "connecting to NATS";
-        let (sender, state) = watch::channel(ConnectionState { connected: true, epoch: 0 });
+        let (sender, state) = watch::channel(ConnectionState { connected: true, epoch: 0, reconnects: 0 });
         let sender = Arc::new(sender);
         let mut options = ConnectOptions::new()
             .name(format!("insieme-backend {role}"))
@@ -106,7 +112,8 @@ impl Log {
             .map_err(|error| LogError::unavailable("flushing", error))
     }
 
-    /// One request, one reply.
+    /// One request, one reply. If the connection is lost meanwhile, the reply is given a moment after the
+    /// reconnect and no more: it may have gone down with the old connection.
     pub(super) async fn request(
         &self,
         what: &'static str,
@@ -118,13 +125,33 @@ impl Log {
         if let Some(headers) = headers {
             request = request.headers(headers);
         }
-        self.client.send_request(subject, request).await.map_err(|error| {
+        let mut state = self.state.clone();
+        let reconnects = state.borrow().reconnects;
+        let reply = self.client.send_request(subject, request);
+        tokio::pin!(reply);
+        let reply = tokio::select! {
+            biased;
+            reply = &mut reply => reply,
+            () = reconnected(&mut state, reconnects) => {
+                tokio::time::timeout(AFTER_RECONNECT, reply)
+                    .await
+                    .map_err(|_| LogError::unavailable(what, "the connection was lost before the answer"))?
+            }
+        };
+        reply.map_err(|error| {
             use async_nats::client::RequestErrorKind as Kind;
             match error.kind() {
                 Kind::InvalidSubject | Kind::MaxPayloadExceeded => LogError::refused(what, error),
                 Kind::TimedOut | Kind::NoResponders | Kind::Other => LogError::unavailable(what, error),
             }
         })
+    }
+}
+
+/// Waits for a reconnect beyond so many; for ever once the client is gone.
+async fn reconnected(state: &mut watch::Receiver<ConnectionState>, reconnects: u64) {
+    if state.wait_for(|state| state.reconnects > reconnects).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -135,6 +162,7 @@ fn note_event(sender: &watch::Sender<ConnectionState>, event: &Event) {
             sender.send_modify(|state| {
                 state.connected = true;
                 state.epoch += 1;
+                state.reconnects += 1;
             });
         }
         Event::Disconnected => {

@@ -42,6 +42,13 @@ pub struct OwnedSlot {
     revision: u64,
 }
 
+impl OwnedSlot {
+    /// The same hold with its key at another revision: a renewal went through whose answer was lost.
+    pub fn renewed_at(self, revision: u64) -> Self {
+        Self { revision, ..self }
+    }
+}
+
 #[cfg(feature = "fault-points")]
 impl OwnedSlot {
     /// A hold that nobody gave: for the fault point at which a validator will not lose a slot.

@@ -54,6 +54,8 @@ impl Slots {
             tokio::time::interval_at(Instant::now() + period, period.max(Duration::from_millis(10)));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut changes = self.shared.log.ownership_changes().await?;
+        let mut connection = self.shared.log.state();
+        let mut reconnects = connection.borrow_and_update().reconnects;
         self.rebalance_or_report().await;
         loop {
             tokio::select! {
@@ -66,6 +68,13 @@ impl Slots {
                         why: "the connection to NATS was closed".to_owned(),
                     }),
                 },
+                Ok(()) = connection.changed() => {
+                    let now = connection.borrow_and_update().reconnects;
+                    if now != reconnects {
+                        reconnects = now;
+                        self.take_all_anew();
+                    }
+                }
                 Some(ended) = self.workers.join_next_with_id(), if !self.workers.is_empty() => {
                     self.worker_ended(ended).await;
                 }
@@ -73,6 +82,16 @@ impl Slots {
         }
         self.leave().await;
         Ok(())
+    }
+
+    /// After a reconnect: a server that was killed may have lost the newest drafts, and with them its count of
+    /// drafts, while a consumer remembers having delivered them; it would pass over as many new ones. A new
+    /// consumer for each slot begins with what there is.
+    fn take_all_anew(&mut self) {
+        info!(slots = self.held.len(), "reconnected to NATS; taking the slots anew");
+        for held in self.held.values() {
+            held.stop.cancel();
+        }
     }
 
     async fn rebalance_or_report(&mut self) {
@@ -88,6 +107,13 @@ impl Slots {
         let mut view = log.ownership().await?;
         view.validators.insert(me.clone());
         self.view = view;
+        for (slot, held) in &mut self.held {
+            if self.view.owners.get(slot) == Some(&me)
+                && let Some(revision) = self.view.revisions.get(slot)
+            {
+                held.owned = held.owned.renewed_at(*revision);
+            }
+        }
         self.renew().await;
         for slot in (0..log.slots()).map(Slot) {
             let mine = holder(slot, &self.view.validators) == Some(me.as_str());

@@ -136,14 +136,15 @@ async fn a_repeated_event_is_answered_as_before_and_not_broadcast_again() {
     let event = note(&vera, 1);
     let first = vera.commit(event.clone()).await;
 
-    // Alone, with its keys in another order, in a batch with a new one, from elsewhere, and by another client.
+    // Alone, in another spelling, in a batch with a new one, from elsewhere, and by another client.
     assert_eq!(vera.commit(event.clone()).await, first);
-    let respelled = json!({
-        "meta": { "clientTs": 1.0, "clientId": "vera" }, "schemaVersion": 1.0, "payload": { "n": 1e0 },
-        "type": "note", "partition": "doc", "projectId": "default", "id": "vera-1",
-    });
-    let results = vera.results(vec![respelled]).await;
-    assert_eq!(results[0].committed_id(), Some(first));
+    let respelled = r#"{ "type": "submit_events", "protocolVersion": "1.0", "msgId": "respelled", "payload": {
+        "events": [{ "type": "n\u006fte", "schemaVersion": 1.0, "payload": { "n": 1e0 }, "partition": "doc",
+            "projectId": "default", "meta": { "clientTs": 1.00 }, "id": "vera-1" }] } }"#;
+    vera.socket().send_text(respelled).await.unwrap();
+    let answer = vera.socket().expect("submit_events_result").await;
+    assert_eq!(answer["msgId"], "respelled");
+    assert_eq!(answer["payload"]["results"][0]["committedId"], first, "{answer}");
     let results = vera.results(vec![event.clone(), note(&vera, 2), event.clone()]).await;
     let second = results[1].committed_id().unwrap();
     assert_eq!(

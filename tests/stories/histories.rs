@@ -2,8 +2,9 @@
 //! themselves, contradict themselves, sync, vanish and come back, while processes are killed. At the end
 //! every client knows exactly what the log holds, and whatever any of them was told is true.
 //!
-//! A history is made from its seed before anything is started. `INSIEME_HISTORY_SEED=N` runs that one
-//! alone; a failure prints the seed and the steps taken.
+//! A history is made from its seed before anything is started. With `INSIEME_HISTORY_SEED=N` every test here
+//! plays that seed instead of its own, so run one of them; a failure prints the seed and the steps taken.
+//! The steps are the same each time, the timing is not.
 
 use std::collections::HashMap;
 

@@ -5,7 +5,8 @@
 
 /// Die between a commit's acknowledgement and that of its drafts.
 pub const DIE_AFTER_COMMIT: &str = "die_after_commit";
-/// Go on with a slot although somebody else has taken it, and take its consumer back.
+/// Believe to own every slot: take the consumers of those that somebody else owns, hand none over, and take
+/// each back when it is lost.
 pub const NEVER_LOSE_SLOTS: &str = "never_lose_slots";
 
 /// Whether a fault is switched on.

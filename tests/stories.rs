@@ -5,11 +5,13 @@ mod harness;
 
 mod stories {
     mod catch_up;
+    mod command_line;
     mod dev_command;
     mod idempotency;
     mod javascript;
     mod killed_validator;
     mod nats_outage;
+    mod nats_users;
     mod protocol;
     mod real_input;
     mod rule_codes;

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use axum::extract::ws::Utf8Bytes;
 use bytes::Bytes;
 
+use crate::event::canonical::content_hash;
 use crate::event::{CommittedEvent, Draft, DraftKey, EventId, EventRecord};
 use crate::log::StoredEvent;
 use crate::protocol::Dialect;
@@ -20,6 +21,7 @@ pub(super) struct Entry {
     /// Its record.
     pub body: Bytes,
     classic: OnceLock<Encoded>,
+    v1: OnceLock<Encoded>,
 }
 
 /// An event encoded in one dialect.
@@ -41,13 +43,23 @@ impl Entry {
     pub(super) fn parse(stored: StoredEvent) -> serde_json::Result<Self> {
         let record = EventRecord::parse(&stored.body)?;
         let (ordinal, draft_key) = (record.ordinal, record.draft_key());
-        Ok(Self { id: stored.id, ordinal, draft_key, body: stored.body, classic: OnceLock::new() })
+        Ok(Self {
+            id: stored.id,
+            ordinal,
+            draft_key,
+            body: stored.body,
+            classic: OnceLock::new(),
+            v1: OnceLock::new(),
+        })
     }
 
     /// The event in a dialect; encoded when the first connection asks.
     pub(super) fn encoded(&self, dialect: Dialect) -> &Encoded {
-        let Dialect::Classic = dialect;
-        self.classic.get_or_init(|| match EventRecord::parse(&self.body) {
+        let cell = match dialect {
+            Dialect::Classic => &self.classic,
+            Dialect::V1 => &self.v1,
+        };
+        cell.get_or_init(|| match EventRecord::parse(&self.body) {
             Ok(record) => {
                 let encoded = dialect.encode_broadcast(&CommittedEvent { id: self.id, record });
                 Encoded { event: encoded.event_start..encoded.event_end, frame: encoded.frame.into() }
@@ -57,11 +69,14 @@ impl Entry {
         })
     }
 
-    /// Whether the event is what a draft asked for: the same type, and the same payload to the byte. That
-    /// the draft ids are the same is not enough, since a client may use one twice.
+    /// Whether the event is what a draft asked for. That the draft ids are the same is not enough, since a
+    /// client may use one twice: the type and the payload must be too, to the byte, or in the v1 dialect all
+    /// that makes the content. What is the same but spelt otherwise, a validator's answer tells.
     pub(super) fn is_of(&self, draft: &Draft) -> bool {
         EventRecord::parse(&self.body).is_ok_and(|record| {
-            record.event_type == draft.event_type && record.payload.get() == draft.payload.get()
+            record.event_type == draft.event_type
+                && record.payload.get() == draft.payload.get()
+                && (draft.v1.is_none() || content_hash(draft).is_ok_and(|hash| hash == record.content_hash))
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
@@ -11,6 +11,7 @@ use governor::state::direct::NotKeyed;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 
+use super::lock;
 use super::settings::FrontendSettings;
 use crate::event::ClientId;
 
@@ -45,7 +46,7 @@ impl Limits {
 
     /// A place for one more connection, kept until it is dropped; `None` when there is none left.
     pub(super) fn admit(self: &Arc<Self>) -> Option<Admission> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.open);
         if open.all >= self.connections_max {
             return None;
         }
@@ -77,7 +78,7 @@ pub(super) struct Admission {
 impl Admission {
     /// Counts the connection to a client; false when the client has as many as it may have.
     pub(super) fn claim(&mut self, client: &ClientId) -> bool {
-        let mut open = self.limits.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.limits.open);
         let count = open.by_client.entry(client.clone()).or_default();
         if *count >= self.limits.per_client_max {
             return false;
@@ -90,7 +91,7 @@ impl Admission {
     /// Takes back [`Admission::claim`].
     pub(super) fn unclaim(&mut self) {
         let Some(client) = self.client.take() else { return };
-        let mut open = self.limits.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.limits.open);
         if let Some(count) = open.by_client.get_mut(&client) {
             *count -= 1;
             if *count == 0 {
@@ -103,7 +104,7 @@ impl Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         self.unclaim();
-        self.limits.open.lock().unwrap_or_else(PoisonError::into_inner).all -= 1;
+        lock(&self.limits.open).all -= 1;
     }
 }
 
@@ -119,5 +120,53 @@ impl FrameLimit {
     pub(super) fn frame(&self) -> Result<(), Duration> {
         let Some(limiter) = &self.0 else { return Ok(()) };
         limiter.check().map_err(|not_until| not_until.wait_time_from(limiter.clock().now()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(id: &str) -> ClientId {
+        ClientId::new(id).unwrap()
+    }
+
+    #[test]
+    fn connections_are_counted_in_all_and_by_client_and_given_back() {
+        let settings =
+            FrontendSettings { connections_max: 3, connections_per_client_max: 2, ..Default::default() };
+        let limits = Limits::new(&settings);
+        let mut open: Vec<Admission> = (0..3).map(|_| limits.admit().unwrap()).collect();
+        assert!(limits.admit().is_none());
+        assert!(open[0].claim(&client("a")) && open[1].claim(&client("a")));
+        assert!(!open[2].claim(&client("a")) && open[2].claim(&client("b")));
+        open.remove(0);
+        assert!(limits.admit().unwrap().claim(&client("a")));
+        drop(open);
+        assert!(lock(&limits.open).by_client.is_empty());
+        assert_eq!(lock(&limits.open).all, 0);
+    }
+
+    #[test]
+    fn submissions_are_counted_by_client() {
+        let settings = FrontendSettings { submissions_per_minute_max: 2, ..Default::default() };
+        let limits = Limits::new(&settings);
+        assert!(limits.submission(&client("a")).is_ok() && limits.submission(&client("a")).is_ok());
+        let wait = limits.submission(&client("a")).unwrap_err();
+        assert!(wait > Duration::from_secs(20) && wait <= Duration::from_secs(30), "{wait:?}");
+        assert!(limits.submission(&client("b")).is_ok());
+        limits.forget_idle();
+        assert!(limits.submission(&client("a")).is_err());
+    }
+
+    #[test]
+    fn nought_is_no_limit() {
+        let settings = FrontendSettings { submissions_per_minute_max: 0, ..Default::default() };
+        let limits = Limits::new(&settings);
+        assert!((0..1000).all(|_| limits.submission(&client("a")).is_ok()));
+        let frames = FrameLimit::new(0);
+        assert!((0..1000).all(|_| frames.frame().is_ok()));
+        let frames = FrameLimit::new(5);
+        assert_eq!((0..100).filter(|_| frames.frame().is_ok()).count(), 5);
     }
 }

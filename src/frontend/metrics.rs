@@ -15,9 +15,9 @@ pub const BROADCAST_BYTES: &str = "insieme_broadcast_bytes_total";
 /// Drafts submitted.
 pub const SUBMITTED: &str = "insieme_drafts_submitted_total";
 /// Drafts answered as accepted.
-pub const ACCEPTED: &str = "insieme_drafts_accepted_total";
+pub const ACCEPTED: &str = "insieme_acceptances_sent_total";
 /// Drafts answered as rejected, by reason.
-pub const REJECTED: &str = "insieme_drafts_rejected_total";
+pub const REJECTED: &str = "insieme_rejections_sent_total";
 /// Drafts given up without an outcome.
 pub const FORGOTTEN: &str = "insieme_drafts_unanswered_total";
 /// Submissions published again.

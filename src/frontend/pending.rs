@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::settings::FrontendSettings;
-use crate::event::{Answer, ClientId, Draft, DraftKey, EventId, FieldError, Outcome, Reason};
+use crate::event::{Answer, ClientId, Draft, DraftKey, EventId, FieldError, Outcome, Reason, Unit};
 
 /// The drafts of one connection that are not answered yet.
 pub(super) struct Pending {
@@ -117,6 +117,8 @@ pub(super) enum End {
     Accepted,
     /// It is not, and no copy of it will be.
     Rejected(Reason, Vec<FieldError>),
+    /// It stood behind a rejected one in a batch.
+    NotProcessed,
     /// Nobody knows.
     Forgotten,
 }
@@ -193,7 +195,7 @@ impl Pending {
     }
 
     /// What to publish now, if anything: first what is to be published again, then what is new.
-    pub(super) fn next(&mut self, now: Instant) -> Option<Publish> {
+    pub(super) fn next(&mut self, now: Instant, unit: Unit) -> Option<Publish> {
         if self.publishing.is_some() || self.not_before.is_some_and(|at| at > now) {
             return None;
         }
@@ -202,7 +204,7 @@ impl Pending {
             Some(index) => index,
             None if self.sent.len() >= self.limits.unanswered_max => return None,
             None => {
-                let drafts = self.bundle();
+                let drafts = self.bundle(unit);
                 if drafts.is_empty() {
                     return None;
                 }
@@ -310,6 +312,7 @@ impl Pending {
                 Outcome::Rejected { reason, errors } if latest => {
                     done.extend(self.take(index, place, End::Rejected(reason, errors)));
                 }
+                Outcome::NotProcessed if latest => done.extend(self.take(index, place, End::NotProcessed)),
                 Outcome::Rejected { .. } | Outcome::NotProcessed => {}
             }
         }
@@ -373,13 +376,14 @@ impl Pending {
         number
     }
 
-    fn bundle(&mut self) -> Vec<Option<Held>> {
+    /// What goes together in the next submission: as much as fits, or all of it where it is one unit of work.
+    fn bundle(&mut self, unit: Unit) -> Vec<Option<Held>> {
         let (mut drafts, mut bytes) = (Vec::new(), 0);
         while let Some(held) = self.queue.front() {
             bytes += size(&held.draft);
             let full =
                 drafts.len() >= self.limits.submission_drafts_max || bytes > self.limits.submission_bytes_max;
-            if full && !drafts.is_empty() {
+            if full && unit == Unit::Each && !drafts.is_empty() {
                 break;
             }
             drafts.push(self.queue.pop_front());

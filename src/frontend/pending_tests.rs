@@ -50,16 +50,16 @@ fn what_comes_during_a_publish_goes_together_in_the_next() {
     for n in 1..=5 {
         assert_eq!(pending.submit(draft(n), format!("m{n}"), now), Taken::Queued(key(n)));
         if n == 1 {
-            let first = pending.next(now).unwrap();
+            let first = pending.next(now, Unit::Each).unwrap();
             assert_eq!((first.number, first.attempt, names(&first)), (1, 1, vec!["d1"]));
         }
-        assert!(pending.next(now).is_none(), "one publish at a time");
+        assert!(pending.next(now, Unit::Each).is_none(), "one publish at a time");
     }
     assert!(pending.published(Published::Stored, now).is_empty());
-    let second = pending.next(now).unwrap();
+    let second = pending.next(now, Unit::Each).unwrap();
     assert_eq!((second.number, names(&second)), (2, vec!["d2", "d3", "d4"]));
     pending.published(Published::Stored, now);
-    assert_eq!(names(&pending.next(now).unwrap()), ["d5"]);
+    assert_eq!(names(&pending.next(now, Unit::Each).unwrap()), ["d5"]);
 }
 
 #[test]
@@ -69,13 +69,13 @@ fn the_next_submission_waits_for_the_answer_to_the_one_before() {
     for n in 1..=3 {
         pending.submit(draft(n), "m".into(), now);
         if n == 1 {
-            pending.next(now).unwrap();
+            pending.next(now, Unit::Each).unwrap();
         }
     }
     pending.published(Published::Stored, now);
-    assert!(pending.next(now).is_none());
+    assert!(pending.next(now, Unit::Each).is_none());
     pending.committed(key(1), |_| true).unwrap();
-    assert_eq!(names(&pending.next(now).unwrap()), ["d2", "d3"]);
+    assert_eq!(names(&pending.next(now, Unit::Each).unwrap()), ["d2", "d3"]);
 }
 
 #[test]
@@ -85,19 +85,19 @@ fn a_bundle_stays_within_its_bytes() {
     for n in 1..=3 {
         pending.submit(draft(n), "m".into(), now);
     }
-    assert_eq!(names(&pending.next(now).unwrap()), ["d1", "d2"]);
+    assert_eq!(names(&pending.next(now, Unit::Each).unwrap()), ["d1", "d2"]);
 }
 
 #[test]
 fn an_event_answers_its_draft_even_before_the_publish_is_acknowledged() {
     let (mut pending, now) = (pending(&settings()), Instant::now());
     pending.submit(draft(1), "m1".into(), now);
-    pending.next(now).unwrap();
+    pending.next(now, Unit::Each).unwrap();
     let done = pending.committed(key(1), |_| true).unwrap();
     assert_eq!((done.asked, done.end), (vec!["m1".to_owned()], End::Accepted));
     assert!(pending.is_empty() && !pending.holds(key(1)));
     assert!(pending.published(Published::Stored, now).is_empty());
-    assert!(pending.next(now).is_none());
+    assert!(pending.next(now, Unit::Each).is_none());
     assert!(pending.committed(key(1), |_| true).is_none(), "once");
 }
 
@@ -105,41 +105,41 @@ fn an_event_answers_its_draft_even_before_the_publish_is_acknowledged() {
 fn a_full_queue_rejects_what_was_surely_not_stored_and_goes_on() {
     let (mut pending, now) = (pending(&settings()), Instant::now());
     pending.submit(draft(1), "m1".into(), now);
-    pending.next(now).unwrap();
+    pending.next(now, Unit::Each).unwrap();
     pending.submit(draft(2), "m2".into(), now);
     let done = pending.published(Published::NotStored, now);
     assert_eq!(done[0].end, End::Rejected(Reason::Unavailable, vec![]));
     assert_eq!(done[0].asked, ["m1"]);
-    assert_eq!(names(&pending.next(now).unwrap()), ["d2"]);
+    assert_eq!(names(&pending.next(now, Unit::Each).unwrap()), ["d2"]);
 }
 
 #[test]
 fn an_unknown_publish_goes_again_before_anything_new_and_never_becomes_a_rejection() {
     let (mut pending, mut now) = (pending(&settings()), Instant::now());
     pending.submit(draft(1), "m1".into(), now);
-    pending.next(now).unwrap();
+    pending.next(now, Unit::Each).unwrap();
     pending.submit(draft(2), "m2".into(), now);
     assert!(pending.published(Published::Unknown, now).is_empty());
-    assert!(pending.next(now).is_none(), "after a pause");
+    assert!(pending.next(now, Unit::Each).is_none(), "after a pause");
     now += ms(51);
-    let again = pending.next(now).unwrap();
+    let again = pending.next(now, Unit::Each).unwrap();
     assert_eq!((again.number, again.attempt, names(&again)), (1, 2, vec!["d1"]));
     // The queue is full now, but the first copy may be in it.
     assert!(pending.published(Published::NotStored, now).is_empty());
     now += ms(51);
-    assert_eq!(pending.next(now).unwrap().attempt, 3);
+    assert_eq!(pending.next(now, Unit::Each).unwrap().attempt, 3);
     pending.published(Published::Stored, now);
-    assert_eq!(names(&pending.next(now).unwrap()), ["d2"]);
+    assert_eq!(names(&pending.next(now, Unit::Each).unwrap()), ["d2"]);
 }
 
 #[test]
 fn only_the_rejection_of_the_latest_copy_counts_but_any_commit_does() {
     let (mut pending, mut now) = (pending(&settings()), Instant::now());
     pending.submit(draft(1), "m1".into(), now);
-    pending.next(now).unwrap();
+    pending.next(now, Unit::Each).unwrap();
     pending.published(Published::Unknown, now);
     now += ms(51);
-    pending.next(now).unwrap();
+    pending.next(now, Unit::Each).unwrap();
     pending.published(Published::Stored, now);
     let (done, committed) = pending.answer(answer(1, 1, vec![rejected()]));
     assert!(done.is_empty() && committed.is_empty());
@@ -155,7 +155,7 @@ fn only_the_rejection_of_the_latest_copy_counts_but_any_commit_does() {
 fn the_rejection_of_the_latest_copy_ends_the_draft() {
     let (mut pending, now) = (pending(&settings()), Instant::now());
     pending.submit(draft(1), "m1".into(), now);
-    pending.next(now).unwrap();
+    pending.next(now, Unit::Each).unwrap();
     let (done, _) = pending.answer(answer(1, 1, vec![rejected()]));
     assert!(matches!(&done[0].end, End::Rejected(Reason::Conflict, errors) if errors.len() == 1));
     assert!(pending.answer(answer(1, 1, vec![rejected()])).0.is_empty());
@@ -166,17 +166,17 @@ fn the_rejection_of_the_latest_copy_ends_the_draft() {
 fn what_is_answered_is_not_published_again_and_the_rest_is_another_submission() {
     let (mut pending, now) = (pending(&settings()), Instant::now());
     pending.submit(draft(0), "m0".into(), now);
-    pending.next(now).unwrap();
+    pending.next(now, Unit::Each).unwrap();
     for n in 1..=3 {
         pending.submit(draft(n), format!("m{n}"), now);
     }
     pending.published(Published::Stored, now);
     pending.committed(key(0), |_| true).unwrap();
-    assert_eq!(pending.next(now).unwrap().number, 2);
+    assert_eq!(pending.next(now, Unit::Each).unwrap().number, 2);
     pending.published(Published::Stored, now);
     pending.committed(key(2), |_| true).unwrap();
     pending.republish();
-    let again = pending.next(now).unwrap();
+    let again = pending.next(now, Unit::Each).unwrap();
     assert_eq!((again.number, again.attempt, names(&again)), (3, 1, vec!["d1", "d3"]));
     // The answer to the copy that had three drafts is nobody's now.
     assert!(pending.answer(answer(2, 1, vec![rejected(), rejected(), rejected()])).0.is_empty());
@@ -188,7 +188,7 @@ fn without_an_answer_everything_goes_again_in_order_and_at_last_is_given_up() {
     let (mut pending, start) = (pending(&settings()), Instant::now());
     for n in 1..=2 {
         pending.submit(draft(n), format!("m{n}"), start);
-        pending.next(start).unwrap();
+        pending.next(start, Unit::Each).unwrap();
         pending.published(Published::Stored, start);
     }
     assert_eq!(pending.wake_at(), Some(start + ms(5_000)));
@@ -196,7 +196,7 @@ fn without_an_answer_everything_goes_again_in_order_and_at_last_is_given_up() {
     pending.submit(draft(3), "m3".into(), later);
     assert!(pending.tick(later).is_empty());
     for (name, attempt) in [("d1", 2), ("d2", 2), ("d3", 1)] {
-        let publish = pending.next(later).unwrap();
+        let publish = pending.next(later, Unit::Each).unwrap();
         assert_eq!((names(&publish), publish.attempt), (vec![name], attempt));
         pending.published(Published::Stored, later);
     }
@@ -209,7 +209,7 @@ fn without_an_answer_everything_goes_again_in_order_and_at_last_is_given_up() {
 fn what_was_never_published_is_rejected_when_its_time_is_over() {
     let (mut pending, start) = (pending(&settings()), Instant::now());
     pending.submit(draft(1), "m1".into(), start);
-    pending.next(start).unwrap();
+    pending.next(start, Unit::Each).unwrap();
     pending.submit(draft(2), "m2".into(), start);
     let ends: Vec<End> = pending.tick(start + ms(30_000)).into_iter().map(|done| done.end).collect();
     assert_eq!(ends, [End::Forgotten, End::Rejected(Reason::Unavailable, vec![])]);
@@ -223,7 +223,7 @@ fn the_same_draft_twice_is_published_once_and_answered_twice() {
     assert_eq!(pending.submit(draft(1), "m2".into(), now), Taken::Attached);
     let other = Draft { event_type: "unset".into(), ..draft(1) };
     assert_eq!(pending.submit(other, "m3".into(), now), Taken::Queued(key(1)));
-    assert_eq!(names(&pending.next(now).unwrap()), ["d1", "d1"]);
+    assert_eq!(names(&pending.next(now, Unit::Each).unwrap()), ["d1", "d1"]);
     let done = pending.committed(key(1), |draft| draft.event_type == "set").unwrap();
     assert_eq!(done.asked, ["m1", "m2"]);
     assert!(pending.committed(key(1), |draft| draft.event_type == "set").is_none());
@@ -287,7 +287,7 @@ proptest! {
         let calm = (0..400).map(|n| if n % 3 == 0 { Step::Wait } else if n % 3 == 1 { Step::Publish(0) } else { Step::Decide(255) });
         for step in steps.into_iter().chain(calm) {
             if in_flight.is_none() {
-                in_flight = pending.next(now);
+                in_flight = pending.next(now, Unit::Each);
             }
             let mut ended = Vec::new();
             match step {

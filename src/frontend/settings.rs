@@ -95,7 +95,8 @@ pub struct FrontendSettings {
     pub sync_bytes_max: usize,
     /// How long a connection's broadcasts wait for the next `sync` of a cycle, in milliseconds.
     pub sync_idle_ms_max: u64,
-    /// How long what is known of a partition's snapshot is taken for true, in milliseconds.
+    /// How long what is known of a partition's snapshot is taken for true, and how long a look for it may
+    /// take, in milliseconds.
     pub snapshot_info_ms: u64,
     /// How long a partition's state is kept at hand without anybody asking for it, in milliseconds.
     pub state_idle_ms: u64,
@@ -181,6 +182,7 @@ impl FrontendSettings {
             ("answer_wait_ms", self.answer_wait_ms),
             ("publish_retry_ms", self.publish_retry_ms),
             ("gap_check_ms", self.gap_check_ms),
+            ("snapshot_info_ms", self.snapshot_info_ms),
         ];
         let zero = counts
             .iter()

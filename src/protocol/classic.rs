@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::EncodedEvent;
+use super::json::{push_json, push_list};
 use super::notice::{Header, Notice, Snapshot};
 use super::request::{BadRequest, Connect, Frame, Request, Submit, Sync};
 use crate::event::{ClientId, CommittedEvent, Draft, EventId, EventRecord, FieldError, PartitionKey};
@@ -112,7 +113,7 @@ fn connect(payload: &str) -> Result<Request, String> {
         Some(partition) => partition,
         None => PartitionKey::new(DEFAULT_PARTITION).map_err(|error| error.to_string())?,
     };
-    Ok(Request::Connect(Connect { client_id, partition, token, last_event_id }))
+    Ok(Request::Connect(Connect { client_id, partition, token, last_event_id, live: false }))
 }
 
 fn submit(payload: &str) -> Result<Request, String> {
@@ -148,17 +149,6 @@ fn shortened(text: &str) -> Cow<'_, str> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ConnectedPayload<'a> {
-    server_id: &'a str,
-    current_event_index: EventId,
-    since_snapshot: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    initial_state: Option<&'a RawValue>,
-    heartbeat_interval: u64,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct RejectedPayload<'a> {
     draft_id: &'a str,
     reason: &'static str,
@@ -183,15 +173,25 @@ struct ErrorPayload<'a> {
 /// Writes a notice.
 pub(super) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> String {
     match *notice {
-        Notice::Connected { server_id, head, since_snapshot, initial_state, heartbeat_interval_ms } => {
-            let payload = ConnectedPayload {
-                server_id,
-                current_event_index: head,
-                since_snapshot,
-                initial_state,
-                heartbeat_interval: heartbeat_interval_ms,
-            };
-            message(header, "connected", |out| push_json(out, &payload))
+        Notice::Connected {
+            server_id, head, since_snapshot, initial_state, heartbeat_interval_ms, ..
+        } => {
+            // By hand like all that holds an event or a state: those are copied once.
+            message(header, "connected", |out| {
+                out.push_str("{\"serverId\":");
+                push_json(out, server_id);
+                out.push_str(",\"currentEventIndex\":");
+                push_json(out, &head);
+                out.push_str(",\"sinceSnapshot\":");
+                push_json(out, &since_snapshot);
+                if let Some(state) = initial_state {
+                    out.push_str(",\"initialState\":");
+                    out.push_str(state.get());
+                }
+                out.push_str(",\"heartbeatInterval\":");
+                push_json(out, &heartbeat_interval_ms);
+                out.push('}');
+            })
         }
         Notice::Accepted { draft_id, event_id, event } => message(header, "event_accepted", |out| {
             out.push_str("{\"draftId\":");
@@ -206,28 +206,27 @@ pub(super) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> String {
             let payload = RejectedPayload { draft_id, reason: reason.as_str(), errors, retry_after_ms };
             message(header, "event_rejected", |out| push_json(out, &payload))
         }
-        Notice::SyncPage { snapshot, events, head, has_more } => message(header, "sync_response", |out| {
-            out.push('{');
-            if let Some(Snapshot { state, event_id }) = snapshot {
-                out.push_str("\"snapshot\":{\"state\":");
-                out.push_str(state.get());
-                out.push_str(",\"eventIndex\":");
-                push_json(out, &event_id);
-                out.push_str("},");
-            }
-            out.push_str("\"events\":[");
-            for (index, event) in events.iter().enumerate() {
-                if index > 0 {
-                    out.push(',');
+        Notice::SyncPage { snapshot, events, head, has_more, .. } => {
+            message(header, "sync_response", |out| {
+                out.push('{');
+                if let Some(Snapshot { state, event_id }) = snapshot {
+                    out.push_str("\"snapshot\":{\"state\":");
+                    out.push_str(state.get());
+                    out.push_str(",\"eventIndex\":");
+                    push_json(out, &event_id);
+                    out.push_str("},");
                 }
-                out.push_str(event);
-            }
-            out.push_str("],\"currentEventIndex\":");
-            push_json(out, &head);
-            out.push_str(",\"hasMore\":");
-            push_json(out, &has_more);
-            out.push('}');
-        }),
+                out.push_str("\"events\":");
+                push_list(out, events.iter(), |out, event| out.push_str(event));
+                out.push_str(",\"currentEventIndex\":");
+                push_json(out, &head);
+                out.push_str(",\"hasMore\":");
+                push_json(out, &has_more);
+                out.push('}');
+            })
+        }
+        // Only the other dialect has batches.
+        Notice::BatchResult { .. } => message(header, "submit_events_result", |out| out.push_str("{}")),
         Notice::Heartbeat => message(header, "heartbeat", |out| out.push_str("{}")),
         Notice::TokenRefreshed { expires_at } => {
             message(header, "token_refreshed", |out| push_json(out, &RefreshedPayload { exp: expires_at }))
@@ -297,13 +296,4 @@ fn message(header: &Header<'_>, kind: &str, payload: impl FnOnce(&mut String)) -
     }
     out.push('}');
     out
-}
-
-/// Appends a value that is made of strings, numbers and already valid JSON, which cannot fail to
-/// serialise.
-fn push_json<T: Serialize + ?Sized>(out: &mut String, value: &T) {
-    match serde_json::to_string(value) {
-        Ok(text) => out.push_str(&text),
-        Err(_) => out.push_str("null"),
-    }
 }

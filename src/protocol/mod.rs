@@ -1,25 +1,28 @@
 //! The wire: frames to requests, notices to frames.
 //!
 //! A dialect is a way to write the same few things. What a client may ask for is a [`Request`], what it may
-//! be told is a [`Notice`]; `classic` reads and writes them as the design document has them, and a second
-//! dialect is a second file beside it. The frontend deals in requests and notices only.
+//! be told is a [`Notice`]; `classic` reads and writes them as the design document has them, `v1` as the
+//! published client does. The frontend deals in requests and notices only.
 //!
 //! This module does no I/O and knows no clock: message ids and times come in as arguments. It never looks
 //! into a payload or a state; both are passed on as they were written.
 
 mod classic;
 mod depth;
+mod json;
 mod notice;
 mod request;
+mod v1;
 
 #[cfg(test)]
 mod tests;
 
 pub use depth::deeper_than;
-pub use notice::{CloseCode, ErrorCode, Header, Notice, Snapshot};
-pub use request::{BadRequest, Connect, Frame, Request, Submit, Sync};
+pub use notice::{CloseCode, ErrorCode, Header, ItemResult, Notice, Snapshot};
+pub use request::{BadRequest, Connect, Frame, Request, Submit, SubmitBatch, Sync};
+pub use v1::{Checked, ItemContext, SubmitItem};
 
-use crate::event::CommittedEvent;
+use crate::event::{CommittedEvent, Reason};
 
 /// A way to write requests and notices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,13 +30,41 @@ pub enum Dialect {
     /// The design document's messages (`protocol-classic.md`).
     #[default]
     Classic,
+    /// The published client's messages (`protocol-v1.md`).
+    V1,
 }
 
 impl Dialect {
+    /// The dialect that a connection's first frame speaks.
+    /// `None` where it is no JSON object.
+    pub fn of_first_frame(text: &str) -> Option<Self> {
+        v1::is_v1(text).map(|is| if is { Self::V1 } else { Self::Classic })
+    }
+
+    /// Whether an error of this kind always ends a connection of this dialect; what ends it anyway is not
+    /// asked for.
+    pub fn closes_on(self, code: ErrorCode) -> bool {
+        match self {
+            Self::Classic => false,
+            Self::V1 => {
+                matches!(code, ErrorCode::RateLimited | ErrorCode::Unavailable | ErrorCode::ServerError)
+            }
+        }
+    }
+
     /// Reads a frame.
     pub fn decode(self, text: &str) -> Result<Frame, BadRequest> {
         match self {
             Self::Classic => classic::decode(text),
+            Self::V1 => v1::decode(text),
+        }
+    }
+
+    /// What a rejection for `reason` is called in a [`Notice::BatchResult`].
+    pub fn reason_name(self, reason: Reason) -> &'static str {
+        match self {
+            Self::Classic => reason.as_str(),
+            Self::V1 => v1::reason_name(reason),
         }
     }
 
@@ -41,6 +72,7 @@ impl Dialect {
     pub fn encode(self, header: &Header<'_>, notice: &Notice<'_>) -> String {
         match self {
             Self::Classic => classic::encode(header, notice),
+            Self::V1 => v1::encode(header, notice),
         }
     }
 
@@ -49,6 +81,7 @@ impl Dialect {
     pub fn encode_broadcast(self, event: &CommittedEvent<'_>) -> EncodedEvent {
         match self {
             Self::Classic => classic::encode_broadcast(event),
+            Self::V1 => v1::encode_broadcast(event),
         }
     }
 }

@@ -22,6 +22,10 @@ pub enum Notice<'a> {
     Connected {
         /// The frontend.
         server_id: &'a str,
+        /// The client.
+        client_id: &'a str,
+        /// The partition.
+        partition: &'a str,
         /// The partition's last event.
         head: EventId,
         /// How many events the partition has behind its latest snapshot.
@@ -51,12 +55,21 @@ pub enum Notice<'a> {
         /// When another try makes sense, where that is known.
         retry_after_ms: Option<u64>,
     },
+    /// What became of a batch.
+    BatchResult {
+        /// An entry per item, in order.
+        items: &'a [ItemResult<'a>],
+    },
     /// A page of the log.
     SyncPage {
+        /// The partition.
+        partition: &'a str,
         /// Where it begins, if it begins from a snapshot.
         snapshot: Option<Snapshot<'a>>,
         /// The events, encoded in this dialect.
         events: &'a [&'a str],
+        /// Where the next page begins: the last event of this one, or on the last page the end of the cycle.
+        next: EventId,
         /// The end of the cycle.
         head: EventId,
         /// Whether to ask again.
@@ -77,6 +90,36 @@ pub enum Notice<'a> {
         message: &'a str,
         /// More for a program, where there is more: an object.
         details: Option<&'a serde_json::Value>,
+    },
+}
+
+/// What became of one item of a batch.
+#[derive(Debug, Clone, Copy)]
+pub enum ItemResult<'a> {
+    /// It is in the log, now or since an earlier submission.
+    Committed {
+        /// The item.
+        id: &'a str,
+        /// Its place.
+        event_id: EventId,
+        /// When it was committed, in Unix milliseconds.
+        timestamp: u64,
+    },
+    /// It is not in the log.
+    Rejected {
+        /// The item.
+        id: &'a str,
+        /// Why, as the dialect calls it.
+        reason: &'static str,
+        /// All that was found wrong with it.
+        errors: &'a [FieldError],
+    },
+    /// It stood behind a rejected one.
+    NotProcessed {
+        /// The item.
+        id: &'a str,
+        /// The rejected one.
+        blocked_by: &'a str,
     },
 }
 
@@ -106,6 +149,8 @@ pub enum ErrorCode {
     Unavailable,
     /// A defect of ours.
     ServerError,
+    /// A version of the v1 dialect that we do not speak.
+    ProtocolVersionUnsupported,
 }
 
 impl ErrorCode {
@@ -119,6 +164,7 @@ impl ErrorCode {
             Self::MessageTooLarge => "message_too_large",
             Self::Unavailable => "unavailable",
             Self::ServerError => "server_error",
+            Self::ProtocolVersionUnsupported => "protocolVersion_unsupported",
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a client may ask for.
 
+use super::v1::SubmitItem;
 use crate::event::{ClientId, Draft, EventId, PartitionKey};
 
 /// A frame as it was understood.
@@ -18,6 +19,8 @@ pub enum Request {
     Connect(Connect),
     /// To commit an event.
     Submit(Submit),
+    /// To commit several events as one unit of work.
+    SubmitBatch(SubmitBatch),
     /// A stretch of the log.
     Sync(Sync),
     /// A sign of life.
@@ -27,6 +30,8 @@ pub enum Request {
         /// The token.
         token: String,
     },
+    /// Whatever it is, it is in a version of its dialect that we do not speak.
+    UnsupportedVersion,
 }
 
 /// To be let in.
@@ -40,15 +45,24 @@ pub struct Connect {
     pub token: Option<String>,
     /// The last event that the client has, where it has any.
     pub last_event_id: Option<EventId>,
+    /// Whether it begins at the head and wants no state: it catches up by asking.
+    pub live: bool,
 }
 
-/// To commit events. More than one, and as one unit, only where the dialect has batches.
+/// To commit an event.
 #[derive(Debug)]
 pub struct Submit {
     /// The partition that the client named, where it named one.
     pub partition: Option<PartitionKey>,
-    /// The drafts, in order.
+    /// The draft.
     pub draft: Draft,
+}
+
+/// To commit several events as one unit of work.
+#[derive(Debug)]
+pub struct SubmitBatch {
+    /// The items, in order; at least one.
+    pub items: Vec<SubmitItem>,
 }
 
 /// A stretch of the log.

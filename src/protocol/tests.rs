@@ -147,6 +147,8 @@ fn a_broadcast_holds_the_event_as_it_says_it_does() {
 fn every_notice_is_written_as_the_contract_has_it() {
     let state = RawValue::from_string(r#"{"a":1}"#.to_owned()).unwrap();
     let connected = Notice::Connected {
+        client_id: "c",
+        partition: "p",
         server_id: "f",
         head: EventId(8),
         since_snapshot: 2,
@@ -174,6 +176,8 @@ fn every_notice_is_written_as_the_contract_has_it() {
             "errors": [{ "field": "payload", "message": "no", "code": "X" }] })
     );
     let page = Notice::SyncPage {
+        partition: "p",
+        next: EventId(0),
         snapshot: Some(Snapshot { state: &state, event_id: EventId(3) }),
         events: &["{\"e\":4}", "{\"e\":5}"],
         head: EventId(5),
@@ -184,7 +188,14 @@ fn every_notice_is_written_as_the_contract_has_it() {
         json!({ "snapshot": { "state": { "a": 1 }, "eventIndex": 3 }, "events": [{ "e": 4 }, { "e": 5 }],
             "currentEventIndex": 5, "hasMore": false })
     );
-    let empty = Notice::SyncPage { snapshot: None, events: &[], head: EventId(5), has_more: true };
+    let empty = Notice::SyncPage {
+        partition: "p",
+        next: EventId(0),
+        snapshot: None,
+        events: &[],
+        head: EventId(5),
+        has_more: true,
+    };
     assert_eq!(
         encode(None, &empty)["payload"],
         json!({ "events": [], "currentEventIndex": 5, "hasMore": true })

@@ -46,6 +46,12 @@ impl Metrics {
         Ok(Self { handle })
     }
 
+    /// The metrics of a recorder that is not the process's.
+    #[cfg(test)]
+    pub(super) fn of(handle: PrometheusHandle) -> Self {
+        Self { handle }
+    }
+
     /// All metrics as they stand, in Prometheus's text format.
     pub fn render(&self) -> String {
         self.handle.render()

@@ -2,6 +2,8 @@
 
 mod logs;
 mod metrics;
+#[cfg(test)]
+mod tests;
 
 pub use logs::{LogFormat, LogOutput};
 pub use metrics::{Metrics, Readiness, serve};

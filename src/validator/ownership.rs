@@ -94,6 +94,7 @@ impl Slots {
             if let Some(held) = self.held.get(&slot)
                 && !mine
                 && !held.stop.is_cancelled()
+                && !fault::is_on(fault::NEVER_LOSE_SLOTS)
             {
                 info!(%slot, "handing over");
                 held.stop.cancel();
@@ -118,6 +119,14 @@ impl Slots {
         for owned in taken {
             if let Some(owned) = owned? {
                 self.start(owned);
+            }
+        }
+        #[cfg(feature = "fault-points")]
+        if fault::is_on(fault::NEVER_LOSE_SLOTS) {
+            for slot in (0..log.slots()).map(Slot) {
+                if !self.held.contains_key(&slot) {
+                    self.start(OwnedSlot::pretend(slot, rand::random()));
+                }
             }
         }
         Ok(())

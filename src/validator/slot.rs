@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, warn};
 
 use super::decide::{Work, rejection};
 use super::round::{Partition, RoundError};
@@ -179,7 +179,7 @@ impl std::fmt::Display for SlotEnd {
 /// Says how a worker ended.
 pub(super) fn report(slot: Slot, end: &SlotEnd) {
     match end {
-        SlotEnd::Stopped => info!(%slot, "slot given up"),
+        SlotEnd::Stopped => debug!(%slot, "slot given up"),
         SlotEnd::Lost(why) => warn!(%slot, why, "slot lost"),
     }
 }

@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::client::{Client, Connecting};
 use super::free_port;
@@ -35,6 +37,19 @@ pub struct Validator {
     pub process: Process,
     /// The name under which it owns slots.
     pub id: String,
+    health: u16,
+}
+
+impl Validator {
+    /// The sum of a counter over its labels, as the validator's `/metrics` tells it; 0 if it is not there.
+    pub async fn counter(&self, name: &str) -> f64 {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.health)).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        let samples = text.lines().filter(|line| line.split([' ', '{']).next() == Some(name));
+        samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
 }
 
 /// A frontend's process, and the address that it keeps over restarts.
@@ -137,7 +152,7 @@ impl Cluster {
 
     /// Runs a subcommand against this backend's NATS; it must succeed.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        let output = binary().args(arguments).arg("--nats").arg(self.nats.url()).output().unwrap();
+        let output = self.plan.command(arguments, &self.nats.url()).output().unwrap();
         assert!(
             output.status.success(),
             "`insieme-backend {}` failed: {}{}",
@@ -168,9 +183,9 @@ impl Plan {
         self
     }
 
-    fn command(&self, role: &str, nats: &str) -> Command {
+    fn command(&self, arguments: &[&str], nats: &str) -> Command {
         let mut command = binary();
-        command.arg(role).arg("--nats").arg(nats);
+        command.args(arguments).arg("--nats").arg(nats);
         for setting in &self.settings {
             command.arg("--set").arg(setting);
         }
@@ -186,7 +201,7 @@ impl IntoFuture for Plan {
         Box::pin(async move {
             let nats = NatsServer::start().await;
             let dir = temp_dir();
-            let output = self.command("bootstrap", &nats.url()).output().unwrap();
+            let output = self.command(&["bootstrap"], &nats.url()).output().unwrap();
             assert!(output.status.success(), "bootstrap failed: {}", String::from_utf8_lossy(&output.stderr));
             let mut cluster =
                 Cluster { nats, validators: Vec::new(), frontends: Vec::new(), plan: self.clone(), dir };
@@ -202,15 +217,16 @@ impl IntoFuture for Plan {
 }
 
 async fn validator(plan: &Plan, nats: &str, name: &str, faults: &str, dir: &Path) -> Validator {
-    let mut command = plan.command("validator", nats);
-    command.env("INSIEME_FAULT", faults);
+    let mut command = plan.command(&["validator"], nats);
+    let health = free_port();
+    command.env("INSIEME_FAULT", faults).args(["--health-listen", &format!("127.0.0.1:{health}")]);
     let mut process = Process::spawn(name, command, dir);
     let id = process.line_with("validator ready:").await;
-    Validator { process, id }
+    Validator { process, id, health }
 }
 
 async fn frontend(plan: &Plan, nats: &str, name: &str, port: u16, dir: &Path) -> Frontend {
-    let mut command = plan.command("frontend", nats);
+    let mut command = plan.command(&["frontend"], nats);
     command.args(["--allow-anyone", "--listen", &format!("127.0.0.1:{port}")]);
     let mut process = Process::spawn(name, command, dir);
     let url = process.line_with("frontend ready:").await;

@@ -60,11 +60,16 @@ impl Socket {
         }
     }
 
-    /// The next message. Panics when none comes.
+    /// The next message. Panics when none comes; pings are none.
     pub async fn receive(&mut self) -> Result<Value, Gone> {
+        timeout(DEADLINE, self.next_message())
+            .await
+            .unwrap_or_else(|_| panic!("waited {DEADLINE:?} in vain for a message"))
+    }
+
+    async fn next_message(&mut self) -> Result<Value, Gone> {
         loop {
-            let next = timeout(DEADLINE, self.stream.next()).await;
-            match next.unwrap_or_else(|_| panic!("waited {DEADLINE:?} in vain for a message")) {
+            match self.stream.next().await {
                 Some(Ok(Message::Text(text))) => {
                     return Ok(serde_json::from_str(&text).unwrap_or_else(|error| {
                         panic!("the server sent what is not JSON ({error}): {text:?}")
@@ -80,7 +85,7 @@ impl Socket {
         }
     }
 
-    /// The next message but heartbeats; it must be of this kind.
+    /// The next message must be of this kind.
     pub async fn expect(&mut self, kind: &str) -> Value {
         let message = self.receive().await.unwrap_or_else(|gone| panic!("{gone:?} instead of `{kind}`"));
         assert_eq!(message["type"], kind, "instead came {message}");

@@ -66,8 +66,11 @@ async fn validators_killed_one_after_the_other_under_load_lose_and_double_nothin
         before = count;
         cluster.restart_validator(round % 2).await;
     }
+    let mut clients = Vec::new();
     for writer in writers {
-        let mut client = writer.await.unwrap();
+        clients.push(writer.await.unwrap());
+    }
+    for mut client in clients {
         assert!(client.answers.values().all(|answer| answer.is_accepted()));
         let log = cluster.log(&client.partition);
         client.caught_up(log.last().unwrap()["eventId"].as_u64().unwrap()).await;

@@ -41,8 +41,11 @@ async fn some_progress(cluster: &Cluster, before: &mut usize) {
 
 /// Every draft was accepted, and is in the log once and in its client's order; everyone has the state.
 async fn nothing_lost_nothing_doubled(cluster: &Cluster, writers: Vec<JoinHandle<Client>>) {
+    let mut clients = Vec::new();
     for writer in writers {
-        let mut client = writer.await.unwrap();
+        clients.push(writer.await.unwrap());
+    }
+    for mut client in clients {
         assert_eq!(client.answers.len() as u64, DRAFTS);
         assert!(client.answers.values().all(|answer| answer.is_accepted()), "{:?}", client.answers);
         let log = cluster.log(&client.partition);

@@ -29,6 +29,17 @@ async fn is_alive(socket: &mut Socket) {
     assert_eq!(socket.expect("heartbeat").await["replyTo"], id);
 }
 
+/// The next message of this kind, past broadcasts.
+async fn until_kind(socket: &mut Socket, kind: &str) -> Value {
+    loop {
+        let message = socket.receive().await.unwrap();
+        if message["type"] == kind {
+            return message;
+        }
+        assert_eq!(message["type"], "broadcast", "{message}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_message_has_the_fields_of_the_specification() {
     let cluster = Cluster::start().await;
@@ -331,14 +342,10 @@ async fn a_client_may_submit_so_much_a_minute_over_all_its_connections() {
     for n in 0..4 {
         let socket = if n % 2 == 0 { &mut one } else { &mut two };
         socket.send("submit_event", submit(n)).await.unwrap();
+        until_kind(socket, "event_accepted").await;
     }
     one.send("submit_event", submit(4)).await.unwrap();
-    let rejected = loop {
-        let message = one.receive().await.unwrap();
-        if message["type"] == "event_rejected" {
-            break message;
-        }
-    };
+    let rejected = until_kind(&mut one, "event_rejected").await;
     assert_eq!(rejected["payload"]["draftId"], "d4");
     assert_eq!(rejected["payload"]["reason"], "rate_limited");
     assert!(rejected["payload"]["retryAfterMs"].as_u64() > Some(0), "{rejected}");
@@ -420,9 +427,9 @@ async fn drafts_of_a_connection_are_decided_in_the_order_sent() {
     let mut ann = cluster.client(0, "ann").await;
     ann.submit("set", json!({ "target": "t", "value": {} })).await;
     let mut drafts = Vec::new();
-    // Each stands on the one before it, and every tenth is wrong.
+    // Each stands on the one before it, as deep as a state may be, and every tenth is wrong.
     for n in 0..300 {
-        let parent = if n == 0 { "_root".to_owned() } else { format!("n{}", n - 1) };
+        let parent = if n % 100 == 0 { "_root".to_owned() } else { format!("n{}", n - 1) };
         let value = json!({ "id": format!("n{n}") });
         drafts.push(
             ann.submit("treePush", json!({ "target": "t", "value": value, "options": { "parent": parent } }))

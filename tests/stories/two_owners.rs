@@ -2,6 +2,8 @@
 
 use serde_json::json;
 
+use crate::harness::Patience;
+use crate::harness::client::Client;
 use crate::harness::cluster::Cluster;
 use crate::harness::model::Replica;
 use crate::harness::rng::Rng;
@@ -18,10 +20,35 @@ fn log_is_valid(cluster: &Cluster, partition: &str) -> usize {
     log.len()
 }
 
+fn accepted_by(client: &Client) -> usize {
+    client.answers.values().filter(|answer| answer.is_accepted()).count()
+}
+
+/// Pushes, moves and deletes the same few nodes as everybody else.
+async fn work(mut client: Client, seed: u64) -> Client {
+    let mut rng = Rng::new(seed + client.last_event_id);
+    for _ in 0..150 {
+        let id = format!("n{}", rng.below(8));
+        let parent = format!("n{}", rng.below(8));
+        let (kind, payload) = match rng.below(4) {
+            0 => ("treePush", json!({ "target": "t", "value": { "id": id } })),
+            1 => ("treeDelete", json!({ "target": "t", "options": { "id": id } })),
+            2 => ("treeMove", json!({ "target": "t", "options": { "id": id, "parent": parent } })),
+            _ => {
+                ("treePush", json!({ "target": "t", "value": { "id": id }, "options": { "parent": parent } }))
+            }
+        };
+        client.submit(kind, payload).await;
+        client.settle_to(6).await;
+    }
+    client.settle().await;
+    client
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn validators_that_fight_for_every_slot_commit_nothing_on_a_stale_state() {
-    // Given two validators that never accept to have lost a slot, and an honest one.
-    let mut cluster = Cluster::start().validators(0).frontends(2).await;
+    // Given two validators that each believe to own every slot, and an honest one.
+    let mut cluster = Cluster::start().set("nats.slots", 2).validators(0).frontends(2).await;
     cluster.add_validator("never_lose_slots").await;
     cluster.add_validator("never_lose_slots").await;
     cluster.add_validator("").await;
@@ -30,42 +57,29 @@ async fn validators_that_fight_for_every_slot_commit_nothing_on_a_stale_state() 
     // before it.
     let mut setup = cluster.client(0, "setup").await;
     setup.commit("init", json!({ "value": { "t": { "items": {}, "tree": [] } } })).await;
-    let mut writers = Vec::new();
-    for index in 0..4 {
-        let mut client = cluster.client(index % 2, &format!("w-{index}")).steadfast().await;
-        writers.push(tokio::spawn(async move {
-            let mut rng = Rng::new(index as u64);
-            for _ in 0..250 {
-                let id = format!("n{}", rng.below(8));
-                let parent = format!("n{}", rng.below(8));
-                match rng.below(4) {
-                    0 => client.submit("treePush", json!({ "target": "t", "value": { "id": id } })).await,
-                    1 => client.submit("treeDelete", json!({ "target": "t", "options": { "id": id } })).await,
-                    2 => {
-                        let options = json!({ "id": id, "parent": parent });
-                        client.submit("treeMove", json!({ "target": "t", "options": options })).await
-                    }
-                    _ => {
-                        let value = json!({ "id": id });
-                        let options = json!({ "parent": parent });
-                        client
-                            .submit("treePush", json!({ "target": "t", "value": value, "options": options }))
-                            .await
-                    }
-                };
-                client.settle_to(6).await;
-            }
-            client.settle().await;
-            client
-        }));
-    }
-    let mut accepted = 1;
     let mut clients = Vec::new();
-    for writer in writers {
-        let client = writer.await.unwrap();
-        accepted += client.answers.values().filter(|answer| answer.is_accepted()).count();
-        clients.push(client);
+    for index in 0..4 {
+        clients.push(cluster.client(index % 2, &format!("w-{index}")).steadfast().await);
     }
+    let patience = Patience::new();
+    loop {
+        let writing =
+            clients.drain(..).enumerate().map(|(index, client)| tokio::spawn(work(client, index as u64)));
+        for writer in writing.collect::<Vec<_>>() {
+            clients.push(writer.await.unwrap());
+        }
+        // Until they have really met: some commit was refused because another was there first.
+        let mut refused = 0.0;
+        for validator in &cluster.validators {
+            refused += validator.counter("insieme_commit_conflicts_total").await;
+        }
+        if refused >= 5.0 {
+            println!("{refused} commits were refused and decided anew");
+            break;
+        }
+        patience.wait_for("two validators to commit to one partition at once").await;
+    }
+    let accepted = 1 + clients.iter().map(accepted_by).sum::<usize>();
 
     // Then the log is valid event for event, holds what was accepted and nothing else, and all agree.
     assert_eq!(log_is_valid(&cluster, "default"), accepted);
@@ -106,6 +120,5 @@ async fn a_validator_that_slept_through_its_ownership_decides_anew_when_it_wakes
 
     // then it has committed nothing on the state that it fell asleep with.
     let log = log_is_valid(&cluster, "default");
-    let accepted = ann.answers.values().filter(|answer| answer.is_accepted()).count();
-    assert_eq!((log, accepted), (104, 104));
+    assert_eq!((log, accepted_by(&ann)), (104, 104));
 }

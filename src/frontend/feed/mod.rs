@@ -48,7 +48,7 @@ pub(super) struct Feed {
     watchers: AtomicUsize,
     /// Asks the task to compare itself with the log now.
     nudge: Notify,
-    snapshot: Mutex<Option<(Instant, Option<SnapshotInfo>)>>,
+    snapshot: tokio::sync::Mutex<Option<(Instant, Option<SnapshotInfo>)>>,
     warm: tokio::sync::Mutex<warm::Warm>,
 }
 
@@ -78,7 +78,7 @@ impl Feed {
             waiters: Mutex::default(),
             watchers: AtomicUsize::new(0),
             nudge: Notify::new(),
-            snapshot: Mutex::new(None),
+            snapshot: tokio::sync::Mutex::default(),
             warm: tokio::sync::Mutex::default(),
             shared,
         }
@@ -188,23 +188,33 @@ impl Feed {
 
     /// What snapshot there is, as of a moment ago.
     pub(super) async fn snapshot_info(&self) -> Option<SnapshotInfo> {
-        let known = *lock(&self.snapshot);
+        // Locked while it is looked up: those who connect at once look once.
+        let mut known = self.snapshot.lock().await;
         let age_max = Duration::from_millis(self.shared.settings.snapshot_info_ms);
-        if let Some((at, info)) = known
+        if let Some((at, info)) = *known
             && at.elapsed() < age_max
         {
             return info;
         }
-        match self.shared.log.snapshot_info(&self.token, SnapshotPart::State).await {
-            Ok(info) => {
-                *lock(&self.snapshot) = Some((Instant::now(), info));
-                info
-            }
-            Err(error) => {
-                tracing::warn!(partition = %self.partition, %error, "cannot look for a snapshot");
-                known.and_then(|(_, info)| info)
-            }
+        let last = known.and_then(|(_, info)| info);
+        if !self.shared.log.state().borrow().connected {
+            return last;
         }
+        let looked = self.shared.log.snapshot_info(&self.token, SnapshotPart::State);
+        let info = match tokio::time::timeout(age_max, looked).await {
+            Ok(Ok(info)) => info,
+            Ok(Err(error)) => {
+                tracing::warn!(partition = %self.partition, %error, "cannot look for a snapshot");
+                last
+            }
+            Err(_) => {
+                tracing::warn!(partition = %self.partition, "looking for a snapshot takes too long");
+                last
+            }
+        };
+        // A failure counts as a look too: nobody waits for the next one behind this one.
+        *known = Some((Instant::now(), info));
+        info
     }
 
     fn ring(&self) -> std::sync::RwLockReadGuard<'_, Ring> {

@@ -54,6 +54,11 @@ impl Feed {
         if let Some(state) = warm.serialised.as_ref().filter(|state| state.event_id >= wanted) {
             return Ok(state.clone());
         }
+        // Those who ask wait for each other here; not for one time-out after another.
+        if !self.shared.log.state().borrow().connected {
+            let why = "NATS is not connected".to_owned();
+            return Err(LogError::Unavailable { what: "reading a state", why });
+        }
         let mut state = match warm.state.take() {
             Some(state) => state,
             None => self.load().await?,

@@ -74,7 +74,8 @@ impl Session {
 
     /// Starts the next publish, when none is under way and something is to be published.
     pub(super) fn publish_next(&mut self) {
-        let Some(publish) = self.pending.next(Instant::now()) else { return };
+        let unit = if self.batch.is_some() { Unit::Batch } else { Unit::Each };
+        let Some(publish) = self.pending.next(Instant::now(), unit) else { return };
         if publish.attempt > 1 {
             metrics::count(metrics::REPUBLISHED);
             debug!(submission = publish.number, attempt = publish.attempt, "publishing drafts again");
@@ -88,7 +89,7 @@ impl Session {
                 submission: publish.number,
                 attempt: publish.attempt,
             },
-            unit: Unit::Each,
+            unit,
             drafts: publish.drafts.iter().map(|draft| draft.as_ref().clone()).collect(),
         };
         let (log, feed) = (self.hub.log.clone(), Arc::clone(&self.feed));
@@ -183,6 +184,9 @@ impl Session {
             self.feed.forget(key, self.connection);
         }
         metrics::duration(metrics::ANSWER_SECONDS, since.elapsed().as_secs_f64());
+        if self.batch.is_some() {
+            return self.item_done(Done { draft, key, since, asked, end }, entry).await;
+        }
         let draft_id = draft.draft_id.as_str();
         debug!(draft = draft_id, event = entry.map(|entry| entry.id.0), ?end, "draft answered");
         let details = serde_json::json!({ "draftId": draft_id });
@@ -197,7 +201,7 @@ impl Session {
                     metrics::count_by(metrics::REJECTED, "code", reason.as_str());
                     Notice::Rejected { draft_id, reason: *reason, errors, retry_after_ms: None }
                 }
-                (pending::End::Forgotten | pending::End::Accepted, _) => {
+                (pending::End::Forgotten | pending::End::NotProcessed | pending::End::Accepted, _) => {
                     metrics::count(metrics::FORGOTTEN);
                     Notice::Error {
                         code: ErrorCode::Unavailable,

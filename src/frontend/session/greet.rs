@@ -7,14 +7,15 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{Span, info, warn};
 
+use super::Hub;
+use super::frames::Frames;
 use super::socket::{End, Incoming, Socket};
-use super::{Frames, Hub, auth_failed};
 use crate::auth::Identity;
 use crate::event::{EventId, ReplyTo, Submission, Unit};
 use crate::frontend::answers::AnswerInbox;
 use crate::frontend::feed::Watched;
 use crate::frontend::limits::Admission;
-use crate::protocol::{BadRequest, CloseCode, Connect, ErrorCode, Notice, Request};
+use crate::protocol::{BadRequest, CloseCode, Connect, Dialect, ErrorCode, Notice, Request};
 
 /// What a greeting leaves behind.
 pub(super) struct Greeted {
@@ -75,11 +76,13 @@ pub(super) async fn greet(
         Span::current().record("client", connect.client_id.as_str());
         Span::current().record("partition", connect.partition.as_str());
         let token = connect.token.as_deref().or(token.as_deref());
-        let identity = hub
-            .auth
-            .authenticate(&connect.client_id, token)
-            .await
-            .map_err(|error| auth_failed(error.to_string()))?;
+        let identity = match hub.auth.authenticate(&connect.client_id, token).await {
+            Ok(identity) => identity,
+            Err(error) => {
+                let (code, why) = (ErrorCode::AuthFailed, error.to_string());
+                return Err(socket.last_word(Some(&id), code, &why, CloseCode::Policy).await);
+            }
+        };
         if !identity.may_read() {
             let why = "the token does not permit `read`";
             refuse(socket, &mut frames, &id, Refused::Error(ErrorCode::Forbidden, why.into())).await?;
@@ -92,6 +95,7 @@ pub(super) async fn greet(
         let feed = hub.feeds.watch(&connect.partition);
         match join(hub, connection, socket, &id, &connect, &identity, &feed).await? {
             Ok(position) => {
+                frames.good();
                 info!(%position, "connected");
                 let answers = hub.answers.open(connection);
                 return Ok(Greeted { admission, frames, identity, feed, position, answers });
@@ -108,6 +112,10 @@ async fn refuse(socket: &mut Socket, frames: &mut Frames, id: &str, refused: Ref
     match refused {
         Refused::Bad(message) => {
             frames.refuse(socket, BadRequest { reply_to: Some(id.to_owned()), message }).await
+        }
+        // In the v1 dialect whoever is refused here has no second try.
+        Refused::Error(code, message) if socket.dialect() == Dialect::V1 => {
+            Err(socket.last_word(Some(id), code, &message, CloseCode::Policy).await)
         }
         Refused::Error(code, message) => {
             socket.send(Some(id), &Notice::Error { code, message: &message, details: None }).await
@@ -144,11 +152,17 @@ async fn join(
     }
     let header = |head, since_snapshot, initial_state| Notice::Connected {
         server_id: &settings.id,
+        client_id: connect.client_id.as_str(),
+        partition: connect.partition.as_str(),
         head,
         since_snapshot,
         initial_state,
         heartbeat_interval_ms: settings.heartbeat_interval_ms,
     };
+    if connect.live {
+        socket.send(Some(id), &header(now, 0, None)).await?;
+        return Ok(Ok(now));
+    }
     let Some(last) = connect.last_event_id else {
         let state = match feed.state().await {
             Ok(state) => state,

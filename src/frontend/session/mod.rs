@@ -5,11 +5,14 @@
 //! a new head, a time. Nothing is queued for it: it writes what lies between its position and the head, as
 //! fast as its client reads. Writing is awaited, so a client that does not read is not read from either.
 
+mod batch;
 mod drafts;
+mod frames;
 mod greet;
 mod socket;
 mod sync;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,20 +22,22 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use self::batch::Batch;
 use self::drafts::Publishing;
-use self::socket::{End, Incoming, Socket, too_large};
+use self::frames::Frames;
+use self::socket::{End, Incoming, Socket};
 use self::sync::Cycle;
 use super::answers::{AnswerDesk, AnswerInbox};
 use super::entry::Entry;
 use super::feed::{Feeds, Watched};
-use super::limits::{Admission, FrameLimit, Limits};
+use super::limits::{Admission, Limits};
 use super::pending::Pending;
 use super::settings::FrontendSettings;
 use super::{metrics, now_ms};
 use crate::auth::{Authenticator, Identity};
 use crate::event::EventId;
 use crate::log::{ConnectionState, Log};
-use crate::protocol::{BadRequest, CloseCode, ErrorCode, Frame, Notice, Request, deeper_than};
+use crate::protocol::{BadRequest, CloseCode, ErrorCode, Notice, Request};
 
 /// What all sessions share.
 pub(super) struct Hub {
@@ -64,6 +69,9 @@ struct Session {
     /// When the log can be tried again, if a read of it failed.
     read_after: Option<Instant>,
     cycle: Option<Cycle>,
+    batch: Option<Batch>,
+    /// Events ahead of the position that are not to be sent, because they were answered.
+    own: BTreeSet<EventId>,
     pending: Pending,
     publishing: Publishing,
     committed: mpsc::Receiver<Arc<Entry>>,
@@ -132,6 +140,8 @@ impl Session {
             position,
             read_after: None,
             cycle: None,
+            batch: None,
+            own: BTreeSet::new(),
             pending,
             publishing: Publishing::default(),
             committed,
@@ -174,7 +184,7 @@ impl Session {
             published = self.publishing.done() => self.published(published).await,
             Some(entry) = self.committed.recv() => self.committed(&entry).await,
             Some(answer) = self.answers.next() => self.answered(*answer).await,
-            incoming = self.socket.next() => {
+            incoming = self.socket.next(), if self.batch.is_none() => {
                 self.looks_without_life = 0;
                 match incoming? {
                     Incoming::Alive => Ok(()),
@@ -203,11 +213,10 @@ impl Session {
         // before.
         let head = self.head.borrow_and_update().unwrap_or(EventId::NONE);
         self.drain_committed().await?;
-        let waits = self.read_after.is_some_and(|at| at > Instant::now());
-        if self.cycle.is_some() || waits || self.position >= head {
+        self.read_after = self.read_after.filter(|at| *at > Instant::now());
+        if self.cycle.is_some() || self.read_after.is_some() || self.position >= head {
             return Ok(false);
         }
-        self.read_after = None;
         let stretch = match self.feed.read(self.position, head, self.hub.settings.frames_per_turn_max).await {
             Ok(stretch) => stretch,
             Err(error) => {
@@ -218,10 +227,13 @@ impl Session {
         };
         let mut bytes = 0;
         for entry in &stretch.entries {
+            self.position = entry.id;
+            if self.own.remove(&entry.id) {
+                continue;
+            }
             let frame = entry.encoded(self.socket.dialect()).frame.clone();
             bytes += frame.as_str().len() as u64;
             self.socket.send_encoded(frame).await?;
-            self.position = entry.id;
         }
         metrics::add(metrics::BROADCAST_BYTES, bytes);
         self.position = self.position.max(stretch.end);
@@ -232,15 +244,20 @@ impl Session {
     async fn frame(&mut self, text: Option<Utf8Bytes>) -> Result<(), End> {
         let Some(frame) = self.frames.take(&mut self.socket, text.as_ref()).await? else { return Ok(()) };
         let id = frame.id;
+        if !matches!(frame.request, Request::Connect(_)) {
+            self.frames.good();
+        }
         match frame.request {
             Request::Connect(_) => {
                 let message = "this connection is connected already".to_owned();
                 self.frames.refuse(&mut self.socket, BadRequest { reply_to: Some(id), message }).await
             }
             Request::Submit(submit) => self.submit(id, submit).await,
+            Request::SubmitBatch(batch) => self.submit_batch(id, batch).await,
             Request::Sync(sync) => self.sync(&id, sync).await,
             Request::Heartbeat => self.socket.send(Some(&id), &Notice::Heartbeat).await,
             Request::RefreshToken { token } => self.refresh(&id, &token).await,
+            Request::UnsupportedVersion => Err(unsupported_version(&mut self.socket, &id).await),
         }
     }
 
@@ -253,6 +270,9 @@ impl Session {
     }
 
     async fn error(&mut self, reply_to: &str, code: ErrorCode, message: &str) -> Result<(), End> {
+        if self.socket.dialect().closes_on(code) {
+            return Err(self.socket.last_word(Some(reply_to), code, message, CloseCode::TryAgainLater).await);
+        }
         self.socket.send(Some(reply_to), &Notice::Error { code, message, details: None }).await
     }
 
@@ -311,80 +331,12 @@ const READ_PAUSE: Duration = Duration::from_millis(100);
 /// How many looks for a sign of life may go by without one.
 const LOOKS_WITHOUT_LIFE_MAX: u32 = 2;
 
+/// Says that this version of the dialect is not spoken here.
+async fn unsupported_version(socket: &mut Socket, id: &str) -> End {
+    let code = ErrorCode::ProtocolVersionUnsupported;
+    socket.last_word(Some(id), code, "Unsupported protocol version", CloseCode::Policy).await
+}
+
 fn auth_failed(why: impl Into<std::borrow::Cow<'static, str>>) -> End {
     End::Close(ErrorCode::AuthFailed, why.into(), CloseCode::Policy)
-}
-
-/// What a connection's frames must keep to, before and after it is greeted.
-struct Frames {
-    limit: FrameLimit,
-    over_limit: u32,
-    bad_requests: u32,
-    over_limit_max: u32,
-    bad_requests_max: u32,
-    bytes_max: usize,
-    depth_max: usize,
-}
-
-impl Frames {
-    fn new(settings: &FrontendSettings) -> Self {
-        Self {
-            limit: FrameLimit::new(settings.frames_per_second_max),
-            over_limit: 0,
-            bad_requests: 0,
-            over_limit_max: settings.frames_over_limit_max,
-            bad_requests_max: settings.bad_requests_max,
-            bytes_max: settings.frame_bytes_max,
-            depth_max: settings.frame_depth_max,
-        }
-    }
-
-    /// Understands a frame, or answers why not.
-    async fn take(&mut self, socket: &mut Socket, text: Option<&Utf8Bytes>) -> Result<Option<Frame>, End> {
-        if let Err(wait) = self.limit.frame() {
-            self.over_limit += 1;
-            if self.over_limit > self.over_limit_max {
-                let why = "far more frames than allowed";
-                return Err(End::Close(ErrorCode::RateLimited, why.into(), CloseCode::Policy));
-            }
-            let details = serde_json::json!({ "retryAfterMs": wait.as_millis() as u64 + 1 });
-            let message = "more frames than allowed; this one was not looked at";
-            let notice = Notice::Error { code: ErrorCode::RateLimited, message, details: Some(&details) };
-            socket.send(None, &notice).await?;
-            return Ok(None);
-        }
-        self.over_limit = 0;
-        let Some(text) = text else {
-            let message = "frames must be text".to_owned();
-            self.refuse(socket, BadRequest { reply_to: None, message }).await?;
-            return Ok(None);
-        };
-        if text.as_str().len() > self.bytes_max {
-            return Err(too_large());
-        }
-        if deeper_than(text.as_str(), self.depth_max) {
-            let why = "the frame is nested deeper than allowed";
-            return Err(End::Close(ErrorCode::MessageTooLarge, why.into(), CloseCode::TooLarge));
-        }
-        match socket.dialect().decode(text.as_str()) {
-            Ok(frame) => {
-                self.bad_requests = 0;
-                Ok(Some(frame))
-            }
-            Err(bad) => {
-                self.refuse(socket, bad).await?;
-                Ok(None)
-            }
-        }
-    }
-
-    /// Answers a bad request; too many in a row end the connection.
-    async fn refuse(&mut self, socket: &mut Socket, bad: BadRequest) -> Result<(), End> {
-        self.bad_requests += 1;
-        if self.bad_requests >= self.bad_requests_max {
-            return Err(End::Close(ErrorCode::BadRequest, bad.message.into(), CloseCode::Policy));
-        }
-        let notice = Notice::Error { code: ErrorCode::BadRequest, message: &bad.message, details: None };
-        socket.send(bad.reply_to.as_deref(), &notice).await
-    }
 }

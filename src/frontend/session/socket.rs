@@ -18,6 +18,8 @@ pub(super) enum End {
     Gone,
     /// The client does not read what it is sent.
     Stalled,
+    /// We close it; why was said already.
+    Told(CloseCode),
     /// We close it: with an `error`, and a close code.
     Close(ErrorCode, Cow<'static, str>, CloseCode),
 }
@@ -35,7 +37,7 @@ pub(super) enum Incoming {
 /// A client's socket.
 pub(super) struct Socket {
     socket: WebSocket,
-    dialect: Dialect,
+    dialect: Option<Dialect>,
     connection: u64,
     messages: u64,
     stall: Duration,
@@ -46,12 +48,31 @@ pub(super) struct Socket {
 
 impl Socket {
     pub(super) fn new(socket: WebSocket, connection: u64, stall: Duration) -> Self {
-        Self { socket, dialect: Dialect::Classic, connection, messages: 0, stall, dirty: false, deaf: false }
+        Self { socket, dialect: None, connection, messages: 0, stall, dirty: false, deaf: false }
     }
 
     /// The dialect that the client speaks.
     pub(super) fn dialect(&self) -> Dialect {
-        self.dialect
+        self.dialect.unwrap_or_default()
+    }
+
+    /// Takes the client's first frame for what it speaks. A frame that says nothing of that decides nothing.
+    pub(super) fn listen_to(&mut self, text: &str) {
+        self.dialect = self.dialect.or_else(|| Dialect::of_first_frame(text));
+    }
+
+    /// Answers a message with an error after which the connection is closed.
+    pub(super) async fn last_word(
+        &mut self,
+        reply_to: Option<&str>,
+        code: ErrorCode,
+        message: &str,
+        close: CloseCode,
+    ) -> End {
+        match self.send(reply_to, &Notice::Error { code, message, details: None }).await {
+            Ok(()) => End::Told(close),
+            Err(end) => end,
+        }
     }
 
     /// The next frame. Cancel safe.
@@ -82,7 +103,7 @@ impl Socket {
         self.messages += 1;
         let id = format!("s{}-{}", self.connection, self.messages);
         let header = Header { id: &id, timestamp_ms: now_ms(), reply_to };
-        let frame = self.dialect.encode(&header, notice);
+        let frame = self.dialect().encode(&header, notice);
         self.write(Message::Text(frame.into())).await
     }
 
@@ -107,25 +128,26 @@ impl Socket {
 
     /// Ends the connection, and gives the client a little time to read why.
     pub(super) async fn close(mut self, end: End, linger: Duration) -> &'static str {
-        let (code, message, close) = match end {
+        let (error, close) = match end {
             End::Gone => {
                 // The answer to the client's own close frame.
                 let _ = timeout(linger, self.socket.flush()).await;
                 return "gone";
             }
-            End::Stalled => (
-                ErrorCode::Unavailable,
-                Cow::Borrowed("frames are not read fast enough"),
-                CloseCode::TryAgainLater,
-            ),
-            End::Close(code, message, close) => (code, message, close),
+            End::Told(close) => (None, close),
+            End::Stalled => {
+                let why = Cow::Borrowed("frames are not read fast enough");
+                (Some((ErrorCode::Unavailable, why)), CloseCode::TryAgainLater)
+            }
+            End::Close(code, message, close) => (Some((code, message)), close),
         };
         metrics::count_by(metrics::CLOSED, "code", close.as_str());
         self.stall = self.stall.min(linger);
-        let error = Notice::Error { code, message: &message, details: None };
         let frame = CloseFrame { code: close.as_u16(), reason: close.as_str().into() };
         let sent = async {
-            self.send(None, &error).await?;
+            if let Some((code, message)) = &error {
+                self.send(None, &Notice::Error { code: *code, message, details: None }).await?;
+            }
             self.write(Message::Close(Some(frame))).await?;
             self.flush().await
         };

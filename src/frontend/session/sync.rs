@@ -9,7 +9,7 @@ use super::Session;
 use super::socket::End;
 use crate::event::EventId;
 use crate::log::LogError;
-use crate::protocol::{ErrorCode, Notice, Snapshot, Sync};
+use crate::protocol::{Dialect, ErrorCode, Notice, Snapshot, Sync};
 
 /// A cycle of pages that is not through.
 pub(super) struct Cycle {
@@ -44,6 +44,9 @@ impl Session {
     /// would be more bytes than the state.
     async fn starts_from_snapshot(&mut self, sync: &Sync) -> bool {
         let Some(since) = sync.since else { return true };
+        if self.socket.dialect() == Dialect::V1 {
+            return false;
+        }
         if self.continues(since).is_some() {
             return false;
         }
@@ -61,12 +64,16 @@ impl Session {
 
     /// The cycle that a request for what comes after `since` goes on with.
     fn continues(&self, since: EventId) -> Option<EventId> {
-        self.cycle.as_ref().filter(|cycle| cycle.next == since).map(|cycle| cycle.upto)
+        // In the v1 dialect a cycle lasts until its last page, whatever is asked for.
+        let lasts = self.socket.dialect() == Dialect::V1;
+        self.cycle.as_ref().filter(|cycle| lasts || cycle.next == since).map(|cycle| cycle.upto)
     }
 
     async fn sync_snapshot(&mut self, id: &str) -> Result<Result<(), End>, LogError> {
         let state = self.feed.state().await?;
         let notice = Notice::SyncPage {
+            partition: self.feed.partition().as_str(),
+            next: state.event_id,
             snapshot: Some(Snapshot { state: &state.json, event_id: state.event_id }),
             events: &[],
             head: state.event_id,
@@ -102,7 +109,10 @@ impl Session {
         let dialect = self.socket.dialect();
         let events: Vec<&str> = entries.iter().map(|entry| entry.encoded(dialect).event()).collect();
         let has_more = last < upto;
-        let notice = Notice::SyncPage { snapshot: None, events: &events, head: upto, has_more };
+        let next = if has_more { last } else { since.max(upto) };
+        let partition = self.feed.partition().as_str();
+        let notice =
+            Notice::SyncPage { partition, snapshot: None, events: &events, next, head: upto, has_more };
         let sent = self.socket.send(Some(id), &notice).await;
         let idle_at = Instant::now() + Duration::from_millis(settings.sync_idle_ms_max);
         self.cycle = has_more.then_some(Cycle { upto, next: last, idle_at });

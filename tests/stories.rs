@@ -6,12 +6,14 @@ mod harness;
 mod stories {
     mod catch_up;
     mod command_line;
+    mod damage;
     mod dev_command;
     mod dialects;
     mod histories;
     mod idempotency;
     mod javascript;
     mod killed_validator;
+    mod log;
     mod nats_outage;
     mod nats_users;
     mod protocol;

@@ -1,0 +1,157 @@
+//! The log by itself, against a real NATS: what everything above it relies on.
+
+use bytes::Bytes;
+use insieme_backend::event::{EventId, PartitionKey, Slot, Token};
+use insieme_backend::log::{
+    CommitError, CommitPart, Log, LogError, LogSettings, SnapshotInfo, SnapshotPart, bootstrap,
+};
+
+use crate::harness::nats::NatsServer;
+
+async fn log() -> (NatsServer, Log) {
+    let nats = NatsServer::start().await;
+    let settings = LogSettings { urls: vec![nats.url()], slots: 4, ..LogSettings::default() };
+    let log = Log::connect(&settings, "test").await.unwrap();
+    bootstrap(&log).await.unwrap();
+    (nats, log)
+}
+
+fn partition(name: &str) -> (PartitionKey, Token) {
+    let key = PartitionKey::new(name).unwrap();
+    let token = key.token();
+    (key, token)
+}
+
+fn body(text: &str) -> Bytes {
+    Bytes::from(text.to_owned())
+}
+
+#[tokio::test]
+async fn streams_are_made_once_and_told_apart_from_others() {
+    let (nats, log) = log().await;
+    let again = bootstrap(&log).await.unwrap();
+    assert!(again.created.is_empty() && again.present.len() == 4, "{again:?}");
+    log.check().await.unwrap();
+
+    let other = LogSettings { urls: vec![nats.url()], slots: 8, ..LogSettings::default() };
+    let other = Log::connect(&other, "test").await.unwrap();
+    let refused = other.check().await.unwrap_err().to_string();
+    assert!(refused.contains("the number of slots"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_commit_is_stored_only_behind_the_event_that_it_names() {
+    let (_nats, log) = log().await;
+    let ((_, a), (_, b)) = (partition("a"), partition("b.*> \u{1F600}"));
+    let first = log.commit_one(&a, EventId::NONE, body("a1")).await.unwrap();
+    let stale = log.commit_one(&a, EventId::NONE, body("x")).await;
+    assert!(matches!(stale, Err(CommitError::Conflict)), "{stale:?}");
+
+    let part = |token: &Token, expected, texts: &[&str]| CommitPart {
+        token: token.clone(),
+        expected,
+        bodies: texts.iter().map(|text| body(text)).collect(),
+    };
+    let parts = [part(&a, first, &["a2", "a3"]), part(&b, EventId::NONE, &["b1", "b2"])];
+    let firsts = log.commit_batch(&parts).await.unwrap();
+    assert_eq!(firsts, [EventId(first.0 + 1), EventId(first.0 + 3)]);
+
+    // One failing check refuses the whole batch.
+    let parts = [part(&a, first, &["x"]), part(&b, EventId(first.0 + 4), &["x"])];
+    let refused = log.commit_batch(&parts).await;
+    assert!(matches!(refused, Err(CommitError::Conflict)), "{refused:?}");
+
+    let texts = |events: Vec<insieme_backend::log::StoredEvent>| -> Vec<String> {
+        events.iter().map(|event| String::from_utf8(event.body.to_vec()).unwrap()).collect()
+    };
+    let page = log.page(&a, EventId::NONE, 10, usize::MAX).await.unwrap();
+    assert_eq!(texts(page.events), ["a1", "a2", "a3"]);
+    let cut = log.page(&a, EventId::NONE, 2, usize::MAX).await.unwrap();
+    assert!(cut.more && cut.events.len() == 2);
+    let head = log.head(&b).await.unwrap().unwrap();
+    let mut replay = log.replay(&b, EventId::NONE, head.id).await.unwrap();
+    let mut replayed = Vec::new();
+    while let Some(event) = replay.next().await.unwrap() {
+        replayed.push(event);
+    }
+    assert_eq!(texts(replayed), ["b1", "b2"]);
+    let (token, event) = log.event(head.id).await.unwrap().unwrap();
+    assert_eq!((token, &event.body[..]), (b, &b"b2"[..]));
+}
+
+#[tokio::test]
+async fn live_events_name_the_one_before() {
+    let (_nats, log) = log().await;
+    let (_, token) = partition("p");
+    let mut live = log.live(&token).await.unwrap();
+    let first = log.commit_one(&token, EventId::NONE, body("1")).await.unwrap();
+    let part = CommitPart { token: token.clone(), expected: first, bodies: vec![body("2"), body("3")] };
+    log.commit_batch(&[part]).await.unwrap();
+    let mut previous = EventId::NONE;
+    for text in ["1", "2", "3"] {
+        let seen = live.next().await.unwrap();
+        assert_eq!((&seen.event.body[..], seen.previous), (text.as_bytes(), previous));
+        previous = seen.event.id;
+    }
+}
+
+#[tokio::test]
+async fn who_has_lost_a_slot_can_confirm_nothing() {
+    let (_nats, log) = log().await;
+    let (key, token) = partition("p");
+    let slot = key.slot(log.slots());
+    let mut old = log.slot_consumer(slot, 1).await.unwrap();
+    log.publish_draft(&key, &token, body("d1")).await.unwrap();
+    log.publish_draft(&key, &token, body("d2")).await.unwrap();
+    let kept = old.next().await.unwrap();
+    assert_eq!(kept.partition().unwrap(), (token, key));
+    let acknowledged = old.next().await.unwrap();
+    acknowledged.acknowledge().await.unwrap();
+    log.flush().await.unwrap();
+
+    let mut new = log.slot_consumer(slot, 2).await.unwrap();
+    assert!(old.next().await.is_err(), "the old owner's pull has ended");
+    // 'No responders' is not a confirmation.
+    let late = kept.confirm(&log).await;
+    assert!(matches!(late, Err(LogError::Unavailable { .. })), "{late:?}");
+    let again = new.next().await.unwrap();
+    assert_eq!(&again.body()[..], b"d1");
+    again.confirm(&log).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_slot_has_one_owner() {
+    let (_nats, log) = log().await;
+    log.announce("one").await.unwrap();
+    let held = log.take_slot(Slot(3), "one", None).await.unwrap().unwrap();
+    assert!(log.take_slot(Slot(3), "two", None).await.unwrap().is_none());
+    let renewed = log.renew_slot(held, "one").await.unwrap().unwrap();
+    assert_eq!(renewed.since, held.since);
+    assert!(log.renew_slot(held, "one").await.unwrap().is_none(), "renewed from an old revision");
+    let view = log.ownership().await.unwrap();
+    assert_eq!(view.owners[&Slot(3)], "one");
+    assert!(view.validators.contains("one"));
+
+    log.release_slot(renewed).await.unwrap();
+    log.withdraw("one").await.unwrap();
+    let view = log.ownership().await.unwrap();
+    assert!(view.owners.is_empty() && view.validators.is_empty(), "{view:?}");
+    let taken = log.take_slot(Slot(3), "two", view.revisions.get(&Slot(3)).copied()).await.unwrap().unwrap();
+    assert!(taken.since > held.since, "a new hold has a new name");
+}
+
+#[tokio::test]
+async fn a_snapshot_is_read_back_as_it_was_written() {
+    let (_nats, log) = log().await;
+    let (_, token) = partition("p");
+    assert!(log.snapshot_info(&token, SnapshotPart::State).await.unwrap().is_none());
+    assert!(log.read_snapshot(&token, SnapshotPart::State).await.unwrap().is_none());
+    let info = SnapshotInfo { event_id: EventId(7), ordinal: 5, log_bytes: 900, bytes: 0 };
+    for length in [300_000, 1_000_000] {
+        let bytes: Vec<u8> = (0..length).map(|n: u32| (n % 251) as u8).collect();
+        log.write_snapshot(&token, SnapshotPart::State, info, bytes.clone()).await.unwrap();
+        let found = log.snapshot_info(&token, SnapshotPart::State).await.unwrap().unwrap();
+        assert_eq!(found, SnapshotInfo { bytes: u64::from(length), ..info });
+        assert_eq!(log.read_snapshot(&token, SnapshotPart::State).await.unwrap().unwrap(), bytes);
+    }
+}

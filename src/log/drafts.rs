@@ -39,6 +39,15 @@ pub(super) struct PublishAck {
     pub error: Option<ApiError>,
 }
 
+/// An answer of JetStream's API, as far as it says whether something went wrong.
+#[derive(Debug, Deserialize)]
+struct ApiReply {
+    error: Option<ApiError>,
+}
+
+/// JetStream's error code for a consumer that is not there.
+const CONSUMER_NOT_FOUND: u64 = 10014;
+
 /// An error of JetStream's API.
 #[derive(Debug, Deserialize)]
 pub(super) struct ApiError {
@@ -145,6 +154,23 @@ impl Log {
             .await
             .map_err(|error| unavailable(&error))?;
         Ok(SlotConsumer { messages })
+    }
+}
+
+impl Log {
+    /// Whether the consumer of this ownership is still there: if so, nobody has taken the slot over until now.
+    pub async fn holds_slot(&self, slot: Slot, revision: u64) -> Result<bool, LogError> {
+        const WHAT: &str = "looking whether a slot is still held";
+        let name = subjects::slot_consumer(slot, revision);
+        let subject = format!("$JS.API.CONSUMER.INFO.{}.{name}", subjects::DRAFTS_STREAM);
+        let reply = self.request(WHAT, subject, None, Bytes::new()).await?;
+        let info: ApiReply =
+            serde_json::from_slice(&reply.payload).map_err(|error| LogError::malformed(WHAT, error))?;
+        match info.error {
+            None => Ok(true),
+            Some(error) if error.err_code == CONSUMER_NOT_FOUND => Ok(false),
+            Some(error) => Err(LogError::unavailable(WHAT, error)),
+        }
     }
 }
 

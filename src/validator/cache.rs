@@ -72,6 +72,12 @@ impl PartitionCache {
         Self { inner: Mutex::new(Inner { states: LruCache::unbounded(), bytes: 0 }), bytes_max }
     }
 
+    /// Whether the state is here, and has been since under this ownership it was last known to be current.
+    pub(super) fn holds(&self, key: &PartitionKey, owned_since: u64) -> bool {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.states.peek(key).is_some_and(|(cached, _)| cached.owned_since == owned_since)
+    }
+
     pub(super) fn take(&self, key: &PartitionKey) -> Option<Cached> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let (cached, bytes) = inner.states.pop(key)?;

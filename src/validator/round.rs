@@ -14,7 +14,7 @@ use super::Shared;
 use super::cache::{Cached, SnapshotProgress};
 use super::decide::{Break, Staged, Work, decide_round, rejection};
 use super::metrics;
-use crate::event::{Answer, EventId, Outcome, PartitionKey, Reason, Token};
+use crate::event::{Answer, EventId, Outcome, PartitionKey, Reason, Slot, Token};
 use crate::fault;
 use crate::log::{CommitError, LoadError, LogError};
 use crate::state::PartitionState;
@@ -25,6 +25,8 @@ use crate::state::PartitionState;
 pub(super) enum RoundError {
     #[error("the slot is lost: {0}")]
     SlotLost(LogError),
+    #[error("the slot is another's")]
+    Lost,
     #[error("the slot is being given up")]
     Stopped,
 }
@@ -33,6 +35,7 @@ pub(super) enum RoundError {
 pub(super) struct Partition {
     pub key: PartitionKey,
     pub token: Token,
+    pub slot: Slot,
     pub owned_since: u64,
     pub stop: CancellationToken,
     pub shared: Arc<Shared>,
@@ -59,7 +62,7 @@ impl Partition {
         while !works.is_empty() {
             let cached = match slot {
                 Some(cached) => cached,
-                None => match self.load().await {
+                None => match self.load_as_owner().await? {
                     Ok(cached) => slot.insert(cached),
                     Err(LoadError::Log(error)) => {
                         warn!(partition = %self.key, %error, "the partition's state cannot be loaded just now");
@@ -111,6 +114,29 @@ impl Partition {
             self.ask_for_snapshot(slot);
         }
         Ok(())
+    }
+
+    /// Loads the state, and makes sure afterwards that the slot is still held.
+    ///
+    /// Without that, a validator that was put to sleep could wake up, find that others have committed, read
+    /// their events, and accept on the state of today a draft that the slot's new owner has rejected on
+    /// that of yesterday: JetStream's check knows only that the state is the current one. If the consumer is
+    /// there after the state was read, nobody else had decided anything until then; whoever takes over later
+    /// starts from this state or a later one, and decides the same draft on the same state alike.
+    async fn load_as_owner(&self) -> Result<Result<Cached, LoadError>, RoundError> {
+        let was_kept = self.shared.cache.holds(&self.key, self.owned_since);
+        let cached = match self.load().await {
+            Ok(cached) => cached,
+            Err(error) => return Ok(Err(error)),
+        };
+        if was_kept {
+            return Ok(Ok(cached));
+        }
+        match self.shared.log.holds_slot(self.slot, self.owned_since).await {
+            Ok(true) => Ok(Ok(cached)),
+            Ok(false) => Err(RoundError::Lost),
+            Err(error) => Ok(Err(error.into())),
+        }
     }
 
     async fn load(&self) -> Result<Cached, LoadError> {

@@ -31,6 +31,7 @@ type RoundEnd = (PartitionKey, Token, Result<(), RoundError>);
 /// The partitions of one slot that have work.
 struct SlotWorker {
     shared: Arc<Shared>,
+    slot: Slot,
     owned_since: u64,
     stop: CancellationToken,
     /// Drafts that wait behind a round of their partition that is under way.
@@ -52,6 +53,7 @@ pub(super) async fn run(
     metrics::takeover();
     let mut worker = SlotWorker {
         shared,
+        slot,
         owned_since,
         stop: stop.clone(),
         waiting: HashMap::new(),
@@ -74,7 +76,9 @@ impl SlotWorker {
                 Some((key, token, result)) = self.rounds.next(), if !self.rounds.is_empty() => match result {
                     Ok(()) => self.next_round(key, token),
                     Err(RoundError::Stopped) => return SlotEnd::Stopped,
-                    Err(error @ RoundError::SlotLost(_)) => return SlotEnd::Lost(error.to_string()),
+                    Err(error @ (RoundError::SlotLost(_) | RoundError::Lost)) => {
+                        return SlotEnd::Lost(error.to_string());
+                    }
                 },
                 draft = consumer.next() => match draft {
                     Ok(message) => {
@@ -127,6 +131,7 @@ impl SlotWorker {
         let partition = Partition {
             key: key.clone(),
             token: token.clone(),
+            slot: self.slot,
             owned_since: self.owned_since,
             stop: self.stop.clone(),
             shared: self.shared.clone(),

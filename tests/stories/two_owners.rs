@@ -73,7 +73,7 @@ async fn validators_that_fight_for_every_slot_commit_nothing_on_a_stale_state() 
         for validator in &cluster.validators {
             refused += validator.counter("insieme_commit_conflicts_total").await;
         }
-        if refused >= 5.0 {
+        if refused >= 2.0 {
             println!("{refused} commits were refused and decided anew");
             break;
         }

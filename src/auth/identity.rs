@@ -1,5 +1,6 @@
 //! Who a connection is, and who says so.
 
+use super::jwt::JwtVerifier;
 use super::permissions::allows;
 use crate::event::{ClientId, Submitter};
 
@@ -12,6 +13,8 @@ pub struct Identity {
     pub user_id: Option<String>,
     /// What it may do: `<action>` or `<action>:<target>`, `*` for all.
     pub permissions: Vec<String>,
+    /// Where: partitions by name, or by how they begin with a `*` behind it; `None` for anywhere.
+    pub partitions: Option<Vec<String>>,
     /// When that ends, in Unix seconds; `None` for never.
     pub expires_at: Option<u64>,
 }
@@ -20,6 +23,16 @@ impl Identity {
     /// Whether it may connect, sync and be sent broadcasts.
     pub fn may_read(&self) -> bool {
         allows(&self.permissions, "read", None)
+    }
+
+    /// Whether it may connect to a partition.
+    pub fn may_enter(&self, partition: &str) -> bool {
+        self.partitions.as_ref().is_none_or(|allowed| {
+            allowed.iter().any(|pattern| match pattern.strip_suffix('*') {
+                Some(beginning) => partition.starts_with(beginning),
+                None => partition == pattern,
+            })
+        })
     }
 
     /// How a submission names it.
@@ -42,6 +55,8 @@ pub struct AuthError(pub String);
 pub enum Authenticator {
     /// Anyone is who he says he is, and may do everything. For development.
     Anyone,
+    /// Whoever has a token that is good.
+    Jwt(Box<JwtVerifier>),
 }
 
 impl Authenticator {
@@ -49,15 +64,17 @@ impl Authenticator {
     pub async fn authenticate(
         &self,
         client_id: &ClientId,
-        _token: Option<&str>,
+        token: Option<&str>,
     ) -> Result<Identity, AuthError> {
         match self {
             Self::Anyone => Ok(Identity {
                 client_id: client_id.clone(),
                 user_id: None,
                 permissions: vec!["*".to_owned()],
+                partitions: None,
                 expires_at: None,
             }),
+            Self::Jwt(verifier) => verifier.verify(client_id, token),
         }
     }
 }

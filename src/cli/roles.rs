@@ -10,6 +10,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::frontend::{Frontend, FrontendError, RunningFrontend};
 use crate::log::{ConnectionState, Log};
@@ -27,7 +28,8 @@ pub(super) async fn start_frontend(
     settings.open_empty_partitions |= config.rules.initial_state_file.is_some();
     // What folds is built in: a frontend needs none of the application's schemas.
     let fold = Arc::new(Registry::built_in()?);
-    Frontend::start(settings, log, fold, shutdown).await.map_err(|error| match error {
+    let auth = if settings.allow_anyone { Authenticator::Anyone } else { config.auth.authenticator()? };
+    Frontend::start(settings, log, fold, auth, shutdown).await.map_err(|error| match error {
         FrontendError::Listen { .. } => anyhow!("{error}; choose another address with --listen"),
         error => anyhow::Error::new(error).context("starting the frontend"),
     })
@@ -35,13 +37,22 @@ pub(super) async fn start_frontend(
 
 /// Whoever forgets about authentication must not find out from strangers.
 pub(super) fn check_frontend_auth(config: &Config) -> anyhow::Result<()> {
-    if config.frontend.allow_anyone {
-        return Ok(());
+    match (config.auth.is_set(), config.frontend.allow_anyone) {
+        (true, true) => bail!(
+            "both a key for tokens (auth.secret_file or auth.public_key_file) and frontend.allow_anyone are \
+             set; to ask for tokens, unset the latter"
+        ),
+        (true, false) => {
+            config.auth.authenticator()?;
+            Ok(())
+        }
+        (false, true) => Ok(()),
+        (false, false) => bail!(
+            "nothing says who may connect, so the frontend does not start. Give it the key that tokens are \
+             signed with, auth.secret_file or auth.public_key_file; or to take anyone, with all permissions, \
+             say so: --allow-anyone, or frontend.allow_anyone = true"
+        ),
     }
-    bail!(
-        "nothing says who may connect, so the frontend does not start. To take anyone, with all permissions, \
-         say so: --allow-anyone, or frontend.allow_anyone = true"
-    )
 }
 
 /// Starts a validator as configured.

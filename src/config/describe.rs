@@ -11,6 +11,7 @@ use super::{Config, Loaded, layers};
 /// place to keep them.
 const DECLARATIONS: &[(&str, &str, &str)] = &[
     ("nats", "NatsConfig", include_str!("nats.rs")),
+    ("auth", "AuthSettings", include_str!("auth.rs")),
     ("frontend", "FrontendSettings", include_str!("../frontend/settings.rs")),
     ("validator", "ValidatorSettings", include_str!("../validator/settings.rs")),
     ("rules", "RulesSettings", include_str!("rules.rs")),
@@ -107,5 +108,5 @@ pub(super) fn areas() -> impl Iterator<Item = (&'static str, BTreeMap<String, St
 
 const _: fn(&Config) = |config| {
     // A new area does not compile until it stands here, and then in DECLARATIONS.
-    let Config { nats: _, frontend: _, validator: _, rules: _, log: _, metrics: _ } = config;
+    let Config { nats: _, auth: _, frontend: _, validator: _, rules: _, log: _, metrics: _ } = config;
 };

@@ -5,6 +5,7 @@
 //! field's doc comment, which `check-config --print-defaults` prints. An unknown key or variable is an
 //! error that names the closest known one, so that a misspelt limit never silently stays at its default.
 
+mod auth;
 mod describe;
 mod layers;
 mod nats;
@@ -19,6 +20,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use auth::AuthSettings;
 pub use describe::{defaults_as_toml, effective_as_text};
 pub use layers::Override;
 pub use nats::NatsConfig;
@@ -35,6 +37,8 @@ use crate::validator::ValidatorSettings;
 pub struct Config {
     /// How to reach NATS, and the streams' settings.
     pub nats: NatsConfig,
+    /// Clients' tokens.
+    pub auth: AuthSettings,
     /// A frontend's limits.
     pub frontend: FrontendSettings,
     /// A validator's limits.

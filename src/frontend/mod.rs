@@ -49,9 +49,6 @@ const FORGET_CLIENTS: Duration = Duration::from_secs(60);
 /// Why a frontend cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum FrontendError {
-    /// Nothing says who may connect.
-    #[error("no auth is configured; a frontend that takes anyone must be told so (allow_anyone)")]
-    NoAuth,
     /// A setting cannot work.
     #[error("frontend settings: {0}")]
     Settings(String),
@@ -97,14 +94,12 @@ impl Frontend {
         mut settings: FrontendSettings,
         log: Log,
         fold: Arc<dyn Fold>,
+        auth: Authenticator,
         shutdown: CancellationToken,
     ) -> Result<RunningFrontend, FrontendError> {
         settings.check().map_err(FrontendError::Settings)?;
         if settings.id.is_empty() {
             settings.id = format!("f-{:016x}", rand::random::<u64>());
-        }
-        if !settings.allow_anyone {
-            return Err(FrontendError::NoAuth);
         }
         metrics::describe();
         let settings = Arc::new(settings);
@@ -131,7 +126,7 @@ impl Frontend {
             feeds,
             answers: desk.clone(),
             limits: limits.clone(),
-            auth: Authenticator::Anyone,
+            auth,
             drain: drain.clone(),
         });
         let (stop, sessions) = (CancellationToken::new(), TaskTracker::new());
@@ -167,7 +162,7 @@ impl Frontend {
             Ok(())
         });
         info!(%address, id = hub.settings.id, "frontend listens");
-        if hub.settings.allow_anyone {
+        if matches!(hub.auth, Authenticator::Anyone) {
             warn!("this frontend takes anyone, with all permissions");
         }
         Ok(RunningFrontend { address, tasks, hub, sessions, stop })

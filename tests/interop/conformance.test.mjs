@@ -8,14 +8,16 @@ import { Process } from "./lib/processes.mjs";
 
 const RUNNER = fileURLToPath(new URL("../conformance/run.mjs", import.meta.url));
 
+const SECRET = "a secret that only this test knows";
+
 let backend;
 before(async () => {
-  backend = await startBackend({ limits: true });
+  backend = await startBackend({ limits: true, secret: SECRET });
 });
 after(() => backend?.stop());
 
 test("the conformance runner finds nothing wrong", { skip: onReference && "tests/conformance tries the runner on it itself" }, async () => {
-  const runner = new Process("conformance", process.execPath, [RUNNER, "--url", backend.url, "--token", "literal:anyone"]);
+  const runner = new Process("conformance", process.execPath, [RUNNER, "--url", backend.url, "--token", `jwt-hs256:${SECRET}`, "--no-skips"]);
   await runner.exited;
   const found = runner.said.split("\n").filter((line) => !line.startsWith("ok "));
   assert.equal(runner.child.exitCode, 0, found.join("\n"));

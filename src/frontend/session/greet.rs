@@ -89,6 +89,12 @@ pub(super) async fn greet(
                 .await?;
             continue;
         }
+        if !identity.may_enter(connect.partition.as_str()) {
+            let why = "the token does not permit this partition";
+            refuse(socket, &mut frames, id.as_deref(), Refused::Error(ErrorCode::Forbidden, why.into()))
+                .await?;
+            continue;
+        }
         if !admission.claim(&identity.client_id) {
             let why = "this client has as many connections as it may have";
             return Err(End::Close(ErrorCode::RateLimited, why.into(), CloseCode::Policy));

@@ -27,7 +27,7 @@ const TODO_CREATED = {
 const UNLIMITED = ["frontend.frames_per_second_max=0", "frontend.submissions_per_minute_max=0"];
 
 class Backend {
-  static async start({ limits = false } = {}) {
+  static async start({ limits = false, secret } = {}) {
     const backend = new Backend();
     backend.dir = mkdtempSync(join(tmpdir(), "insieme-interop-"));
     process.on("exit", () => rmSync(backend.dir, { recursive: true, force: true }));
@@ -51,6 +51,12 @@ class Backend {
     run(BINARY, ["bootstrap", ...backend.settings]);
     backend.validator = new Process("validator", BINARY, ["validator", ...backend.settings]);
     await backend.validator.says("validator ready:");
+    backend.auth = ["--allow-anyone"];
+    if (secret !== undefined) {
+      const file = join(backend.dir, "secret");
+      writeFileSync(file, `${secret}\n`);
+      backend.auth = ["--set", `auth.secret_file=${file}`, "--set", "auth.leeway_s=0"];
+    }
     backend.port = await freePort();
     await backend.startFrontend();
     return backend;
@@ -62,7 +68,7 @@ class Backend {
 
   async startFrontend() {
     this.frontend = new Process("frontend", BINARY, [
-      "frontend", ...this.settings, "--allow-anyone", "--listen", `127.0.0.1:${this.port}`,
+      "frontend", ...this.settings, ...this.auth, "--listen", `127.0.0.1:${this.port}`,
     ]);
     await this.frontend.says("frontend ready:");
   }

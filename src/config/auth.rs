@@ -55,7 +55,11 @@ impl AuthSettings {
             (None, Some(file)) => {
                 read("auth.public_key_file", file, |bytes| JwtVerifier::with_public_key(bytes, &rules))?
             }
-            (None, None) => return Ok(Authenticator::Anyone),
+            // Taking anyone is never what a missing key means; that is said elsewhere, and by name.
+            (None, None) => {
+                let why = "auth: neither secret_file nor public_key_file is set".to_owned();
+                return Err(ConfigError(vec![why]));
+            }
         };
         Ok(Authenticator::Jwt(Box::new(verifier)))
     }

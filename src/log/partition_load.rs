@@ -85,6 +85,26 @@ impl Log {
         Ok(behind)
     }
 
+    /// Tells a state of the events behind `from` that it was loaded without. Gives how many were read.
+    pub async fn extend_history(
+        &self,
+        token: &Token,
+        fold: &Arc<dyn Fold>,
+        state: &mut PartitionState,
+        from: EventId,
+    ) -> Result<usize, LoadError> {
+        let floor = state.touch_floor();
+        let mut replay = self.replay(token, from, floor).await?;
+        let mut read = 0;
+        while let Some(stored) = replay.next().await? {
+            read += 1;
+            if !state.add_older_touch(fold.as_ref(), from, &parse(&stored)?) {
+                break;
+            }
+        }
+        Ok(read)
+    }
+
     async fn start(&self, token: &Token, with_index: bool) -> Result<Start, LogError> {
         let (Some(snapshot), Some(state)) = (
             self.snapshot_info(token, SnapshotPart::State).await?,

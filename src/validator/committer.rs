@@ -16,9 +16,10 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 
 use super::metrics;
+use super::port::Port;
 use super::settings::ValidatorSettings;
 use crate::event::{EventId, Token};
-use crate::log::{BATCH_EVENTS_MAX, CommitError, CommitPart, Log};
+use crate::log::{BATCH_EVENTS_MAX, CommitError, CommitPart};
 
 type CommitResult = Result<EventId, CommitError>;
 
@@ -43,7 +44,10 @@ const REQUESTS_MAX: usize = 1024;
 
 impl Committer {
     /// Makes a committer, and the future that does its work until the last handle is gone.
-    pub(super) fn new(log: Log, settings: &ValidatorSettings) -> (Self, impl Future<Output = ()> + use<>) {
+    pub(super) fn new<P: Port>(
+        log: P,
+        settings: &ValidatorSettings,
+    ) -> (Self, impl Future<Output = ()> + use<P>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let singles_worthwhile = Arc::new(AtomicUsize::new(COSTS_AT_START.break_even()));
         let worker = Worker {
@@ -115,8 +119,8 @@ impl Costs {
 /// Measured on two cores with an ordinary disk; a few commits make it right for others.
 const COSTS_AT_START: Costs = Costs { single: 0.000_25, batch: 0.002 };
 
-struct Worker {
-    log: Log,
+struct Worker<P> {
+    log: P,
     waiting: VecDeque<Request>,
     singles: usize,
     batches: usize,
@@ -127,21 +131,13 @@ struct Worker {
     singles_worthwhile: Arc<AtomicUsize>,
 }
 
-impl Worker {
+impl<P: Port> Worker<P> {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let mut under_way: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
         let mut open = true;
         while open || !under_way.is_empty() || !self.waiting.is_empty() {
             tokio::select! {
-                request = requests.recv(), if open => match request {
-                    Some(request) => {
-                        self.waiting.push_back(request);
-                        while let Ok(request) = requests.try_recv() {
-                            self.waiting.push_back(request);
-                        }
-                    }
-                    None => open = false,
-                },
+                biased;
                 Some(done) = under_way.next(), if !under_way.is_empty() => match done {
                     Done::Single { took, beside } => {
                         self.singles -= 1;
@@ -156,6 +152,15 @@ impl Worker {
                             under_way.push(send_batch(self.log.clone(), vec![request]));
                         }
                     }
+                },
+                request = requests.recv(), if open => match request {
+                    Some(request) => {
+                        self.waiting.push_back(request);
+                        while let Ok(request) = requests.try_recv() {
+                            self.waiting.push_back(request);
+                        }
+                    }
+                    None => open = false,
                 },
             }
             while let Some(job) = self.dispatch() {
@@ -192,7 +197,7 @@ impl Worker {
     }
 }
 
-async fn send_single(log: Log, request: Request, beside: usize) -> Done {
+async fn send_single<P: Port>(log: P, request: Request, beside: usize) -> Done {
     let Request { part, reply } = request;
     let timer = metrics::commit_started(1);
     let body = part.bodies.into_iter().next().unwrap_or_default();
@@ -202,7 +207,7 @@ async fn send_single(log: Log, request: Request, beside: usize) -> Done {
     Done::Single { took, beside }
 }
 
-fn send_batch(log: Log, group: Vec<Request>) -> BoxFuture<'static, Done> {
+fn send_batch<P: Port>(log: P, group: Vec<Request>) -> BoxFuture<'static, Done> {
     Box::pin(async move {
         let (parts, replies): (Vec<_>, Vec<_>) = group.into_iter().map(|r| (r.part, r.reply)).unzip();
         let timer = metrics::commit_started(parts.iter().map(|part| part.bodies.len()).sum());

@@ -8,18 +8,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 
+use super::port::Port;
 use super::{Shared, metrics};
 use crate::event::{
     Draft, EventId, EventRecord, FieldError, Outcome, PartitionKey, Reason, Submission, Submitter, Unit,
 };
-use crate::log::{BATCH_EVENTS_MAX, DraftMessage};
+use crate::log::BATCH_EVENTS_MAX;
 use crate::rules::{Decision, Rules};
 use crate::state::PartitionState;
 
 /// A submission that was taken off the queue and is not yet answered.
-pub(super) struct Work {
+pub(super) struct Work<D> {
     /// The message that it came in.
-    pub message: DraftMessage,
+    pub message: D,
     /// What it says.
     pub submission: Submission,
     /// What became of its first drafts, in order.
@@ -32,8 +33,8 @@ pub(super) struct Work {
     pub poisoned: Vec<usize>,
 }
 
-impl Work {
-    pub(super) fn new(message: DraftMessage, submission: Submission) -> Self {
+impl<D> Work<D> {
+    pub(super) fn new(message: D, submission: Submission) -> Self {
         Self {
             message,
             submission,
@@ -79,11 +80,11 @@ pub(super) enum Break {
 /// Decides drafts until there is enough for one commit, nothing is left, or the next one can be decided
 /// only once those before it are committed. Returns what is to be committed; if that is nothing, every
 /// outcome reached is final.
-pub(super) fn decide_round(
-    shared: &Shared,
+pub(super) fn decide_round<P: Port>(
+    shared: &Shared<P>,
     partition: &PartitionKey,
     state: &mut PartitionState,
-    works: &mut VecDeque<Work>,
+    works: &mut VecDeque<Work<P::Draft>>,
     now_ms: u64,
 ) -> Result<Vec<Staged>, Break> {
     let settings = &shared.settings;
@@ -122,8 +123,8 @@ enum Step {
     Blocked,
 }
 
-struct Round<'a> {
-    shared: &'a Shared,
+struct Round<'a, P: Port> {
+    shared: &'a Shared<P>,
     /// Those in force when the round began.
     rules: &'a Rules,
     partition: &'a PartitionKey,
@@ -133,7 +134,7 @@ struct Round<'a> {
     now_ms: u64,
 }
 
-impl Round<'_> {
+impl<P: Port> Round<'_, P> {
     /// Stages the configured initial state of an empty partition. True if it did.
     fn open_partition(&mut self) -> bool {
         let Some((server, init)) = &self.shared.initial else { return false };
@@ -147,7 +148,7 @@ impl Round<'_> {
     }
 
     /// Decides the next draft of `work`.
-    fn decide(&mut self, index: usize, work: &mut Work) -> Result<Step, Break> {
+    fn decide(&mut self, index: usize, work: &mut Work<P::Draft>) -> Result<Step, Break> {
         let place = work.outcomes.len();
         let Work { submission, outcomes, needs_answer, poisoned, .. } = work;
         let Some(draft) = submission.drafts.get(place) else { return Ok(Step::Decided) };

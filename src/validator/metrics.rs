@@ -1,8 +1,10 @@
 //! The validator's metrics: names, units and meaning, in one place.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+use tokio::time::Instant;
 
 use crate::event::Outcome;
 use crate::log::CommitError;
@@ -52,6 +54,7 @@ pub fn describe() {
     describe_counter!(SCHEMA_RELOADS, Unit::Count, "Tries at taking changed schemas, by result: ok, failed");
 }
 
+/// By tokio's clock, which a simulation sets: what a commit took decides how the next one goes.
 pub(super) struct CommitTimer {
     started: Instant,
     events: usize,

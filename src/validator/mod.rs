@@ -14,6 +14,7 @@ mod committer;
 mod decide;
 pub mod metrics;
 mod ownership;
+pub(crate) mod port;
 mod rendezvous;
 mod round;
 mod settings;
@@ -36,12 +37,13 @@ use crate::state::Fold;
 use cache::PartitionCache;
 use committer::Committer;
 use ownership::Slots;
-use snapshotter::Snapshotter;
+use port::Port;
+pub(crate) use snapshotter::Snapshotter;
 
 /// What all workers of a validator share.
-struct Shared {
+struct Shared<P> {
     id: String,
-    log: Log,
+    log: P,
     rules: Arc<RulesInForce>,
     fold: Arc<dyn Fold>,
     /// Who commits a partition's initial state, and the draft that does it.
@@ -100,40 +102,62 @@ impl Validator {
         if id.len() > 64 || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
             return Err(ValidatorError::BadId(id));
         }
-        let fold: Arc<dyn Fold> = rules.fold();
         let background = CancellationToken::new();
-        let (committer, committing) = Committer::new(log.clone(), &settings);
-        let (snapshotter, snapshotting) =
-            Snapshotter::new(log.clone(), fold.clone(), settings.snapshot_queue_max, background.clone());
-        let shared = Arc::new(Shared {
-            id: id.clone(),
-            ownership_ttl: log.ownership_ttl(),
-            log,
-            rules,
-            fold,
-            initial: initial_state.map(initial_draft),
-            committer,
-            snapshotter,
-            cache: PartitionCache::new(settings.cache_bytes_max),
-            settings,
-        });
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            committing.await;
-            Ok(())
-        });
-        tasks.spawn(async move {
-            snapshotting.await;
-            Ok(())
-        });
-        let stop = background.clone();
-        tasks.spawn(async move {
-            let result = Slots::new(shared).run(shutdown).await;
-            stop.cancel();
-            result.map_err(ValidatorError::from)
-        });
-        Ok(RunningValidator { id, tasks, background })
+        let snapshots =
+            Snapshotter::new(log.clone(), rules.fold(), settings.snapshot_queue_max, background.clone());
+        let ownership_ttl = log.ownership_ttl();
+        let parts = Parts { id, settings, log, rules, initial_state, ownership_ttl };
+        Ok(launch(parts, snapshots, background, shutdown))
     }
+}
+
+/// What a validator is made of.
+pub(crate) struct Parts<P> {
+    pub id: String,
+    pub settings: ValidatorSettings,
+    pub log: P,
+    pub rules: Arc<RulesInForce>,
+    pub initial_state: Option<Box<RawValue>>,
+    pub ownership_ttl: Duration,
+}
+
+/// Starts all tasks of a validator, on whichever log.
+pub(crate) fn launch<P: Port>(
+    parts: Parts<P>,
+    (snapshotter, snapshotting): (Snapshotter, impl Future<Output = ()> + Send + 'static),
+    background: CancellationToken,
+    shutdown: CancellationToken,
+) -> RunningValidator {
+    let Parts { id, settings, log, rules, initial_state, ownership_ttl } = parts;
+    let (committer, committing) = Committer::new(log.clone(), &settings);
+    let shared = Arc::new(Shared {
+        id: id.clone(),
+        ownership_ttl,
+        log,
+        fold: rules.fold(),
+        rules,
+        initial: initial_state.map(initial_draft),
+        committer,
+        snapshotter,
+        cache: PartitionCache::new(settings.cache_bytes_max),
+        settings,
+    });
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        committing.await;
+        Ok(())
+    });
+    tasks.spawn(async move {
+        snapshotting.await;
+        Ok(())
+    });
+    let stop = background.clone();
+    tasks.spawn(async move {
+        let result = Slots::new(shared).run(shutdown).await;
+        stop.cancel();
+        result.map_err(ValidatorError::from)
+    });
+    RunningValidator { id, tasks, background }
 }
 
 impl RunningValidator {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::port::{ChangesPort, Port};
 use super::rendezvous::holder;
 use super::slot::{self, SlotEnd};
 use super::{Shared, metrics};
@@ -28,16 +29,16 @@ struct Held {
 }
 
 /// The slots of this validator, and the workers on them.
-pub(super) struct Slots {
-    shared: Arc<Shared>,
+pub(super) struct Slots<P: Port> {
+    shared: Arc<Shared<P>>,
     held: BTreeMap<Slot, Held>,
     workers: JoinSet<(Slot, u64, SlotEnd)>,
     worker_slots: BTreeMap<Id, Slot>,
     view: OwnershipView,
 }
 
-impl Slots {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+impl<P: Port> Slots<P> {
+    pub(super) fn new(shared: Arc<Shared<P>>) -> Self {
         Self {
             shared,
             held: BTreeMap::new(),
@@ -59,7 +60,11 @@ impl Slots {
         self.rebalance_or_report().await;
         loop {
             tokio::select! {
+                biased;
                 _ = shutdown.cancelled() => break,
+                Some(ended) = self.workers.join_next_with_id(), if !self.workers.is_empty() => {
+                    self.worker_ended(ended).await;
+                }
                 _ = tick.tick() => self.rebalance_or_report().await,
                 change = changes.next(&self.view.validators) => match change {
                     Some(()) => self.rebalance_or_report().await,
@@ -74,9 +79,6 @@ impl Slots {
                         reconnects = now;
                         self.take_all_anew();
                     }
-                }
-                Some(ended) = self.workers.join_next_with_id(), if !self.workers.is_empty() => {
-                    self.worker_ended(ended).await;
                 }
             }
         }

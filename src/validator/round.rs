@@ -14,10 +14,10 @@ use super::Shared;
 use super::cache::{Cached, SnapshotProgress};
 use super::decide::{Break, Staged, Work, decide_round, rejection};
 use super::metrics;
+use super::port::{DraftPort, Port};
 use crate::event::{Answer, EventId, Outcome, PartitionKey, Reason, Slot, Token};
 use crate::fault;
 use crate::log::{CommitError, LoadError, LogError};
-use crate::state::PartitionState;
 
 /// Why a partition's work stopped before its drafts were answered. They come again: to the slot's next
 /// owner, or to this one when it takes the slot anew.
@@ -32,18 +32,18 @@ pub(super) enum RoundError {
 }
 
 /// The place in the log that one partition is decided at, for the time of one ownership.
-pub(super) struct Partition {
+pub(super) struct Partition<P: Port> {
     pub key: PartitionKey,
     pub token: Token,
     pub slot: Slot,
     pub owned_since: u64,
     pub stop: CancellationToken,
-    pub shared: Arc<Shared>,
+    pub shared: Arc<Shared<P>>,
 }
 
-impl Partition {
+impl<P: Port> Partition<P> {
     /// Decides and answers all of `works`, in order.
-    pub(super) async fn run(&self, mut works: VecDeque<Work>) -> Result<(), RoundError> {
+    pub(super) async fn run(&self, mut works: VecDeque<Work<P::Draft>>) -> Result<(), RoundError> {
         let mut cached = None;
         let result = self.run_with(&mut cached, &mut works).await;
         // A state with anything staged is one that may never come to be: it is let go.
@@ -56,7 +56,7 @@ impl Partition {
     async fn run_with(
         &self,
         slot: &mut Option<Cached>,
-        works: &mut VecDeque<Work>,
+        works: &mut VecDeque<Work<P::Draft>>,
     ) -> Result<(), RoundError> {
         let mut pause = Pause::new(self.shared.settings.retry_pause_max_ms);
         while !works.is_empty() {
@@ -81,7 +81,12 @@ impl Partition {
             let staged = match decided {
                 Ok(staged) => staged,
                 Err(Break::NeedsHistory(from)) => {
-                    match self.extend_history(&mut cached.state, from).await {
+                    match self
+                        .shared
+                        .log
+                        .extend_history(&self.token, &self.shared.fold, &mut cached.state, from)
+                        .await
+                    {
                         Ok(1..) => continue,
                         Ok(0) => {
                             warn!(partition = %self.key, %from, "the partition's history is not here just now")
@@ -151,7 +156,7 @@ impl Partition {
             return Ok(cached);
         }
         let started = Instant::now();
-        let loaded = self.shared.log.load_partition(&self.token, fold, true).await?;
+        let loaded = self.shared.log.load_partition(&self.token, fold).await?;
         metrics::loaded(started.elapsed());
         Ok(Cached {
             state: loaded.state,
@@ -165,7 +170,7 @@ impl Partition {
     async fn commit(
         &self,
         slot: &mut Option<Cached>,
-        works: &mut VecDeque<Work>,
+        works: &mut VecDeque<Work<P::Draft>>,
         staged: Vec<Staged>,
     ) -> bool {
         let Some(cached) = slot else { return false };
@@ -197,7 +202,7 @@ impl Partition {
     }
 
     /// Everything decided so far holds: acknowledges and answers the submissions that are through.
-    async fn settle(&self, works: &mut VecDeque<Work>) -> Result<(), RoundError> {
+    async fn settle(&self, works: &mut VecDeque<Work<P::Draft>>) -> Result<(), RoundError> {
         while let Some(work) = works.front_mut() {
             work.settled = work.outcomes.len();
             if !work.is_decided() {
@@ -209,7 +214,7 @@ impl Partition {
         Ok(())
     }
 
-    async fn finish(&self, work: Work) -> Result<(), RoundError> {
+    async fn finish(&self, work: Work<P::Draft>) -> Result<(), RoundError> {
         let rejected = work.outcomes.iter().any(|o| !matches!(o, Outcome::Committed { .. }));
         metrics::decided(&work.outcomes);
         if rejected {
@@ -234,7 +239,7 @@ impl Partition {
     }
 
     /// Answers everything with `unavailable`: nothing is stored in a partition whose log does not fold.
-    async fn refuse_all(&self, works: &mut VecDeque<Work>, why: &str) -> Result<(), RoundError> {
+    async fn refuse_all(&self, works: &mut VecDeque<Work<P::Draft>>, why: &str) -> Result<(), RoundError> {
         while let Some(mut work) = works.pop_front() {
             let refusal = rejection(Reason::Unavailable, "partition", "PARTITION_STOPPED", why);
             work.outcomes.truncate(work.settled);
@@ -245,7 +250,7 @@ impl Partition {
     }
 
     /// Rejects the draft that made a rule panic.
-    fn poison(&self, works: &mut VecDeque<Work>, index: usize, draft: usize) {
+    fn poison(&self, works: &mut VecDeque<Work<P::Draft>>, index: usize, draft: usize) {
         for work in works.iter_mut() {
             work.unsettle();
         }
@@ -254,20 +259,6 @@ impl Partition {
         let id = work.submission.drafts.get(draft).map(|draft| draft.draft_id.as_str());
         error!(partition = %self.key, %client, draft = id, "a rule panicked on this draft; it is rejected");
         work.poisoned.push(draft);
-    }
-
-    /// Tells the state of events from before it was loaded. Gives how many were read.
-    async fn extend_history(&self, state: &mut PartitionState, from: EventId) -> Result<usize, LoadError> {
-        let floor = state.touch_floor();
-        let mut replay = self.shared.log.replay(&self.token, from, floor).await?;
-        let mut read = 0;
-        while let Some(stored) = replay.next().await? {
-            read += 1;
-            if !state.add_older_touch(self.shared.fold.as_ref(), from, &crate::log::parse(&stored)?) {
-                break;
-            }
-        }
-        Ok(read)
     }
 
     fn ask_for_snapshot(&self, slot: &Option<Cached>) {
@@ -309,6 +300,7 @@ impl Pause {
         let pause = Duration::from_millis(self.next_ms);
         self.next_ms = (self.next_ms * 2).min(self.max_ms);
         tokio::select! {
+            biased;
             _ = stop.cancelled() => Err(RoundError::Stopped),
             _ = tokio::time::sleep(pause) => Ok(()),
         }

@@ -11,10 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::decide::{Work, rejection};
+use super::port::{ConsumerPort, DraftPort, Port};
 use super::round::{Partition, RoundError};
 use super::{Shared, metrics};
 use crate::event::{Answer, PartitionKey, Reason, Slot, Submission, Token};
-use crate::log::{DraftMessage, LogError, SlotConsumer};
+use crate::log::LogError;
 
 /// How a slot's worker ended.
 #[derive(Debug)]
@@ -29,19 +30,19 @@ pub(super) enum SlotEnd {
 type RoundEnd = (PartitionKey, Token, Result<(), RoundError>);
 
 /// The partitions of one slot that have work.
-struct SlotWorker {
-    shared: Arc<Shared>,
+struct SlotWorker<P: Port> {
+    shared: Arc<Shared<P>>,
     slot: Slot,
     owned_since: u64,
     stop: CancellationToken,
     /// Drafts that wait behind a round of their partition that is under way.
-    waiting: HashMap<PartitionKey, VecDeque<Work>>,
+    waiting: HashMap<PartitionKey, VecDeque<Work<P::Draft>>>,
     rounds: FuturesUnordered<BoxFuture<'static, RoundEnd>>,
 }
 
 /// Works on a slot until told to stop or until the slot is lost.
-pub(super) async fn run(
-    shared: Arc<Shared>,
+pub(super) async fn run<P: Port>(
+    shared: Arc<Shared<P>>,
     slot: Slot,
     owned_since: u64,
     stop: CancellationToken,
@@ -66,8 +67,8 @@ pub(super) async fn run(
     end
 }
 
-impl SlotWorker {
-    async fn work(&mut self, consumer: &mut SlotConsumer) -> SlotEnd {
+impl<P: Port> SlotWorker<P> {
+    async fn work(&mut self, consumer: &mut P::Consumer) -> SlotEnd {
         let stop = self.stop.clone();
         loop {
             tokio::select! {
@@ -92,7 +93,7 @@ impl SlotWorker {
         }
     }
 
-    async fn take(&mut self, message: DraftMessage) -> Result<(), LogError> {
+    async fn take(&mut self, message: P::Draft) -> Result<(), LogError> {
         let (token, key) = match message.partition() {
             Ok(names) => names,
             Err(error) => return poison(&self.shared, message, &error.to_string()).await,
@@ -127,7 +128,7 @@ impl SlotWorker {
         }
     }
 
-    fn start_round(&mut self, key: PartitionKey, token: Token, works: VecDeque<Work>) {
+    fn start_round(&mut self, key: PartitionKey, token: Token, works: VecDeque<Work<P::Draft>>) {
         let partition = Partition {
             key: key.clone(),
             token: token.clone(),
@@ -144,7 +145,7 @@ impl SlotWorker {
 }
 
 /// Takes a message that is no submission out of the way: answered if it says whom to, counted.
-async fn poison(shared: &Shared, message: DraftMessage, why: &str) -> Result<(), LogError> {
+async fn poison<P: Port>(shared: &Shared<P>, message: P::Draft, why: &str) -> Result<(), LogError> {
     metrics::poisoned();
     error!(why, bytes = message.body().len(), "a draft that cannot be read; it is taken off the queue");
     message.terminate(&shared.log).await?;

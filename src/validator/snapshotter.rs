@@ -22,13 +22,13 @@ struct Request {
 
 /// The handle through which snapshots are asked for.
 #[derive(Clone)]
-pub(super) struct Snapshotter {
+pub(crate) struct Snapshotter {
     requests: mpsc::Sender<Request>,
 }
 
 impl Snapshotter {
     /// Makes a snapshotter, and the future that does its work until `stop`.
-    pub(super) fn new(
+    pub(crate) fn new(
         log: Log,
         fold: Arc<dyn Fold>,
         queue_max: usize,

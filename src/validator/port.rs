@@ -1,0 +1,237 @@
+//! What a validator needs of the log, as a trait: the same decision, commit and takeover logic runs on JetStream
+//! ([`Log`]) and, in tests, on a simulated log that fails by seed (`src/simulation`).
+//!
+//! Everything is static: a validator on JetStream is compiled as if there were no trait.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::event::{Answer, EventId, PartitionKey, Slot, Token};
+use crate::log::{
+    CommitError, CommitPart, ConnectionState, DraftMessage, LoadError, Loaded, Log, LogError, OwnedSlot,
+    OwnershipChanges, OwnershipView, SlotConsumer,
+};
+use crate::state::{Fold, PartitionState};
+
+/// The log, as a validator sees it. What each call promises is said at [`Log`]'s method of the same name.
+pub(crate) trait Port: Clone + Send + Sync + 'static {
+    /// A submission that was taken off the queue.
+    type Draft: DraftPort<Port = Self>;
+    /// The drafts of one slot.
+    type Consumer: ConsumerPort<Draft = Self::Draft>;
+    /// Changes of slot ownership.
+    type Changes: ChangesPort;
+
+    fn slots(&self) -> u16;
+    fn state(&self) -> watch::Receiver<ConnectionState>;
+    fn commit_one(
+        &self,
+        token: &Token,
+        expected: EventId,
+        body: Bytes,
+    ) -> impl Future<Output = Result<EventId, CommitError>> + Send;
+    fn commit_batch(
+        &self,
+        parts: &[CommitPart],
+    ) -> impl Future<Output = Result<Vec<EventId>, CommitError>> + Send;
+    fn load_partition(
+        &self,
+        token: &Token,
+        fold: &Arc<dyn Fold>,
+    ) -> impl Future<Output = Result<Loaded, LoadError>> + Send;
+    fn catch_up(
+        &self,
+        token: &Token,
+        fold: &Arc<dyn Fold>,
+        state: &mut PartitionState,
+    ) -> impl Future<Output = Result<u64, LoadError>> + Send;
+    fn extend_history(
+        &self,
+        token: &Token,
+        fold: &Arc<dyn Fold>,
+        state: &mut PartitionState,
+        from: EventId,
+    ) -> impl Future<Output = Result<usize, LoadError>> + Send;
+    fn answer(&self, frontend: &str, answer: &Answer) -> impl Future<Output = Result<(), LogError>> + Send;
+    fn slot_consumer(
+        &self,
+        slot: Slot,
+        revision: u64,
+    ) -> impl Future<Output = Result<Self::Consumer, LogError>> + Send;
+    fn holds_slot(&self, slot: Slot, revision: u64) -> impl Future<Output = Result<bool, LogError>> + Send;
+    fn announce(&self, validator: &str) -> impl Future<Output = Result<(), LogError>> + Send;
+    fn withdraw(&self, validator: &str) -> impl Future<Output = Result<(), LogError>> + Send;
+    fn ownership(&self) -> impl Future<Output = Result<OwnershipView, LogError>> + Send;
+    fn take_slot(
+        &self,
+        slot: Slot,
+        validator: &str,
+        revision: Option<u64>,
+    ) -> impl Future<Output = Result<Option<OwnedSlot>, LogError>> + Send;
+    fn renew_slot(
+        &self,
+        held: OwnedSlot,
+        validator: &str,
+    ) -> impl Future<Output = Result<Option<OwnedSlot>, LogError>> + Send;
+    fn release_slot(&self, held: OwnedSlot) -> impl Future<Output = Result<(), LogError>> + Send;
+    fn ownership_changes(&self) -> impl Future<Output = Result<Self::Changes, LogError>> + Send;
+}
+
+/// A submission that was taken off the queue and is not decided yet.
+pub(crate) trait DraftPort: Send + Sync + 'static {
+    type Port;
+
+    fn body(&self) -> &Bytes;
+    fn partition(&self) -> Result<(Token, PartitionKey), LogError>;
+    fn acknowledge(&self) -> impl Future<Output = Result<(), LogError>> + Send;
+    fn confirm(&self, log: &Self::Port) -> impl Future<Output = Result<(), LogError>> + Send;
+    fn terminate(&self, log: &Self::Port) -> impl Future<Output = Result<(), LogError>> + Send;
+}
+
+/// The drafts of one slot, for the time of one ownership.
+pub(crate) trait ConsumerPort: Send + 'static {
+    type Draft;
+
+    fn next(&mut self) -> impl Future<Output = Result<Self::Draft, LogError>> + Send;
+}
+
+/// Changes of slot ownership as they happen.
+pub(crate) trait ChangesPort: Send + 'static {
+    fn next(&mut self, known: &BTreeSet<String>) -> impl Future<Output = Option<()>> + Send;
+}
+
+impl Port for Log {
+    type Draft = DraftMessage;
+    type Consumer = SlotConsumer;
+    type Changes = OwnershipChanges;
+
+    fn slots(&self) -> u16 {
+        self.slots()
+    }
+
+    fn state(&self) -> watch::Receiver<ConnectionState> {
+        self.state()
+    }
+
+    async fn commit_one(
+        &self,
+        token: &Token,
+        expected: EventId,
+        body: Bytes,
+    ) -> Result<EventId, CommitError> {
+        self.commit_one(token, expected, body).await
+    }
+
+    async fn commit_batch(&self, parts: &[CommitPart]) -> Result<Vec<EventId>, CommitError> {
+        self.commit_batch(parts).await
+    }
+
+    async fn load_partition(&self, token: &Token, fold: &Arc<dyn Fold>) -> Result<Loaded, LoadError> {
+        self.load_partition(token, fold, true).await
+    }
+
+    async fn catch_up(
+        &self,
+        token: &Token,
+        fold: &Arc<dyn Fold>,
+        state: &mut PartitionState,
+    ) -> Result<u64, LoadError> {
+        self.catch_up(token, fold, state).await
+    }
+
+    async fn extend_history(
+        &self,
+        token: &Token,
+        fold: &Arc<dyn Fold>,
+        state: &mut PartitionState,
+        from: EventId,
+    ) -> Result<usize, LoadError> {
+        self.extend_history(token, fold, state, from).await
+    }
+
+    async fn answer(&self, frontend: &str, answer: &Answer) -> Result<(), LogError> {
+        self.answer(frontend, answer).await
+    }
+
+    async fn slot_consumer(&self, slot: Slot, revision: u64) -> Result<SlotConsumer, LogError> {
+        self.slot_consumer(slot, revision).await
+    }
+
+    async fn holds_slot(&self, slot: Slot, revision: u64) -> Result<bool, LogError> {
+        self.holds_slot(slot, revision).await
+    }
+
+    async fn announce(&self, validator: &str) -> Result<(), LogError> {
+        self.announce(validator).await
+    }
+
+    async fn withdraw(&self, validator: &str) -> Result<(), LogError> {
+        self.withdraw(validator).await
+    }
+
+    async fn ownership(&self) -> Result<OwnershipView, LogError> {
+        self.ownership().await
+    }
+
+    async fn take_slot(
+        &self,
+        slot: Slot,
+        validator: &str,
+        revision: Option<u64>,
+    ) -> Result<Option<OwnedSlot>, LogError> {
+        self.take_slot(slot, validator, revision).await
+    }
+
+    async fn renew_slot(&self, held: OwnedSlot, validator: &str) -> Result<Option<OwnedSlot>, LogError> {
+        self.renew_slot(held, validator).await
+    }
+
+    async fn release_slot(&self, held: OwnedSlot) -> Result<(), LogError> {
+        self.release_slot(held).await
+    }
+
+    async fn ownership_changes(&self) -> Result<OwnershipChanges, LogError> {
+        self.ownership_changes().await
+    }
+}
+
+impl DraftPort for DraftMessage {
+    type Port = Log;
+
+    fn body(&self) -> &Bytes {
+        self.body()
+    }
+
+    fn partition(&self) -> Result<(Token, PartitionKey), LogError> {
+        self.partition()
+    }
+
+    async fn acknowledge(&self) -> Result<(), LogError> {
+        self.acknowledge().await
+    }
+
+    async fn confirm(&self, log: &Log) -> Result<(), LogError> {
+        self.confirm(log).await
+    }
+
+    async fn terminate(&self, log: &Log) -> Result<(), LogError> {
+        self.terminate(log).await
+    }
+}
+
+impl ConsumerPort for SlotConsumer {
+    type Draft = DraftMessage;
+
+    async fn next(&mut self) -> Result<DraftMessage, LogError> {
+        self.next().await
+    }
+}
+
+impl ChangesPort for OwnershipChanges {
+    async fn next(&mut self, known: &BTreeSet<String>) -> Option<()> {
+        self.next(known).await
+    }
+}

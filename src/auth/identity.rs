@@ -17,6 +17,8 @@ pub struct Identity {
     pub partitions: Option<Vec<String>>,
     /// When that ends, in Unix seconds; `None` for never.
     pub expires_at: Option<u64>,
+    /// The token's own name (`jti`), by which it can be revoked; `None` where it has none.
+    pub token_id: Option<String>,
 }
 
 impl Identity {
@@ -73,6 +75,7 @@ impl Authenticator {
                 permissions: vec!["*".to_owned()],
                 partitions: None,
                 expires_at: None,
+                token_id: None,
             }),
             Self::Jwt(verifier) => verifier.verify(client_id, token),
         }

@@ -60,6 +60,8 @@ struct Claims {
     /// That it is there and has not passed is checked beforehand, with what is said of it then.
     #[serde(default)]
     exp: Option<u64>,
+    #[serde(default, rename = "jti")]
+    token_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -126,6 +128,7 @@ impl JwtVerifier {
                 Partitions::Several(several) => several,
             }),
             expires_at: claims.exp.map(|exp| exp.saturating_add(self.leeway_s)),
+            token_id: claims.token_id,
         })
     }
 }
@@ -157,7 +160,7 @@ mod tests {
         let now = get_current_timestamp();
         let mut claims = json!({
             "clientId": "c", "userId": "u", "permissions": ["read", "set:a.*"], "partition": ["p", "team-*"],
-            "exp": now + 60, "iss": "us", "aud": "them",
+            "exp": now + 60, "iss": "us", "aud": "them", "jti": "t-1",
         });
         for (key, value) in changes.as_object().unwrap() {
             match value {
@@ -182,6 +185,7 @@ mod tests {
     fn a_good_token_says_who_and_what_and_where() {
         let identity = verified(&token(json!({}), SECRET)).unwrap();
         assert_eq!((identity.client_id.as_str(), identity.user_id.as_deref()), ("c", Some("u")));
+        assert_eq!(identity.token_id.as_deref(), Some("t-1"));
         assert!(identity.may_read());
         assert!(identity.may_enter("p") && identity.may_enter("team-7") && !identity.may_enter("pp"));
         let anywhere = verified(&token(json!({ "partition": null }), SECRET)).unwrap();

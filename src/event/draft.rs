@@ -80,6 +80,18 @@ pub struct ReplyTo {
     /// How often the frontend has published this submission, counted from 1. A rejection counts only
     /// when it answers the last attempt: an earlier copy's rejection says nothing of the copy behind it.
     pub attempt: u32,
+    /// The partition's head, as the frontend knew it before the first attempt: what is committed behind it may
+    /// have been committed by an earlier attempt, what is not was there before.
+    #[serde(default = "no_event_is_later")]
+    pub since: EventId,
+    /// The how-manieth publish of the connection this is, counted from 1; 0 if that is not known.
+    #[serde(default)]
+    pub publish: u64,
+}
+
+/// For what an older frontend has published, which does not say since when.
+fn no_event_is_later() -> EventId {
+    EventId(u64::MAX)
 }
 
 /// How the drafts of one submission hang together.

@@ -5,6 +5,10 @@
 //! sent even when publishes fail; and as long as one waits for its answer the next one waits too, so they do
 //! even when NATS loses what it had taken. A draft is published again until it is answered. And no draft is
 //! called rejected of which some copy may still be committed.
+//!
+//! What goes again goes with the drafts behind it that are in the log already. From these a validator sees that
+//! an earlier copy was decided, and does not decide a second time what that one had rejected: accepted now, it
+//! would stand behind the drafts that were sent after it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -25,6 +29,7 @@ pub(super) struct Pending {
     keys: HashMap<DraftKey, u32>,
     drafts: usize,
     next_number: u64,
+    publishes: u64,
     /// The submission whose publish is under way.
     publishing: Option<u64>,
     not_before: Option<Instant>,
@@ -52,14 +57,46 @@ struct Held {
 struct Sent {
     number: u64,
     attempt: u32,
-    /// A draft that was answered leaves its place empty: outcomes go by place.
-    drafts: Vec<Option<Held>>,
+    unit: Unit,
+    /// The partition's head before the first attempt.
+    since: EventId,
+    /// Outcomes go by place.
+    places: Vec<Place>,
     /// Whether a copy may be in the queue, or may have been.
     maybe_stored: bool,
     /// Whether to publish it again.
     due: bool,
     /// When its last copy was stored.
     stored_at: Option<Instant>,
+}
+
+/// One draft of a submission.
+struct Place {
+    draft: Arc<Draft>,
+    /// `None` once it was answered.
+    held: Option<Held>,
+    /// Whether it was answered as being in the log.
+    committed: bool,
+}
+
+impl Sent {
+    fn held(&self) -> impl Iterator<Item = &Held> {
+        self.places.iter().filter_map(|place| place.held.as_ref())
+    }
+
+    fn place_of(&self, wanted: impl Fn(&Held) -> bool) -> Option<usize> {
+        self.places.iter().position(|place| place.held.as_ref().is_some_and(&wanted))
+    }
+
+    /// Whether a place says nothing to a validator any more: it was told as rejected, or it is committed and
+    /// nothing before it is open.
+    fn is_spent(&self, place: usize) -> bool {
+        let first_open = self.places.iter().position(|place| place.held.is_some());
+        self.places[place].held.is_none()
+            && (!self.places[place].committed
+                || self.unit == Unit::Batch
+                || first_open.is_none_or(|first| place < first))
+    }
 }
 
 /// What became of a submitted draft.
@@ -80,7 +117,11 @@ pub(super) struct Publish {
     pub number: u64,
     /// The attempt.
     pub attempt: u32,
-    /// Its drafts.
+    /// The partition's head before the first attempt.
+    pub since: EventId,
+    /// The how-manieth publish of the connection.
+    pub publish: u64,
+    /// Its drafts, with such as are committed already behind the first that is not.
     pub drafts: Vec<Arc<Draft>>,
 }
 
@@ -154,6 +195,7 @@ impl Pending {
             keys: HashMap::new(),
             drafts: 0,
             next_number: 1,
+            publishes: 0,
             publishing: None,
             not_before: None,
             failures: 0,
@@ -194,8 +236,9 @@ impl Pending {
         Taken::Queued(key)
     }
 
-    /// What to publish now, if anything: first what is to be published again, then what is new.
-    pub(super) fn next(&mut self, now: Instant, unit: Unit) -> Option<Publish> {
+    /// What to publish now, if anything: first what is to be published again, then what is new. `head` is the
+    /// last event of the partition that is known here.
+    pub(super) fn next(&mut self, now: Instant, unit: Unit, head: EventId) -> Option<Publish> {
         if self.publishing.is_some() || self.not_before.is_some_and(|at| at > now) {
             return None;
         }
@@ -204,15 +247,17 @@ impl Pending {
             Some(index) => index,
             None if self.sent.len() >= self.limits.unanswered_max => return None,
             None => {
-                let drafts = self.bundle(unit);
-                if drafts.is_empty() {
+                let places = self.bundle(unit);
+                if places.is_empty() {
                     return None;
                 }
                 let number = self.number();
                 self.sent.push_back(Sent {
                     number,
                     attempt: 0,
-                    drafts,
+                    unit,
+                    since: head,
+                    places,
                     maybe_stored: false,
                     due: true,
                     stored_at: None,
@@ -220,21 +265,25 @@ impl Pending {
                 self.sent.len() - 1
             }
         };
-        // What was answered is not sent again, and what is left is another submission: answers go by place.
-        if self.sent[index].drafts.iter().any(Option::is_none) {
+        let sent = &self.sent[index];
+        let kept: Vec<bool> = (0..sent.places.len()).map(|place| !sent.is_spent(place)).collect();
+        // With other places it is another submission, since answers go by place; but not the first attempt.
+        if kept.contains(&false) {
             let number = self.number();
             let sent = &mut self.sent[index];
-            sent.drafts.retain(Option::is_some);
+            let mut kept = kept.into_iter();
+            sent.places.retain(|_| kept.next().unwrap_or(true));
             sent.number = number;
-            sent.attempt = 0;
         }
         let sent = &mut self.sent[index];
         sent.attempt += 1;
         sent.due = false;
         sent.stored_at = None;
         self.publishing = Some(sent.number);
-        let drafts = sent.drafts.iter().flatten().map(|held| held.draft.clone()).collect();
-        Some(Publish { number: sent.number, attempt: sent.attempt, drafts })
+        self.publishes += 1;
+        let drafts = sent.places.iter().map(|place| place.draft.clone()).collect();
+        let (number, attempt, since) = (sent.number, sent.attempt, sent.since);
+        Some(Publish { number, attempt, since, publish: self.publishes, drafts })
     }
 
     /// Takes note of how the publish that was under way went.
@@ -256,10 +305,11 @@ impl Pending {
                 Vec::new()
             }
             Published::NotStored if !sent.maybe_stored => {
-                let drafts = std::mem::take(&mut sent.drafts);
+                let places = std::mem::take(&mut sent.places);
                 self.sent.remove(index);
                 let end = End::Rejected(Reason::Unavailable, Vec::new());
-                drafts.into_iter().flatten().map(|held| self.done(held, end.clone())).collect()
+                let held = places.into_iter().filter_map(|place| place.held);
+                held.map(|held| self.done(held, end.clone())).collect()
             }
             Published::NotStored | Published::Unknown => {
                 sent.maybe_stored |= failed;
@@ -279,8 +329,7 @@ impl Pending {
         }
         let wanted = |held: &Held| held.key == key && is_it(&held.draft);
         for index in 0..self.sent.len() {
-            let place = self.sent[index].drafts.iter().position(|held| held.as_ref().is_some_and(wanted));
-            if let Some(place) = place {
+            if let Some(place) = self.sent[index].place_of(wanted) {
                 return self.take(index, place, End::Accepted);
             }
         }
@@ -297,22 +346,30 @@ impl Pending {
         let Some(sent) = self.sent.iter().find(|sent| sent.number == number) else {
             return (done, committed);
         };
-        if sent.drafts.len() != answer.outcomes.len() {
+        if sent.places.len() != answer.outcomes.len() {
             return (done, committed);
         }
-        // A rejection of an earlier copy says nothing of the later one that is on its way.
+        // A rejection of an earlier copy says nothing of the later one that is on its way; but no copy decides
+        // again what stands before a draft that this one has committed.
         let latest = sent.attempt == answer.attempt;
+        let decided_once = match sent.unit {
+            Unit::Each => answer.outcomes.iter().rposition(
+                |outcome| matches!(outcome, Outcome::Committed { event_id } if *event_id > sent.since),
+            ),
+            Unit::Batch => None,
+        };
         for (place, outcome) in answer.outcomes.into_iter().enumerate() {
             let Some(index) = self.sent.iter().position(|sent| sent.number == number) else { break };
-            if self.sent[index].drafts[place].is_none() {
+            if self.sent[index].places[place].held.is_none() {
                 continue;
             }
+            let is_final = latest || decided_once.is_some_and(|last| place < last);
             match outcome {
                 Outcome::Committed { event_id } => committed.push(Committed { number, place, event_id }),
-                Outcome::Rejected { reason, errors } if latest => {
+                Outcome::Rejected { reason, errors } if is_final => {
                     done.extend(self.take(index, place, End::Rejected(reason, errors)));
                 }
-                Outcome::NotProcessed if latest => done.extend(self.take(index, place, End::NotProcessed)),
+                Outcome::NotProcessed if is_final => done.extend(self.take(index, place, End::NotProcessed)),
                 Outcome::Rejected { .. } | Outcome::NotProcessed => {}
             }
         }
@@ -347,9 +404,8 @@ impl Pending {
         let mut done = Vec::new();
         let deadline = self.limits.deadline;
         let late = |held: &Held| held.since + deadline <= now;
-        while let Some(index) = self.sent.iter().position(|sent| sent.drafts.iter().flatten().any(late)) {
-            let place = self.sent[index].drafts.iter().position(|held| held.as_ref().is_some_and(late));
-            let Some(place) = place else { break };
+        while let Some(index) = self.sent.iter().position(|sent| sent.held().any(late)) {
+            let Some(place) = self.sent[index].place_of(late) else { break };
             done.extend(self.take(index, place, End::Forgotten));
         }
         while self.queue.front().is_some_and(late) {
@@ -364,7 +420,7 @@ impl Pending {
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let unanswered = self.sent.iter().filter_map(|sent| sent.stored_at).min();
         let answer = unanswered.map(|at| at + self.limits.answer_wait);
-        let first_sent = self.sent.iter().flat_map(|sent| sent.drafts.iter().flatten().next());
+        let first_sent = self.sent.iter().filter_map(|sent| sent.held().next());
         let oldest = first_sent.chain(self.queue.front()).map(|held| held.since).min();
         let deadline = oldest.map(|since| since + self.limits.deadline);
         [answer, deadline, self.not_before].into_iter().flatten().min()
@@ -377,24 +433,27 @@ impl Pending {
     }
 
     /// What goes together in the next submission: as much as fits, or all of it where it is one unit of work.
-    fn bundle(&mut self, unit: Unit) -> Vec<Option<Held>> {
-        let (mut drafts, mut bytes) = (Vec::new(), 0);
+    fn bundle(&mut self, unit: Unit) -> Vec<Place> {
+        let (mut places, mut bytes) = (Vec::new(), 0);
         while let Some(held) = self.queue.front() {
             bytes += size(&held.draft);
             let full =
-                drafts.len() >= self.limits.submission_drafts_max || bytes > self.limits.submission_bytes_max;
-            if full && unit == Unit::Each && !drafts.is_empty() {
+                places.len() >= self.limits.submission_drafts_max || bytes > self.limits.submission_bytes_max;
+            if full && unit == Unit::Each && !places.is_empty() {
                 break;
             }
-            drafts.push(self.queue.pop_front());
+            let Some(held) = self.queue.pop_front() else { break };
+            places.push(Place { draft: held.draft.clone(), held: Some(held), committed: false });
         }
-        drafts
+        places
     }
 
     fn take(&mut self, index: usize, place: usize, end: End) -> Option<Done> {
         let sent = self.sent.get_mut(index)?;
-        let held = sent.drafts.get_mut(place)?.take()?;
-        if sent.drafts.iter().all(Option::is_none) {
+        let place = sent.places.get_mut(place)?;
+        let held = place.held.take()?;
+        place.committed = end == End::Accepted;
+        if sent.held().next().is_none() {
             self.sent.remove(index);
         }
         Some(self.done(held, end))
@@ -412,7 +471,8 @@ impl Pending {
     }
 
     fn all_held(&mut self) -> impl Iterator<Item = &mut Held> {
-        let sent = self.sent.iter_mut().flat_map(|sent| sent.drafts.iter_mut().flatten());
+        let places = self.sent.iter_mut().flat_map(|sent| &mut sent.places);
+        let sent = places.filter_map(|place| place.held.as_mut());
         sent.chain(self.queue.iter_mut())
     }
 }

@@ -50,16 +50,16 @@ fn what_comes_during_a_publish_goes_together_in_the_next() {
     for n in 1..=5 {
         assert_eq!(pending.submit(draft(n), format!("m{n}"), now), Taken::Queued(key(n)));
         if n == 1 {
-            let first = pending.next(now, Unit::Each).unwrap();
+            let first = pending.next(now, Unit::Each, EventId::NONE).unwrap();
             assert_eq!((first.number, first.attempt, names(&first)), (1, 1, vec!["d1"]));
         }
-        assert!(pending.next(now, Unit::Each).is_none(), "one publish at a time");
+        assert!(pending.next(now, Unit::Each, EventId::NONE).is_none(), "one publish at a time");
     }
     assert!(pending.published(Published::Stored, now).is_empty());
-    let second = pending.next(now, Unit::Each).unwrap();
+    let second = pending.next(now, Unit::Each, EventId::NONE).unwrap();
     assert_eq!((second.number, names(&second)), (2, vec!["d2", "d3", "d4"]));
     pending.published(Published::Stored, now);
-    assert_eq!(names(&pending.next(now, Unit::Each).unwrap()), ["d5"]);
+    assert_eq!(names(&pending.next(now, Unit::Each, EventId::NONE).unwrap()), ["d5"]);
 }
 
 #[test]
@@ -69,13 +69,13 @@ fn the_next_submission_waits_for_the_answer_to_the_one_before() {
     for n in 1..=3 {
         pending.submit(draft(n), "m".into(), now);
         if n == 1 {
-            pending.next(now, Unit::Each).unwrap();
+            pending.next(now, Unit::Each, EventId::NONE).unwrap();
         }
     }
     pending.published(Published::Stored, now);
-    assert!(pending.next(now, Unit::Each).is_none());
+    assert!(pending.next(now, Unit::Each, EventId::NONE).is_none());
     pending.committed(key(1), |_| true).unwrap();
-    assert_eq!(names(&pending.next(now, Unit::Each).unwrap()), ["d2", "d3"]);
+    assert_eq!(names(&pending.next(now, Unit::Each, EventId::NONE).unwrap()), ["d2", "d3"]);
 }
 
 #[test]
@@ -85,19 +85,19 @@ fn a_bundle_stays_within_its_bytes() {
     for n in 1..=3 {
         pending.submit(draft(n), "m".into(), now);
     }
-    assert_eq!(names(&pending.next(now, Unit::Each).unwrap()), ["d1", "d2"]);
+    assert_eq!(names(&pending.next(now, Unit::Each, EventId::NONE).unwrap()), ["d1", "d2"]);
 }
 
 #[test]
 fn an_event_answers_its_draft_even_before_the_publish_is_acknowledged() {
     let (mut pending, now) = (pending(&settings()), Instant::now());
     pending.submit(draft(1), "m1".into(), now);
-    pending.next(now, Unit::Each).unwrap();
+    pending.next(now, Unit::Each, EventId::NONE).unwrap();
     let done = pending.committed(key(1), |_| true).unwrap();
     assert_eq!((done.asked, done.end), (vec!["m1".to_owned()], End::Accepted));
     assert!(pending.is_empty() && !pending.holds(key(1)));
     assert!(pending.published(Published::Stored, now).is_empty());
-    assert!(pending.next(now, Unit::Each).is_none());
+    assert!(pending.next(now, Unit::Each, EventId::NONE).is_none());
     assert!(pending.committed(key(1), |_| true).is_none(), "once");
 }
 
@@ -105,41 +105,41 @@ fn an_event_answers_its_draft_even_before_the_publish_is_acknowledged() {
 fn a_full_queue_rejects_what_was_surely_not_stored_and_goes_on() {
     let (mut pending, now) = (pending(&settings()), Instant::now());
     pending.submit(draft(1), "m1".into(), now);
-    pending.next(now, Unit::Each).unwrap();
+    pending.next(now, Unit::Each, EventId::NONE).unwrap();
     pending.submit(draft(2), "m2".into(), now);
     let done = pending.published(Published::NotStored, now);
     assert_eq!(done[0].end, End::Rejected(Reason::Unavailable, vec![]));
     assert_eq!(done[0].asked, ["m1"]);
-    assert_eq!(names(&pending.next(now, Unit::Each).unwrap()), ["d2"]);
+    assert_eq!(names(&pending.next(now, Unit::Each, EventId::NONE).unwrap()), ["d2"]);
 }
 
 #[test]
 fn an_unknown_publish_goes_again_before_anything_new_and_never_becomes_a_rejection() {
     let (mut pending, mut now) = (pending(&settings()), Instant::now());
     pending.submit(draft(1), "m1".into(), now);
-    pending.next(now, Unit::Each).unwrap();
+    pending.next(now, Unit::Each, EventId::NONE).unwrap();
     pending.submit(draft(2), "m2".into(), now);
     assert!(pending.published(Published::Unknown, now).is_empty());
-    assert!(pending.next(now, Unit::Each).is_none(), "after a pause");
+    assert!(pending.next(now, Unit::Each, EventId::NONE).is_none(), "after a pause");
     now += ms(51);
-    let again = pending.next(now, Unit::Each).unwrap();
+    let again = pending.next(now, Unit::Each, EventId::NONE).unwrap();
     assert_eq!((again.number, again.attempt, names(&again)), (1, 2, vec!["d1"]));
     // The queue is full now, but the first copy may be in it.
     assert!(pending.published(Published::NotStored, now).is_empty());
     now += ms(51);
-    assert_eq!(pending.next(now, Unit::Each).unwrap().attempt, 3);
+    assert_eq!(pending.next(now, Unit::Each, EventId::NONE).unwrap().attempt, 3);
     pending.published(Published::Stored, now);
-    assert_eq!(names(&pending.next(now, Unit::Each).unwrap()), ["d2"]);
+    assert_eq!(names(&pending.next(now, Unit::Each, EventId::NONE).unwrap()), ["d2"]);
 }
 
 #[test]
 fn only_the_rejection_of_the_latest_copy_counts_but_any_commit_does() {
     let (mut pending, mut now) = (pending(&settings()), Instant::now());
     pending.submit(draft(1), "m1".into(), now);
-    pending.next(now, Unit::Each).unwrap();
+    pending.next(now, Unit::Each, EventId::NONE).unwrap();
     pending.published(Published::Unknown, now);
     now += ms(51);
-    pending.next(now, Unit::Each).unwrap();
+    pending.next(now, Unit::Each, EventId::NONE).unwrap();
     pending.published(Published::Stored, now);
     let (done, committed) = pending.answer(answer(1, 1, vec![rejected()]));
     assert!(done.is_empty() && committed.is_empty());
@@ -155,32 +155,70 @@ fn only_the_rejection_of_the_latest_copy_counts_but_any_commit_does() {
 fn the_rejection_of_the_latest_copy_ends_the_draft() {
     let (mut pending, now) = (pending(&settings()), Instant::now());
     pending.submit(draft(1), "m1".into(), now);
-    pending.next(now, Unit::Each).unwrap();
+    pending.next(now, Unit::Each, EventId::NONE).unwrap();
     let (done, _) = pending.answer(answer(1, 1, vec![rejected()]));
     assert!(matches!(&done[0].end, End::Rejected(Reason::Conflict, errors) if errors.len() == 1));
     assert!(pending.answer(answer(1, 1, vec![rejected()])).0.is_empty());
     assert!(pending.answer(answer(7, 1, vec![rejected()])).0.is_empty());
 }
 
-#[test]
-fn what_is_answered_is_not_published_again_and_the_rest_is_another_submission() {
-    let (mut pending, now) = (pending(&settings()), Instant::now());
+/// Drafts `d1` to `d3` in one submission, number 2, that was published when the head was 10.
+fn three_in_one(pending: &mut Pending, now: Instant) {
     pending.submit(draft(0), "m0".into(), now);
-    pending.next(now, Unit::Each).unwrap();
+    pending.next(now, Unit::Each, EventId(9)).unwrap();
     for n in 1..=3 {
         pending.submit(draft(n), format!("m{n}"), now);
     }
     pending.published(Published::Stored, now);
     pending.committed(key(0), |_| true).unwrap();
-    assert_eq!(pending.next(now, Unit::Each).unwrap().number, 2);
+    let publish = pending.next(now, Unit::Each, EventId(10)).unwrap();
+    assert_eq!((publish.number, publish.since, publish.publish), (2, EventId(10), 2));
     pending.published(Published::Stored, now);
+}
+
+#[test]
+fn what_goes_again_goes_with_what_is_committed_behind_it() {
+    let (mut pending, now) = (pending(&settings()), Instant::now());
+    three_in_one(&mut pending, now);
     pending.committed(key(2), |_| true).unwrap();
     pending.republish();
-    let again = pending.next(now, Unit::Each).unwrap();
-    assert_eq!((again.number, again.attempt, names(&again)), (3, 1, vec!["d1", "d3"]));
+    let again = pending.next(now, Unit::Each, EventId(20)).unwrap();
+    assert_eq!((again.number, again.attempt, names(&again)), (2, 2, vec!["d1", "d2", "d3"]));
+    assert_eq!((again.since, again.publish), (EventId(10), 3), "since the first attempt");
+    pending.published(Published::Stored, now);
+    let outcomes = vec![rejected(), Outcome::Committed { event_id: EventId(11) }, rejected()];
+    let (done, committed) = pending.answer(answer(2, 2, outcomes));
+    let asked: Vec<_> = done.iter().map(|done| done.asked[0].as_str()).collect();
+    assert_eq!((asked, committed.len()), (vec!["m1", "m3"], 0));
+    assert!(pending.is_empty());
+}
+
+#[test]
+fn what_nobody_has_to_know_any_more_is_not_published_again() {
+    let (mut pending, now) = (pending(&settings()), Instant::now());
+    three_in_one(&mut pending, now);
+    pending.committed(key(1), |_| true).unwrap();
+    pending.republish();
+    let again = pending.next(now, Unit::Each, EventId(20)).unwrap();
+    assert_eq!((again.number, again.attempt, names(&again)), (3, 2, vec!["d2", "d3"]));
     // The answer to the copy that had three drafts is nobody's now.
     assert!(pending.answer(answer(2, 1, vec![rejected(), rejected(), rejected()])).0.is_empty());
-    assert_eq!(pending.answer(answer(3, 1, vec![rejected(), rejected()])).0.len(), 2);
+    assert_eq!(pending.answer(answer(3, 2, vec![rejected(), rejected()])).0.len(), 2);
+}
+
+#[test]
+fn an_earlier_copy_s_rejection_counts_where_that_copy_has_committed_what_follows() {
+    let (mut pending, now) = (pending(&settings()), Instant::now());
+    three_in_one(&mut pending, now);
+    pending.republish();
+    assert_eq!(pending.next(now, Unit::Each, EventId(20)).unwrap().attempt, 2);
+    // Committed before the first attempt: that is no sign of an earlier copy.
+    let old = Outcome::Committed { event_id: EventId(10) };
+    assert!(pending.answer(answer(2, 1, vec![rejected(), old, rejected()])).0.is_empty());
+    let new = Outcome::Committed { event_id: EventId(11) };
+    let (done, committed) = pending.answer(answer(2, 1, vec![rejected(), new, rejected()]));
+    assert_eq!(done.iter().map(|done| done.asked[0].as_str()).collect::<Vec<_>>(), ["m1"]);
+    assert_eq!(committed, [Committed { number: 2, place: 1, event_id: EventId(11) }]);
 }
 
 #[test]
@@ -188,7 +226,7 @@ fn without_an_answer_everything_goes_again_in_order_and_at_last_is_given_up() {
     let (mut pending, start) = (pending(&settings()), Instant::now());
     for n in 1..=2 {
         pending.submit(draft(n), format!("m{n}"), start);
-        pending.next(start, Unit::Each).unwrap();
+        pending.next(start, Unit::Each, EventId::NONE).unwrap();
         pending.published(Published::Stored, start);
     }
     assert_eq!(pending.wake_at(), Some(start + ms(5_000)));
@@ -196,7 +234,7 @@ fn without_an_answer_everything_goes_again_in_order_and_at_last_is_given_up() {
     pending.submit(draft(3), "m3".into(), later);
     assert!(pending.tick(later).is_empty());
     for (name, attempt) in [("d1", 2), ("d2", 2), ("d3", 1)] {
-        let publish = pending.next(later, Unit::Each).unwrap();
+        let publish = pending.next(later, Unit::Each, EventId::NONE).unwrap();
         assert_eq!((names(&publish), publish.attempt), (vec![name], attempt));
         pending.published(Published::Stored, later);
     }
@@ -209,7 +247,7 @@ fn without_an_answer_everything_goes_again_in_order_and_at_last_is_given_up() {
 fn what_was_never_published_is_rejected_when_its_time_is_over() {
     let (mut pending, start) = (pending(&settings()), Instant::now());
     pending.submit(draft(1), "m1".into(), start);
-    pending.next(start, Unit::Each).unwrap();
+    pending.next(start, Unit::Each, EventId::NONE).unwrap();
     pending.submit(draft(2), "m2".into(), start);
     let ends: Vec<End> = pending.tick(start + ms(30_000)).into_iter().map(|done| done.end).collect();
     assert_eq!(ends, [End::Forgotten, End::Rejected(Reason::Unavailable, vec![])]);
@@ -244,7 +282,7 @@ fn the_same_draft_twice_is_published_once_and_answered_twice() {
     assert_eq!(pending.submit(draft(1), "m2".into(), now), Taken::Attached);
     let other = Draft { event_type: "unset".into(), ..draft(1) };
     assert_eq!(pending.submit(other, "m3".into(), now), Taken::Queued(key(1)));
-    assert_eq!(names(&pending.next(now, Unit::Each).unwrap()), ["d1", "d1"]);
+    assert_eq!(names(&pending.next(now, Unit::Each, EventId::NONE).unwrap()), ["d1", "d1"]);
     let done = pending.committed(key(1), |draft| draft.event_type == "set").unwrap();
     assert_eq!(done.asked, ["m1", "m2"]);
     assert!(pending.committed(key(1), |draft| draft.event_type == "set").is_none());
@@ -289,8 +327,8 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     /// Whatever is lost, doubled or late between frontend and validator: first decisions come in the order
-    /// sent, every draft has at most one end, no rejected draft is ever committed, and once all goes well
-    /// again every draft has its end.
+    /// sent, so do commits, every draft has at most one end, no rejected draft is ever committed, and once all
+    /// goes well again every draft has its end.
     #[test]
     fn no_draft_is_lost_doubled_or_reordered(steps in proptest::collection::vec(step(), 0..120)) {
         let settings = FrontendSettings {
@@ -308,7 +346,7 @@ proptest! {
         let calm = (0..400).map(|n| if n % 3 == 0 { Step::Wait } else if n % 3 == 1 { Step::Publish(0) } else { Step::Decide(255) });
         for step in steps.into_iter().chain(calm) {
             if in_flight.is_none() {
-                in_flight = pending.next(now, Unit::Each);
+                in_flight = pending.next(now, Unit::Each, EventId(log.len() as u64));
             }
             let mut ended = Vec::new();
             match step {
@@ -335,6 +373,10 @@ proptest! {
                         }
                         if let Some(at) = log.iter().position(|id| *id == draft.draft_id) {
                             outcomes.push(Outcome::Committed { event_id: EventId(at as u64 + 1) });
+                        } else if publish.attempt > 1 && publish.drafts[place..].iter().any(|behind| {
+                            log.iter().skip(publish.since.0 as usize).any(|id| *id == behind.draft_id)
+                        }) {
+                            outcomes.push(rejected());
                         } else if bits & (1 << (place % 8)) != 0 {
                             log.push(draft.draft_id.clone());
                             events.push(draft.draft_id.clone());
@@ -380,5 +422,7 @@ proptest! {
         }
         prop_assert_eq!(told.len() as u64, submitted);
         prop_assert!(first_decided.is_sorted(), "{:?}", first_decided);
+        let committed: Vec<u64> = log.iter().map(|id| id[1..].parse().unwrap()).collect();
+        prop_assert!(committed.is_sorted(), "{:?}", committed);
     }
 }

@@ -12,6 +12,7 @@ mod commit;
 mod connection;
 mod drafts;
 mod error;
+mod leader;
 mod live;
 mod ownership;
 mod partition_load;

@@ -53,7 +53,7 @@ impl Log {
         fold: &Arc<dyn Fold>,
         with_index: bool,
     ) -> Result<Loaded, LoadError> {
-        let Some(head) = self.head(token).await? else {
+        let Some(head) = self.head_for(token, with_index).await? else {
             let state = if with_index { PartitionState::new() } else { PartitionState::follower() };
             return Ok(Loaded { state, snapshot: SnapshotInfo::default() });
         };
@@ -76,7 +76,7 @@ impl Log {
         fold: &Arc<dyn Fold>,
         state: &mut PartitionState,
     ) -> Result<u64, LoadError> {
-        let Some(head) = self.head(token).await? else { return Ok(0) };
+        let Some(head) = self.head_for(token, state.has_index()).await? else { return Ok(0) };
         if head.id <= state.head() {
             return Ok(0);
         }
@@ -103,6 +103,11 @@ impl Log {
             }
         }
         Ok(read)
+    }
+
+    /// The head: the leader's, for whoever decides on it.
+    async fn head_for(&self, token: &Token, deciding: bool) -> Result<Option<StoredEvent>, LogError> {
+        if deciding { self.leader_head(token).await } else { self.head(token).await }
     }
 
     async fn start(&self, token: &Token, with_index: bool) -> Result<Start, LogError> {

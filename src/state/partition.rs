@@ -103,6 +103,11 @@ impl PartitionState {
         self
     }
 
+    /// Whether it is a validator's, with the index of drafts.
+    pub fn has_index(&self) -> bool {
+        self.memory.is_some()
+    }
+
     /// The last event that the state includes; [`EventId::NONE`] for an empty partition.
     pub fn head(&self) -> EventId {
         self.head

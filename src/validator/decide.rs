@@ -11,7 +11,8 @@ use bytes::Bytes;
 use super::port::Port;
 use super::{Shared, metrics};
 use crate::event::{
-    Draft, EventId, EventRecord, FieldError, Outcome, PartitionKey, Reason, Submission, Submitter, Unit,
+    Draft, EventId, EventRecord, FieldError, Outcome, PartitionKey, Reason, ReplyTo, Submission, Submitter,
+    Unit,
 };
 use crate::log::BATCH_EVENTS_MAX;
 use crate::rules::{Decision, Rules};
@@ -153,7 +154,14 @@ impl<P: Port> Round<'_, P> {
         let Work { submission, outcomes, needs_answer, poisoned, .. } = work;
         let Some(draft) = submission.drafts.get(place) else { return Ok(Step::Decided) };
         let submitter = &submission.submitter;
-        if poisoned.contains(&place) {
+        if was_decided_before(self.state, submission, place) {
+            outcomes.push(rejection(
+                Reason::Conflict,
+                "draftId",
+                "DECIDED_BEFORE",
+                "it was rejected already, and what was sent after it is committed; propose it anew",
+            ));
+        } else if poisoned.contains(&place) {
             outcomes.push(rejection(
                 Reason::ValidationFailed,
                 "payload",
@@ -216,6 +224,26 @@ impl<P: Port> Round<'_, P> {
         self.staged.push(Staged { place, body: Bytes::from(body), timestamp });
         Ok(())
     }
+}
+
+/// Whether an earlier copy of this submission has rejected the draft at `place`: a draft behind it was committed
+/// since the first attempt, so that copy was decided, and this one is not in the log. Nobody may have been told,
+/// or believed it; but decided again it might be accepted, behind what was sent after it.
+fn was_decided_before(state: &PartitionState, submission: &Submission, place: usize) -> bool {
+    let ReplyTo { attempt, since, .. } = submission.reply_to;
+    if attempt < 2 || submission.unit != Unit::Each {
+        return false;
+    }
+    let key = |draft: &Draft| draft.key(&submission.submitter.client_id);
+    let Some((draft, behind)) = submission.drafts.get(place..).and_then(<[Draft]>::split_first) else {
+        return false;
+    };
+    let own = key(draft);
+    state.lookup(&own).is_none()
+        && !state.is_staged(&own)
+        && behind.iter().map(key).any(|key| {
+            state.is_staged(&key) || state.lookup(&key).is_some_and(|(event_id, _)| event_id > since)
+        })
 }
 
 /// An accepted draft could not be staged: a defect in a rule. Logged where it was found.

@@ -12,6 +12,7 @@
 mod cache;
 mod committer;
 mod decide;
+mod latecomers;
 pub mod metrics;
 mod ownership;
 pub(crate) mod port;

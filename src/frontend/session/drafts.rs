@@ -75,7 +75,7 @@ impl Session {
     /// Starts the next publish, when none is under way and something is to be published.
     pub(super) fn publish_next(&mut self) {
         let unit = if self.batch.is_some() { Unit::Batch } else { Unit::Each };
-        let Some(publish) = self.pending.next(Instant::now(), unit) else { return };
+        let Some(publish) = self.pending.next(Instant::now(), unit, self.feed.head_now()) else { return };
         if publish.attempt > 1 {
             metrics::count(metrics::REPUBLISHED);
             debug!(submission = publish.number, attempt = publish.attempt, "publishing drafts again");
@@ -88,6 +88,8 @@ impl Session {
                 connection: self.connection,
                 submission: publish.number,
                 attempt: publish.attempt,
+                since: publish.since,
+                publish: publish.publish,
             },
             unit,
             drafts: publish.drafts.iter().map(|draft| draft.as_ref().clone()).collect(),

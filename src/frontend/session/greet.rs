@@ -220,7 +220,14 @@ async fn ask_to_open(hub: &Hub, connection: u64, identity: &Identity, feed: &Wat
     let submission = Submission {
         partition: feed.partition().clone(),
         submitter: identity.submitter(),
-        reply_to: ReplyTo { frontend: hub.settings.id.clone(), connection, submission: 0, attempt: 1 },
+        reply_to: ReplyTo {
+            frontend: hub.settings.id.clone(),
+            connection,
+            submission: 0,
+            attempt: 1,
+            since: EventId::NONE,
+            publish: 0,
+        },
         unit: Unit::Each,
         drafts: Vec::new(),
     };

@@ -1,0 +1,52 @@
+//! Reading from the stream's leader.
+//!
+//! With replicas, a direct get may be answered by one that lags. For whoever shows events that is a moment's
+//! delay; for a validator that has just taken a slot it would be a state of the past, on which it may reject
+//! what the present would accept. Commits are checked by the stream, rejections are not: so a validator asks
+//! the leader for the head.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::connection::Log;
+use super::drafts::ApiError;
+use super::error::LogError;
+use super::replay::StoredEvent;
+use super::subjects;
+use crate::event::{EventId, Token};
+
+#[derive(Deserialize)]
+struct Reply {
+    message: Option<Stored>,
+    error: Option<ApiError>,
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    seq: u64,
+    #[serde(default)]
+    data: String,
+}
+
+impl Log {
+    /// The last event of a partition, as the leader of the stream has it.
+    pub async fn leader_head(&self, token: &Token) -> Result<Option<StoredEvent>, LogError> {
+        const WHAT: &str = "asking the leader for a partition's head";
+        let subject = format!("$JS.API.STREAM.MSG.GET.{}", subjects::COMMITTED_STREAM);
+        let body = serde_json::json!({ "last_by_subj": subjects::committed(token) }).to_string();
+        let reply = self.request(WHAT, subject, None, Bytes::from(body)).await?;
+        let reply: Reply =
+            serde_json::from_slice(&reply.payload).map_err(|error| LogError::malformed(WHAT, error))?;
+        match (reply.message, reply.error) {
+            (Some(stored), _) => {
+                let body = STANDARD.decode(stored.data).map_err(|error| LogError::malformed(WHAT, error))?;
+                Ok(Some(StoredEvent { id: EventId(stored.seq), body: Bytes::from(body) }))
+            }
+            (None, Some(error)) if error.code == 404 => Ok(None),
+            (None, Some(error)) => Err(LogError::unavailable(WHAT, error)),
+            (None, None) => Err(LogError::malformed(WHAT, "neither a message nor an error")),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Copies that come late: published before another copy of the same drafts, and stored behind it.
+//!
+//! A frontend publishes one thing at a time, and again what it does not know to be stored; so the queue has its
+//! publishes in order, except where one overtakes another on the way, over two connections or routes. Of the
+//! two the later one counts, since the frontend believes the rejections of the latest only: the earlier
+//! one, decided behind it, could commit what the client was told is rejected.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+
+use lru::LruCache;
+
+use crate::event::ReplyTo;
+
+/// How many connections a slot remembers the latest publish of.
+const CONNECTIONS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+/// The latest publish of each connection that a slot has had drafts of, for the time of one ownership.
+pub(super) struct Latecomers {
+    /// Frontends by name, so that a connection is two numbers.
+    frontends: HashMap<String, usize>,
+    latest: LruCache<(usize, u64), u64>,
+}
+
+impl Latecomers {
+    pub(super) fn new() -> Self {
+        // It grows with what it holds: most slots see few connections.
+        Self { frontends: HashMap::new(), latest: LruCache::unbounded() }
+    }
+
+    /// Whether a later publish of the same connection was taken already.
+    pub(super) fn is_late(&mut self, reply_to: &ReplyTo) -> bool {
+        if reply_to.publish == 0 {
+            return false;
+        }
+        let frontend = match self.frontends.get(&reply_to.frontend) {
+            Some(frontend) => *frontend,
+            None => {
+                let next = self.frontends.len();
+                self.frontends.insert(reply_to.frontend.clone(), next);
+                next
+            }
+        };
+        let latest = self.latest.get_or_insert_mut((frontend, reply_to.connection), || 0);
+        let late = reply_to.publish < *latest;
+        *latest = reply_to.publish.max(*latest);
+        if self.latest.len() > CONNECTIONS_MAX.get() {
+            self.latest.pop_lru();
+        }
+        late
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EventId;
+
+    fn from(frontend: &str, connection: u64, publish: u64) -> ReplyTo {
+        let (submission, attempt, since) = (1, 1, EventId::NONE);
+        ReplyTo { frontend: frontend.to_owned(), connection, submission, attempt, since, publish }
+    }
+
+    #[test]
+    fn what_was_overtaken_by_a_later_publish_of_its_connection_is_late() {
+        let mut latecomers = Latecomers::new();
+        assert!(!latecomers.is_late(&from("a", 1, 2)));
+        assert!(latecomers.is_late(&from("a", 1, 1)));
+        assert!(!latecomers.is_late(&from("a", 1, 2)), "the same one again is not");
+        assert!(!latecomers.is_late(&from("a", 2, 1)), "another connection");
+        assert!(!latecomers.is_late(&from("b", 1, 1)), "another frontend");
+        assert!(!latecomers.is_late(&from("a", 1, 0)), "not known");
+    }
+
+    #[test]
+    fn it_remembers_so_many_connections_and_no_more() {
+        let mut latecomers = Latecomers::new();
+        for connection in 0..5000 {
+            assert!(!latecomers.is_late(&from("a", connection, 2)));
+        }
+        assert_eq!(latecomers.latest.len(), CONNECTIONS_MAX.get());
+        assert!(latecomers.is_late(&from("a", 4999, 1)));
+        assert!(!latecomers.is_late(&from("a", 0, 1)), "forgotten");
+    }
+}

@@ -14,6 +14,7 @@ mod stories {
     mod javascript;
     mod killed_validator;
     mod log;
+    mod logs;
     mod nats_outage;
     mod nats_users;
     mod protocol;

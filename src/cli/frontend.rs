@@ -33,8 +33,12 @@ impl Frontend {
         overrides
     }
 
-    pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let hangups = Hangups::listen();
+    pub(super) async fn run(
+        self,
+        config: Config,
+        hangups: Hangups,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<()> {
         roles::check_frontend_auth(&config)?;
         let side = roles::Side::start(&config, &shutdown).await?;
         let Some(log) = connect::connect_to_streams(&config, "frontend", &shutdown).await? else {

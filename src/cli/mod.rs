@@ -23,8 +23,9 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Loaded, Override};
+use crate::config::{self, ConfigError, Loaded, Override};
 use crate::telemetry::LogFormat;
+use signals::Hangups;
 
 /// The exit code after a second signal, as a shell would report the first.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -112,11 +113,12 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli { common, command } = cli;
-    let loaded = common.load(command.overrides())?;
+    let source = Source::of(common, command.overrides());
+    let loaded = source.load()?;
     loaded.config.log.install().context("log.filter")?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
-    let ended = runtime.block_on(signals::until_ended(|shutdown| command.run(loaded, shutdown)));
+    let ended = runtime.block_on(signals::until_ended(|shutdown| command.run(loaded, source, shutdown)));
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
     match ended {
         signals::Ended::ByItself(result) => result,
@@ -124,21 +126,32 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-impl Common {
-    fn load(self, flags: Vec<Override>) -> anyhow::Result<Loaded> {
+/// Where the configuration comes from, so that it can be read again while running.
+struct Source {
+    file: Option<PathBuf>,
+    overrides: Vec<Override>,
+}
+
+impl Source {
+    fn of(common: Common, flags: Vec<Override>) -> Self {
         let set =
-            self.set.into_iter().map(|(key, value)| Override { flag: format!("--set {key}"), key, value });
-        let format = self.log_format.map(|format| format!("{format:?}").to_lowercase());
+            common.set.into_iter().map(|(key, value)| Override { flag: format!("--set {key}"), key, value });
+        let format = common.log_format.map(|format| format!("{format:?}").to_lowercase());
         let overrides = set
             .chain(flags)
             .chain(flag("--log-format", "log.format", format.as_ref()))
-            .chain(flag("--log", "log.filter", self.log_filter.as_ref()))
+            .chain(flag("--log", "log.filter", common.log_filter.as_ref()))
             .collect();
+        Self { file: common.config, overrides }
+    }
+
+    /// Reads the file and the environment, under the flags.
+    fn load(&self) -> Result<Loaded, ConfigError> {
         // What is not Unicode cannot be a variable of ours with a good value; the ones that look like ours
         // are shown as they can be.
         let environment = std::env::vars_os()
             .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
-        Ok(config::load(self.config.as_deref(), environment, overrides)?)
+        config::load(self.file.as_deref(), environment, self.overrides.clone())
     }
 }
 
@@ -156,11 +169,16 @@ impl Command {
         }
     }
 
-    async fn run(self, loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
+    async fn run(
+        self,
+        loaded: Loaded,
+        source: Source,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<ExitCode> {
         match self {
             Self::Dev(command) => command.run(loaded.config, shutdown).await?,
-            Self::Frontend(command) => command.run(loaded.config, shutdown).await?,
-            Self::Validator(command) => command.run(loaded.config, shutdown).await?,
+            Self::Frontend(command) => command.run(loaded.config, Hangups::listen(source), shutdown).await?,
+            Self::Validator(command) => command.run(loaded.config, Hangups::listen(source), shutdown).await?,
             Self::Bootstrap(command) => command.run(loaded.config, shutdown).await?,
             Self::CheckConfig(command) => command.run(&loaded)?,
             Self::State(command) => command.run(loaded.config, shutdown).await?,

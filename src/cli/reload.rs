@@ -69,7 +69,7 @@ impl Reload {
         let Some(folder) = self.folder.take() else {
             loop {
                 self.hangups.next().await;
-                info!("SIGHUP: there is nothing to reload, since rules.schema_dir is not set; going on");
+                info!("SIGHUP: there are no schemas to reload, since rules.schema_dir is not set; going on");
             }
         };
         let mut notices = Notices::of(&folder, self.poll);

@@ -1,5 +1,6 @@
 //! Signals: the first SIGINT or SIGTERM asks everything to end, the second ends it at once. SIGHUP ends no
-//! role: it asks for what can be read anew to be read anew.
+//! role: it asks for what can be read anew to be read anew,
+//! the log filter everywhere.
 
 use std::future::Future;
 use std::pin::pin;
@@ -7,6 +8,9 @@ use std::pin::pin;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+use super::Source;
+use crate::telemetry::LogControl;
 
 /// How it ended.
 pub(super) enum Ended<T> {
@@ -36,23 +40,30 @@ pub(super) async fn until_ended<F: Future>(work: impl FnOnce(CancellationToken) 
     }
 }
 
-/// The SIGHUPs. While one of these exists, and ever after, the process does not end by them.
-pub(super) struct Hangups(Option<Signal>);
+/// The SIGHUPs. While one of these exists, and ever after, the process does not end by them. Each puts the
+/// configured log filter in force, whatever else the role reads anew.
+pub(super) struct Hangups {
+    signal: Option<Signal>,
+    source: Option<Source>,
+}
 
 impl Hangups {
     /// Listens from now on.
-    pub(super) fn listen() -> Self {
-        Self(listen(SignalKind::hangup()))
+    pub(super) fn listen(source: Source) -> Self {
+        Self { signal: listen(SignalKind::hangup()), source: Some(source) }
     }
 
     /// Does not listen: the process ends by them, as by default.
     pub(super) fn left_alone() -> Self {
-        Self(None)
+        Self { signal: None, source: None }
     }
 
     /// Waits for the next one; those that came since the last count as one. Cancel safe.
     pub(super) async fn next(&mut self) {
-        received(&mut self.0).await;
+        received(&mut self.signal).await;
+        if let Some(source) = &self.source {
+            reload_log_filter(source);
+        }
     }
 
     /// Waits for the end of some work, and says of each one meanwhile that nothing comes of it.
@@ -61,8 +72,27 @@ impl Hangups {
         loop {
             tokio::select! {
                 output = &mut work => return output,
-                () = self.next() => info!("SIGHUP: this role has nothing to reload; going on"),
+                () = self.next() => info!("SIGHUP: this role has nothing to reload beside the log filter; going on"),
             }
+        }
+    }
+}
+
+/// Puts the log filter in force that the configuration names now; a configuration that is broken changes
+/// nothing.
+fn reload_log_filter(source: &Source) {
+    let Some(control) = LogControl::of_process() else { return };
+    let before = control.filter();
+    let result = source.load().map_err(anyhow::Error::from).and_then(|loaded| {
+        let filter = loaded.config.log.filter;
+        control.set_filter(&filter)?;
+        Ok(filter)
+    });
+    match result {
+        Ok(filter) if filter == before => info!(filter, "SIGHUP: the log filter is as it was"),
+        Ok(filter) => info!(filter, before, "SIGHUP: the log filter was changed"),
+        Err(error) => {
+            warn!(error = format!("{error:#}"), filter = before, "SIGHUP: the log filter stays as it was");
         }
     }
 }

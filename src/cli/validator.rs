@@ -13,7 +13,8 @@ use crate::config::{Config, Override};
 /// Run a validator: decide drafts and commit what passes.
 ///
 /// Any number may run side by side; they share the slots out among themselves, and take over those of one
-/// that dies. SIGHUP makes it read the schemas in rules.schema_dir anew, as a change there does.
+/// that dies. SIGHUP makes it read the schemas in rules.schema_dir anew, as a change there does, and the log
+/// filter.
 #[derive(Debug, Args)]
 pub(super) struct Validator {
     #[command(flatten)]
@@ -30,8 +31,13 @@ impl Validator {
         overrides
     }
 
-    pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let reload = Reload::start(&config.rules, Hangups::listen())?;
+    pub(super) async fn run(
+        self,
+        config: Config,
+        hangups: Hangups,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let reload = Reload::start(&config.rules, hangups)?;
         let side = roles::Side::start(&config, &shutdown).await?;
         let Some(log) = connect::connect_to_streams(&config, "validator", &shutdown).await? else {
             return side.end().await;

@@ -12,7 +12,7 @@ use axum::response::Response;
 use axum::routing::get;
 use futures_util::FutureExt;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, error, info_span};
+use tracing::{Instrument, error, error_span};
 
 use super::session::{Hub, serve};
 
@@ -70,7 +70,8 @@ async fn upgrade(
         .max_message_size(frame_bytes_max)
         .max_frame_size(frame_bytes_max)
         .on_upgrade(move |socket| {
-            let span = info_span!(
+            // Of the level that no filter leaves out: a warning without its connection helps nobody.
+            let span = error_span!(
                 "connection",
                 connection,
                 client = tracing::field::Empty,

@@ -164,6 +164,18 @@ pub(super) enum End {
     Forgotten,
 }
 
+impl End {
+    /// For a log line.
+    pub(super) fn as_str(&self) -> &'static str {
+        match self {
+            End::Accepted => "accepted",
+            End::Rejected(reason, _) => reason.as_str(),
+            End::NotProcessed => "not_processed",
+            End::Forgotten => "forgotten",
+        }
+    }
+}
+
 /// A draft that a validator says is in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Committed {

@@ -1,10 +1,17 @@
-//! Logs: to standard error, for people or as JSON lines.
+//! Logs: to standard error, for people or as JSON lines; what is logged can be changed while running.
+//!
+//! A line that belongs to a request names its connection, client and partition, and where it has them the
+//! draft and the event. No line ever holds a token or a payload.
 
 use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata};
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -24,7 +31,7 @@ pub struct LogOutput {
     /// `human`, or `json` for one object a line.
     pub format: LogFormat,
     /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`), or levels by module such as
-    /// `info,insieme_backend::validator=debug`.
+    /// `info,insieme_backend::validator=debug`. Read anew on SIGHUP.
     pub filter: String,
 }
 
@@ -38,22 +45,95 @@ impl Default for LogOutput {
 impl LogOutput {
     /// The filter, or what is wrong with it.
     pub fn parse_filter(&self) -> Result<EnvFilter, ParseError> {
-        EnvFilter::builder().parse(&self.filter)
+        parse(&self.filter)
     }
 
-    /// Sends the process's logs to standard error from now on. Only the first call in a process counts.
-    pub fn install(&self) -> Result<(), ParseError> {
-        let logs = tracing_subscriber::fmt()
-            .with_env_filter(self.parse_filter()?)
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal());
-        let installed = match self.format {
-            LogFormat::Human => logs.with_target(false).try_init(),
-            LogFormat::Json => logs.json().flatten_event(true).try_init(),
-        };
-        if installed.is_err() {
-            tracing::debug!("logs were set up already");
-        }
+    /// Sends the process's logs to standard error from now on. Only the first call in a process counts; all
+    /// give the same control.
+    pub fn install(&self) -> Result<LogControl, ParseError> {
+        let filter = self.parse_filter()?;
+        Ok(CONTROL
+            .get_or_init(|| {
+                let (filter, handle) = reload::Layer::new(filter);
+                let lines = tracing_subscriber::fmt::layer()
+                    .with_writer(std::io::stderr)
+                    .with_ansi(std::io::stderr().is_terminal());
+                let lines = match self.format {
+                    LogFormat::Human => lines.with_target(false).boxed(),
+                    LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+                };
+                let silenced = tracing_subscriber::filter::filter_fn(|metadata| !tells_content(metadata));
+                let all = tracing_subscriber::registry().with(filter).with(silenced).with(lines);
+                if all.try_init().is_err() {
+                    tracing::debug!("logs were set up already, by somebody else");
+                }
+                LogControl { handle, filter: Arc::new(Mutex::new(self.filter.clone())) }
+            })
+            .clone())
+    }
+}
+
+/// The process's logs, once they are set up: there is one standard error.
+static CONTROL: OnceLock<LogControl> = OnceLock::new();
+
+/// What is logged, changed while the process runs. Cheap to clone.
+#[derive(Clone)]
+pub struct LogControl {
+    handle: reload::Handle<EnvFilter, Registry>,
+    filter: Arc<Mutex<String>>,
+}
+
+/// A filter that was not taken; the one before stays in force.
+#[derive(Debug, thiserror::Error)]
+pub enum LogControlError {
+    /// It is no filter.
+    #[error(
+        "{filter:?} is no log filter: {error}; it takes a level (error, warn, info, debug, trace), or levels by module such as info,insieme_backend::validator=debug"
+    )]
+    Filter {
+        /// What was to be the filter.
+        filter: String,
+        /// What is wrong with it.
+        error: ParseError,
+    },
+    /// The logs are not this process's to change.
+    #[error("this process's logs cannot be changed: {0}")]
+    Gone(#[from] reload::Error),
+}
+
+impl LogControl {
+    /// The control of the process's logs; `None` before they are set up.
+    pub fn of_process() -> Option<Self> {
+        CONTROL.get().cloned()
+    }
+
+    /// The filter in force.
+    pub fn filter(&self) -> String {
+        self.filter.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another filter in force, for every line from now on.
+    pub fn set_filter(&self, filter: &str) -> Result<(), LogControlError> {
+        let parsed =
+            parse(filter).map_err(|error| LogControlError::Filter { filter: filter.to_owned(), error })?;
+        // Held while it is replaced: what is said to be in force is what is.
+        let mut in_force = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
+        self.handle.reload(parsed)?;
+        *in_force = filter.to_owned();
         Ok(())
     }
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::builder().parse(filter)
+}
+
+/// Modules of others that at `trace` write down what they carry: frames, headers, messages. Nobody can ask
+/// for those lines, since tokens and payloads are in them.
+const CONTENT_TELLERS: [&str; 6] =
+    ["tungstenite", "tokio_tungstenite", "hyper", "h2", "async_nats", "reqwest"];
+
+fn tells_content(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() == Level::TRACE
+        && metadata.target().split("::").next().is_some_and(|root| CONTENT_TELLERS.contains(&root))
 }

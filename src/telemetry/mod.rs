@@ -5,5 +5,5 @@ mod metrics;
 #[cfg(test)]
 mod tests;
 
-pub use logs::{LogFormat, LogOutput};
+pub use logs::{LogControl, LogControlError, LogFormat, LogOutput};
 pub use metrics::{Metrics, Readiness, serve};

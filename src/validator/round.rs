@@ -65,7 +65,7 @@ impl<P: Port> Partition<P> {
                 None => match self.load_as_owner().await? {
                     Ok(cached) => slot.insert(cached),
                     Err(LoadError::Log(error)) => {
-                        warn!(partition = %self.key, %error, "the partition's state cannot be loaded just now");
+                        warn!(partition = %self.key, drafts = %Named(works), %error, "the partition's state cannot be loaded just now");
                         pause.wait(&self.stop).await?;
                         continue;
                     }
@@ -180,11 +180,11 @@ impl<P: Port> Partition<P> {
         let first = match self.shared.committer.commit(self.token.clone(), expected, bodies).await {
             Ok(first) => first,
             Err(CommitError::Conflict) => {
-                info!(partition = %self.key, %expected, "the partition has moved on; deciding anew");
+                info!(partition = %self.key, %expected, drafts = %Named(works), "the partition has moved on; deciding anew");
                 return false;
             }
             Err(error @ (CommitError::NotStored(_) | CommitError::Unknown(_))) => {
-                warn!(partition = %self.key, %expected, %error, "no commit; reading the log and deciding anew");
+                warn!(partition = %self.key, %expected, drafts = %Named(works), %error, "no commit; reading the log and deciding anew");
                 return false;
             }
         };
@@ -217,11 +217,14 @@ impl<P: Port> Partition<P> {
     async fn finish(&self, work: Work<P::Draft>) -> Result<(), RoundError> {
         let rejected = work.outcomes.iter().any(|o| !matches!(o, Outcome::Committed { .. }));
         metrics::decided(&work.outcomes);
+        self.log_outcomes(&work);
+        let (connection, client) =
+            (work.submission.reply_to.connection, &work.submission.submitter.client_id);
         if rejected {
             // Who has lost the slot gets no confirmation, and must not tell anybody of a rejection.
             work.message.confirm(&self.shared.log).await.map_err(RoundError::SlotLost)?;
         } else if let Err(error) = work.message.acknowledge().await {
-            debug!(partition = %self.key, %error, "a draft was not acknowledged; it comes again and is found committed");
+            debug!(partition = %self.key, connection, %client, %error, "a draft was not acknowledged; it comes again and is found committed");
         }
         if work.needs_answer || rejected {
             let reply_to = &work.submission.reply_to;
@@ -232,10 +235,34 @@ impl<P: Port> Partition<P> {
                 outcomes: work.outcomes,
             };
             if let Err(error) = self.shared.log.answer(&reply_to.frontend, &answer).await {
-                warn!(partition = %self.key, %error, "an answer was not sent; the frontend asks again");
+                warn!(partition = %self.key, connection, %client, %error, "an answer was not sent; the frontend asks again");
             }
         }
         Ok(())
+    }
+
+    /// One line a draft, for whoever looks for one.
+    fn log_outcomes(&self, work: &Work<P::Draft>) {
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let submission = &work.submission;
+        let (connection, client) = (submission.reply_to.connection, &submission.submitter.client_id);
+        for (draft, outcome) in submission.drafts.iter().zip(&work.outcomes) {
+            let draft = draft.draft_id.as_str();
+            match outcome {
+                Outcome::Committed { event_id } => {
+                    debug!(partition = %self.key, connection, %client, draft, event = event_id.0, "draft committed");
+                }
+                Outcome::Rejected { reason, errors } => {
+                    let code = errors.first().map(|error| error.code.as_str());
+                    debug!(partition = %self.key, connection, %client, draft, reason = reason.as_str(), code, "draft rejected");
+                }
+                Outcome::NotProcessed => {
+                    debug!(partition = %self.key, connection, %client, draft, "draft not processed");
+                }
+            }
+        }
     }
 
     /// Answers everything with `unavailable`: nothing is stored in a partition whose log does not fold.
@@ -257,7 +284,8 @@ impl<P: Port> Partition<P> {
         let Some(work) = works.get_mut(index) else { return };
         let client = &work.submission.submitter.client_id;
         let id = work.submission.drafts.get(draft).map(|draft| draft.draft_id.as_str());
-        error!(partition = %self.key, %client, draft = id, "a rule panicked on this draft; it is rejected");
+        let connection = work.submission.reply_to.connection;
+        error!(partition = %self.key, connection, %client, draft = id, "a rule panicked on this draft; it is rejected");
         work.poisoned.push(draft);
     }
 
@@ -271,6 +299,28 @@ impl<P: Port> Partition<P> {
             )
         {
             self.shared.snapshotter.ask(self.token.clone(), cached.snapshot.clone());
+        }
+    }
+}
+
+/// The drafts of some submissions, for a log line: connection, client and draft id of the first few.
+struct Named<'a, D>(&'a VecDeque<Work<D>>);
+
+/// How many drafts a line names.
+const DRAFTS_NAMED_MAX: usize = 8;
+
+impl<D> std::fmt::Display for Named<'_, D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let submissions = self.0.iter().map(|work| &work.submission);
+        let all = submissions.flat_map(|all| all.drafts.iter().map(move |draft| (all, draft)));
+        for (place, (submission, draft)) in all.take(DRAFTS_NAMED_MAX).enumerate() {
+            let (connection, client) = (submission.reply_to.connection, &submission.submitter.client_id);
+            write!(f, "{}{connection}/{client}/{}", if place == 0 { "" } else { " " }, draft.draft_id)?;
+        }
+        let count: usize = self.0.iter().map(|work| work.submission.drafts.len()).sum();
+        match count.saturating_sub(DRAFTS_NAMED_MAX) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A connection's drafts: taken in, published, answered.
 
+use std::borrow::Borrow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::Session;
 use super::socket::End;
-use crate::event::{Answer, EventId, Reason, ReplyTo, Submission, Unit};
+use crate::event::{Answer, Draft, EventId, Reason, ReplyTo, Submission, Unit};
 use crate::frontend::entry::Entry;
 use crate::frontend::metrics;
 use crate::frontend::pending::{self, Committed, Done, Published, Taken};
@@ -68,6 +69,7 @@ impl Session {
         retry_after_ms: Option<u64>,
     ) -> Result<(), End> {
         metrics::count_by(metrics::REJECTED, "code", reason.as_str());
+        debug!(draft = draft_id, reason = reason.as_str(), "draft refused");
         let notice = Notice::Rejected { draft_id, reason, errors: &[], retry_after_ms };
         self.socket.send(Some(id), &notice).await
     }
@@ -78,7 +80,8 @@ impl Session {
         let Some(publish) = self.pending.next(Instant::now(), unit, self.feed.head_now()) else { return };
         if publish.attempt > 1 {
             metrics::count(metrics::REPUBLISHED);
-            debug!(submission = publish.number, attempt = publish.attempt, "publishing drafts again");
+            let drafts = DraftIds(&publish.drafts);
+            debug!(submission = publish.number, attempt = publish.attempt, %drafts, "publishing drafts again");
         }
         let submission = Submission {
             partition: self.feed.partition().clone(),
@@ -100,7 +103,9 @@ impl Session {
             let result = log.publish_draft(feed.partition(), feed.token(), body.into()).await;
             match &result {
                 Ok(()) => return Published::Stored,
-                Err(error) => warn!(%error, "drafts were not published"),
+                Err(error) => {
+                    warn!(%error, drafts = %DraftIds(&submission.drafts), "drafts were not published");
+                }
             }
             match result {
                 Err(PublishError::Full | PublishError::Refused(_)) => Published::NotStored,
@@ -186,11 +191,11 @@ impl Session {
             self.feed.forget(key, self.connection);
         }
         metrics::duration(metrics::ANSWER_SECONDS, since.elapsed().as_secs_f64());
+        let draft_id = draft.draft_id.as_str();
+        debug!(draft = draft_id, event = entry.map(|entry| entry.id.0), end = end.as_str(), "draft answered");
         if self.batch.is_some() {
             return self.item_done(Done { draft, key, since, asked, end }, entry).await;
         }
-        let draft_id = draft.draft_id.as_str();
-        debug!(draft = draft_id, event = entry.map(|entry| entry.id.0), ?end, "draft answered");
         let details = serde_json::json!({ "draftId": draft_id });
         for id in asked {
             let encoded = entry.map(|entry| (entry.id, entry.encoded(self.socket.dialect())));
@@ -221,6 +226,24 @@ impl Session {
     pub(super) fn forget_drafts(&self) {
         for key in self.pending.keys() {
             self.feed.forget(key, self.connection);
+        }
+    }
+}
+
+/// The ids of some drafts, for a log line: the first few.
+struct DraftIds<'a, D>(&'a [D]);
+
+/// How many ids a line shows.
+const IDS_SHOWN_MAX: usize = 8;
+
+impl<D: Borrow<Draft>> std::fmt::Display for DraftIds<'_, D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (place, draft) in self.0.iter().take(IDS_SHOWN_MAX).enumerate() {
+            write!(f, "{}{}", if place == 0 { "" } else { " " }, draft.borrow().draft_id)?;
+        }
+        match self.0.len().saturating_sub(IDS_SHOWN_MAX) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
         }
     }
 }

@@ -21,5 +21,6 @@ mod stories {
     mod real_input;
     mod rule_codes;
     mod schemas;
+    mod tokens;
     mod two_owners;
 }

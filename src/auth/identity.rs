@@ -1,7 +1,12 @@
 //! Who a connection is, and who says so.
 
-use super::jwt::JwtVerifier;
+use std::sync::Arc;
+
+use super::jwt::{JwtVerifier, TokenRules};
+use super::keys::KeySet;
+use super::metrics;
 use super::permissions::allows;
+use super::refusal::Refusal;
 use crate::event::{ClientId, Submitter};
 
 /// Who a connection is, as far as we believe it.
@@ -15,8 +20,10 @@ pub struct Identity {
     pub permissions: Vec<String>,
     /// Where: partitions by name, or by how they begin with a `*` behind it; `None` for anywhere.
     pub partitions: Option<Vec<String>>,
-    /// When that ends, in Unix seconds; `None` for never.
+    /// When the token expires, in Unix seconds; `None` for never.
     pub expires_at: Option<u64>,
+    /// When that has passed by every clock: later than that by what clocks may be apart.
+    pub ends_at: Option<u64>,
     /// The token's own name (`jti`), by which it can be revoked; `None` where it has none.
     pub token_id: Option<String>,
 }
@@ -49,8 +56,11 @@ impl Identity {
 
 /// Why somebody is not let in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct AuthError(pub String);
+pub enum AuthError {
+    /// The token is not good.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
 
 /// Who decides on that.
 #[derive(Debug, Clone)]
@@ -58,7 +68,27 @@ pub enum Authenticator {
     /// Anyone is who he says he is, and may do everything. For development.
     Anyone,
     /// Whoever has a token that is good.
-    Jwt(Box<JwtVerifier>),
+    Jwt(Arc<Tokens>),
+}
+
+/// What tokens are checked with.
+#[derive(Debug)]
+pub struct Tokens {
+    verifier: JwtVerifier,
+    keys: KeySet,
+}
+
+impl Tokens {
+    /// Checks by these rules, with these keys.
+    pub fn new(rules: TokenRules, keys: KeySet) -> Self {
+        Self { verifier: JwtVerifier::new(rules), keys }
+    }
+
+    /// Whose token this is, if it is good.
+    pub async fn identify(&self, token: Option<&str>) -> Result<Identity, AuthError> {
+        let verified = self.verifier.verify(&self.keys, token);
+        Ok(verified.inspect_err(metrics::refused)?)
+    }
 }
 
 impl Authenticator {
@@ -75,9 +105,31 @@ impl Authenticator {
                 permissions: vec!["*".to_owned()],
                 partitions: None,
                 expires_at: None,
+                ends_at: None,
                 token_id: None,
             }),
-            Self::Jwt(verifier) => verifier.verify(client_id, token),
+            Self::Jwt(tokens) => {
+                let identity = tokens.identify(token).await?;
+                if identity.client_id != *client_id {
+                    return Err(refused(Refusal::OtherClient));
+                }
+                Ok(identity)
+            }
         }
     }
+
+    /// Checks a token with which somebody who is connected wants to go on. What he may do can change, who he
+    /// is cannot.
+    pub async fn refresh(&self, current: &Identity, token: &str) -> Result<Identity, AuthError> {
+        let fresh = self.authenticate(&current.client_id, Some(token)).await?;
+        match (&current.user_id, &fresh.user_id) {
+            (Some(current), Some(fresh)) if current != fresh => Err(refused(Refusal::OtherUser)),
+            _ => Ok(fresh),
+        }
+    }
+}
+
+fn refused(why: Refusal) -> AuthError {
+    metrics::refused(&why);
+    AuthError::Refused(why)
 }

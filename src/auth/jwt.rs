@@ -1,29 +1,17 @@
 //! JSON Web Tokens: what a client presents to say who it is and what it may do.
-//!
-//! One key, and only the algorithms that are right for its kind: a token cannot choose how it is checked.
 
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use std::collections::BTreeMap;
+
+use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde::Deserialize;
 
-use super::identity::{AuthError, Identity};
+use super::identity::Identity;
+use super::keys::{KeySet, NoKey};
+use super::refusal::Refusal;
 use crate::event::ClientId;
 
-/// Why a key cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
-    /// A secret that could be guessed.
-    #[error("a secret has at least {SECRET_BYTES_MIN} bytes, this one has {0}")]
-    ShortSecret(usize),
-    /// Not a public key in PEM.
-    #[error("not a public key in PEM of RSA (RS256), of the curve P-256 (ES256) or Ed25519 (EdDSA)")]
-    NotAPublicKey,
-}
-
-/// The shortest secret that is taken, in bytes.
-pub const SECRET_BYTES_MIN: usize = 16;
-
-/// What a token must be besides well signed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What a token must be besides well signed, and what its roles mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRules {
     /// The issuer (`iss`), where one is asked for.
     pub issuer: Option<String>,
@@ -31,20 +19,34 @@ pub struct TokenRules {
     pub audience: Option<String>,
     /// How far clocks may be apart, in seconds.
     pub leeway_s: u64,
+    /// Whether a token must end some time.
+    pub require_exp: bool,
+    /// The longest token that is looked at, in bytes.
+    pub token_bytes_max: usize,
+    /// What each role permits.
+    pub roles: BTreeMap<String, Vec<String>>,
 }
 
-/// Checks tokens with one key.
-#[derive(Clone)]
-pub struct JwtVerifier {
-    key: DecodingKey,
-    validation: Validation,
-    leeway_s: u64,
-}
-
-impl std::fmt::Debug for JwtVerifier {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("JwtVerifier").field("algorithms", &self.validation.algorithms).finish_non_exhaustive()
+#[cfg(test)]
+impl Default for TokenRules {
+    fn default() -> Self {
+        Self {
+            issuer: None,
+            audience: None,
+            leeway_s: 0,
+            require_exp: true,
+            token_bytes_max: 8 * 1024,
+            roles: BTreeMap::new(),
+        }
     }
+}
+
+/// Checks tokens; the keys are given to it each time.
+#[derive(Debug, Clone)]
+pub struct JwtVerifier {
+    rules: TokenRules,
+    /// All but the algorithm, which is the key's.
+    validation: Validation,
 }
 
 #[derive(Deserialize)]
@@ -56,10 +58,12 @@ struct Claims {
     #[serde(default)]
     permissions: Vec<String>,
     #[serde(default)]
+    roles: Vec<String>,
+    #[serde(default)]
     partition: Option<Partitions>,
     /// That it is there and has not passed is checked beforehand, with what is said of it then.
     #[serde(default)]
-    exp: Option<u64>,
+    exp: Option<serde_json::Number>,
     #[serde(default, rename = "jti")]
     token_id: Option<String>,
 }
@@ -72,29 +76,16 @@ enum Partitions {
 }
 
 impl JwtVerifier {
-    /// With a secret that the issuer has too (HS256).
-    pub fn with_secret(secret: &[u8], rules: &TokenRules) -> Result<Self, KeyError> {
-        if secret.len() < SECRET_BYTES_MIN {
-            return Err(KeyError::ShortSecret(secret.len()));
-        }
-        Ok(Self::new(DecodingKey::from_secret(secret), Algorithm::HS256, rules))
-    }
-
-    /// With the issuer's public key in PEM; the kind of key tells the algorithm.
-    pub fn with_public_key(pem: &[u8], rules: &TokenRules) -> Result<Self, KeyError> {
-        let rsa = || DecodingKey::from_rsa_pem(pem).map(|key| (key, Algorithm::RS256));
-        let ec = || DecodingKey::from_ec_pem(pem).map(|key| (key, Algorithm::ES256));
-        let ed = || DecodingKey::from_ed_pem(pem).map(|key| (key, Algorithm::EdDSA));
-        let (key, algorithm) =
-            rsa().or_else(|_| ec()).or_else(|_| ed()).map_err(|_| KeyError::NotAPublicKey)?;
-        Ok(Self::new(key, algorithm, rules))
-    }
-
-    fn new(key: DecodingKey, algorithm: Algorithm, rules: &TokenRules) -> Self {
-        let mut validation = Validation::new(algorithm);
+    /// Checks by these rules.
+    pub fn new(rules: TokenRules) -> Self {
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.algorithms = Vec::new();
         validation.leeway = rules.leeway_s;
         validation.validate_nbf = true;
-        let mut required = vec!["exp"];
+        let mut required = Vec::new();
+        if rules.require_exp {
+            required.push("exp");
+        }
         validation.validate_aud = rules.audience.is_some();
         if let Some(audience) = &rules.audience {
             validation.set_audience(&[audience]);
@@ -105,46 +96,71 @@ impl JwtVerifier {
             required.push("iss");
         }
         validation.set_required_spec_claims(&required);
-        Self { key, validation, leeway_s: rules.leeway_s }
+        Self { rules, validation }
     }
 
-    /// Checks a token of a client that says it is `client_id`.
-    pub fn verify(&self, client_id: &ClientId, token: Option<&str>) -> Result<Identity, AuthError> {
-        let token = token.ok_or_else(|| AuthError("a token is needed, and there is none".to_owned()))?;
-        let header = decode_header(token).map_err(refused)?;
-        if !self.validation.algorithms.contains(&header.alg) {
-            return Err(AuthError(format!("the token's algorithm, {:?}, is not the key's", header.alg)));
+    /// Checks a token with these keys, and says whose it is.
+    pub fn verify(&self, keys: &KeySet, token: Option<&str>) -> Result<Identity, Refusal> {
+        let token = token.filter(|token| !token.is_empty()).ok_or(Refusal::Missing)?;
+        if token.len() > self.rules.token_bytes_max {
+            return Err(Refusal::TooLong { bytes_max: self.rules.token_bytes_max });
         }
-        let claims: Claims = decode(token, &self.key, &self.validation).map_err(refused)?.claims;
-        if claims.client_id != *client_id {
-            return Err(AuthError("the token is another client's".to_owned()));
+        let header = decode_header(token).map_err(unread)?;
+        if header.crit.is_some() {
+            return Err(Refusal::Critical);
         }
+        let key = keys.find(&header).map_err(|none| match none {
+            NoKey::Unknown => Refusal::UnknownKey,
+            NoKey::Algorithm => Refusal::Algorithm,
+            NoKey::Unnamed => Refusal::UnnamedKey,
+        })?;
+        let mut validation = self.validation.clone();
+        validation.algorithms = vec![key.algorithm];
+        let claims: Claims = decode(token, &key.key, &validation).map_err(unread)?.claims;
+        let expires_at = claims.exp.as_ref().and_then(whole_seconds);
         Ok(Identity {
             client_id: claims.client_id,
             user_id: claims.user_id,
-            permissions: claims.permissions,
+            permissions: self.permissions(claims.permissions, &claims.roles),
             partitions: claims.partition.map(|partitions| match partitions {
                 Partitions::One(one) => vec![one],
                 Partitions::Several(several) => several,
             }),
-            expires_at: claims.exp.map(|exp| exp.saturating_add(self.leeway_s)),
+            expires_at,
+            ends_at: expires_at.map(|exp| exp.saturating_add(self.rules.leeway_s)),
             token_id: claims.token_id,
         })
     }
+
+    /// What the token permits by itself, and what its roles permit. A role that nobody configured permits
+    /// nothing.
+    fn permissions(&self, mut permissions: Vec<String>, roles: &[String]) -> Vec<String> {
+        for permission in roles.iter().filter_map(|role| self.rules.roles.get(role)).flatten() {
+            if !permissions.contains(permission) {
+                permissions.push(permission.clone());
+            }
+        }
+        permissions
+    }
+}
+
+/// A time as JWT has them: a number of seconds, which may have a fraction.
+fn whole_seconds(time: &serde_json::Number) -> Option<u64> {
+    time.as_u64().or_else(|| time.as_f64().map(|seconds| seconds as u64))
 }
 
 /// What is wrong with a token, without repeating any of it.
-fn refused(error: jsonwebtoken::errors::Error) -> AuthError {
+fn unread(error: jsonwebtoken::errors::Error) -> Refusal {
     use jsonwebtoken::errors::ErrorKind;
-    AuthError(match error.kind() {
-        ErrorKind::ExpiredSignature => "the token has expired".to_owned(),
-        ErrorKind::ImmatureSignature => "the token is not valid yet".to_owned(),
-        ErrorKind::InvalidAudience => "the token is for another audience".to_owned(),
-        ErrorKind::InvalidIssuer => "the token is of another issuer".to_owned(),
-        ErrorKind::InvalidSignature => "the token's signature is wrong".to_owned(),
-        ErrorKind::MissingRequiredClaim(claim) => format!("the token has no `{claim}`"),
-        _ => "the token cannot be read".to_owned(),
-    })
+    match error.kind() {
+        ErrorKind::ExpiredSignature => Refusal::Expired,
+        ErrorKind::ImmatureSignature => Refusal::NotYetValid,
+        ErrorKind::InvalidAudience => Refusal::Audience,
+        ErrorKind::InvalidIssuer => Refusal::Issuer,
+        ErrorKind::InvalidSignature => Refusal::Signature,
+        ErrorKind::MissingRequiredClaim(claim) => Refusal::MissingClaim(claim.clone()),
+        _ => Refusal::Malformed,
+    }
 }
 
 #[cfg(test)]
@@ -152,6 +168,7 @@ mod tests {
     use jsonwebtoken::{EncodingKey, Header, encode, get_current_timestamp};
     use serde_json::{Value, json};
 
+    use super::super::keys::KeyError;
     use super::*;
 
     const SECRET: &[u8] = b"a secret of some length";
@@ -175,10 +192,18 @@ mod tests {
         encode(&Header::default(), &claims(changes), &EncodingKey::from_secret(secret)).unwrap()
     }
 
-    fn verified(token: &str) -> Result<Identity, AuthError> {
-        let rules = TokenRules { issuer: Some("us".into()), audience: Some("them".into()), leeway_s: 0 };
-        let verifier = JwtVerifier::with_secret(SECRET, &rules).unwrap();
-        verifier.verify(&ClientId::new("c").unwrap(), Some(token))
+    fn rules() -> TokenRules {
+        let roles = [("writer".to_owned(), vec!["read".to_owned(), "set:r.*".to_owned()])];
+        TokenRules {
+            issuer: Some("us".into()),
+            audience: Some("them".into()),
+            roles: roles.into(),
+            ..TokenRules::default()
+        }
+    }
+
+    fn verified(token: &str) -> Result<Identity, Refusal> {
+        JwtVerifier::new(rules()).verify(&KeySet::secret(SECRET).unwrap(), Some(token))
     }
 
     #[test]
@@ -204,13 +229,12 @@ mod tests {
             (json!({ "iss": "others" }), "issuer"),
             (json!({ "aud": "others" }), "audience"),
             (json!({ "aud": null }), "no `aud`"),
-            (json!({ "clientId": "d" }), "another client's"),
             (json!({ "clientId": null }), "cannot be read"),
             (json!({ "clientId": "" }), "cannot be read"),
             (json!({ "permissions": "read" }), "cannot be read"),
         ];
         for (change, says) in cases {
-            let refused = verified(&token(change.clone(), SECRET)).unwrap_err().0;
+            let refused = verified(&token(change.clone(), SECRET)).unwrap_err().to_string();
             assert!(refused.contains(says), "{change}: {refused}");
         }
         assert!(verified(&token(json!({}), b"another secret of length")).is_err());
@@ -232,16 +256,55 @@ mod tests {
 
         // The public key, taken for a secret.
         let pem = b"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
-        let verifier = JwtVerifier::with_public_key(pem, &TokenRules::default()).unwrap();
+        let keys = KeySet::public_key(pem).unwrap();
         let confused = token(json!({}), pem);
-        let refused = verifier.verify(&ClientId::new("c").unwrap(), Some(&confused)).unwrap_err();
-        assert!(refused.0.contains("algorithm"), "{refused}");
+        assert_eq!(JwtVerifier::new(rules()).verify(&keys, Some(&confused)), Err(Refusal::Algorithm));
+    }
+
+    #[test]
+    fn a_role_permits_what_the_configuration_says() {
+        let identity = verified(&token(json!({ "roles": ["writer", "nobody"] }), SECRET)).unwrap();
+        assert_eq!(identity.permissions, ["read", "set:a.*", "set:r.*"]);
+        let only = json!({ "permissions": null, "roles": ["writer"] });
+        assert_eq!(verified(&token(only, SECRET)).unwrap().permissions, ["read", "set:r.*"]);
+        let unknown = json!({ "permissions": null, "roles": ["nobody", "*", "read"] });
+        assert!(verified(&token(unknown, SECRET)).unwrap().permissions.is_empty());
+    }
+
+    #[test]
+    fn an_end_is_asked_for_unless_that_is_switched_off_and_may_have_a_fraction() {
+        let lax = TokenRules { require_exp: false, leeway_s: 7, ..rules() };
+        let keys = KeySet::secret(SECRET).unwrap();
+        let verified = |changes| JwtVerifier::new(lax.clone()).verify(&keys, Some(&token(changes, SECRET)));
+        let endless = verified(json!({ "exp": null })).unwrap();
+        assert_eq!((endless.expires_at, endless.ends_at), (None, None));
+        let fraction = verified(json!({ "exp": 4_000_000_000.5 })).unwrap();
+        assert_eq!((fraction.expires_at, fraction.ends_at), (Some(4_000_000_000), Some(4_000_000_007)));
+        let now = get_current_timestamp();
+        assert_eq!(verified(json!({ "exp": now - 30 })), Err(Refusal::Expired));
+        assert!(verified(json!({ "exp": now - 3, "nbf": now + 3 })).is_ok());
+    }
+
+    #[test]
+    fn a_token_that_is_too_long_is_not_looked_at() {
+        let short = TokenRules { token_bytes_max: 100, ..rules() };
+        let keys = KeySet::secret(SECRET).unwrap();
+        let refused = JwtVerifier::new(short).verify(&keys, Some(&token(json!({}), SECRET)));
+        assert_eq!(refused, Err(Refusal::TooLong { bytes_max: 100 }));
+    }
+
+    #[test]
+    fn what_a_token_calls_critical_is_not_passed_over() {
+        let header = Header { crit: Some(vec!["b64".into()]), ..Header::default() };
+        let token = encode(&header, &claims(json!({})), &EncodingKey::from_secret(SECRET)).unwrap();
+        assert_eq!(verified(&token), Err(Refusal::Critical));
     }
 
     #[test]
     fn a_key_that_is_none_is_told() {
-        let rules = TokenRules::default();
-        assert_eq!(JwtVerifier::with_secret(b"short", &rules).unwrap_err(), KeyError::ShortSecret(5));
-        assert_eq!(JwtVerifier::with_public_key(b"hello", &rules).unwrap_err(), KeyError::NotAPublicKey);
+        assert_eq!(KeySet::secret(b"short").unwrap_err(), KeyError::ShortSecret(5));
+        assert_eq!(KeySet::public_key(b"hello").unwrap_err(), KeyError::NotAPublicKey);
+        let private = b"-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n";
+        assert_eq!(KeySet::public_key(private).unwrap_err(), KeyError::PrivateKey);
     }
 }

@@ -31,9 +31,57 @@ fn covers(pattern: &str, target: Option<&str>) -> bool {
     }
 }
 
+/// Says what is wrong with a permission that can never allow what its author meant.
+pub fn check(permission: &str) -> Result<(), String> {
+    let wrong = |why: &str| Err(format!("{permission:?} is no permission: {why}"));
+    // An application's event type may hold a colon, so only the last part can be a target for sure.
+    let (action, target) = match permission.split_once(':') {
+        Some((action, target)) => (action, Some(target)),
+        None => (permission, None),
+    };
+    if action.is_empty() {
+        return wrong("it begins with an action: an event type, `read`, `admin`, or `*` for all");
+    }
+    if permission.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return wrong("it holds white space; one permission is one item of the list");
+    }
+    if action != "*" && action.contains('*') {
+        return wrong("as an action, `*` stands alone, for all");
+    }
+    let Some(target) = target else { return Ok(()) };
+    if target.is_empty() {
+        return wrong("behind the colon there is no target; leave the colon out for all targets");
+    }
+    let path = target.strip_suffix(".*").unwrap_or(target);
+    if target != "*" && path.contains('*') {
+        return wrong("in a target, `*` stands alone, for all, or as `.*` at the end, for what lies below");
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::allows;
+    use super::{allows, check};
+
+    #[test]
+    fn what_can_never_allow_anything_is_told() {
+        for good in ["*", "read", "set", "set:a", "set:a.b.*", "*:a.*", "set:*", "todo:add", "todo.add:x"] {
+            assert_eq!(check(good), Ok(()));
+        }
+        let bad = [
+            ("", "begins with an action"),
+            (":a", "begins with an action"),
+            ("set:", "no target"),
+            ("set*", "stands alone"),
+            ("set:a*", "in a target"),
+            ("set:*.a", "in a target"),
+            ("read, set", "white space"),
+        ];
+        for (bad, says) in bad {
+            let wrong = check(bad).unwrap_err();
+            assert!(wrong.contains(says), "{wrong}");
+        }
+    }
 
     #[test]
     fn permissions_cover_what_they_say() {

@@ -18,6 +18,9 @@ impl CheckConfig {
         loaded.config.nats.to_log_settings()?;
         loaded.config.rules.load()?;
         loaded.config.rules.initial_state()?;
+        if loaded.config.auth.is_set() {
+            loaded.config.auth.authenticator()?;
+        }
         let text = if self.print_defaults { defaults_as_toml() } else { effective_as_text(loaded) };
         say(text.trim_end())
     }

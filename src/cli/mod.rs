@@ -12,6 +12,7 @@ mod reload;
 mod roles;
 mod signals;
 mod state;
+mod token;
 mod validator;
 
 use std::io::Write;
@@ -83,6 +84,7 @@ enum Command {
     State(state::State),
     Log(log::ShowLog),
     Health(health::Health),
+    Token(Box<token::Token>),
 }
 
 /// The option of every command that talks to NATS.
@@ -165,7 +167,7 @@ impl Command {
             Self::Bootstrap(command) => command.nats.overrides(),
             Self::State(command) => command.nats.overrides(),
             Self::Log(command) => command.nats.overrides(),
-            Self::CheckConfig(_) | Self::Health(_) => Vec::new(),
+            Self::CheckConfig(_) | Self::Health(_) | Self::Token(_) => Vec::new(),
         }
     }
 
@@ -184,6 +186,7 @@ impl Command {
             Self::State(command) => command.run(loaded.config, shutdown).await?,
             Self::Log(command) => command.run(loaded.config, shutdown).await?,
             Self::Health(command) => command.run().await?,
+            Self::Token(command) => command.run(&loaded.config)?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -101,6 +101,7 @@ impl Config {
     fn check(&self, problems: &mut Vec<String>) {
         self.nats.check(problems);
         self.rules.check(problems);
+        self.auth.check(problems);
         if let Err(error) = self.frontend.check() {
             problems.push(format!("frontend: {error}"));
         }

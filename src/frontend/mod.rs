@@ -102,6 +102,7 @@ impl Frontend {
             settings.id = format!("f-{:016x}", rand::random::<u64>());
         }
         metrics::describe();
+        crate::auth::metrics::describe();
         let settings = Arc::new(settings);
         let drain = shutdown.child_token();
         let listener = TcpListener::bind(settings.listen)

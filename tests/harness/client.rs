@@ -57,6 +57,8 @@ pub struct Client {
     unanswered: Vec<Draft>,
     drafts_made: u64,
     steadfast: bool,
+    /// What it shows to be let in, where it has one.
+    token: Option<String>,
     /// Whether a sync has pages left.
     in_cycle: bool,
 }
@@ -67,9 +69,15 @@ pub struct Connecting {
     id: String,
     partition: String,
     steadfast: bool,
+    token: Option<String>,
 }
 
 impl Connecting {
+    pub fn token(mut self, token: String) -> Self {
+        self.token = Some(token);
+        self
+    }
+
     pub fn partition(mut self, partition: &str) -> Self {
         self.partition = partition.to_owned();
         self
@@ -102,6 +110,7 @@ impl IntoFuture for Connecting {
                 unanswered: Vec::new(),
                 drafts_made: 0,
                 steadfast: self.steadfast,
+                token: self.token,
                 in_cycle: false,
             };
             client
@@ -122,6 +131,7 @@ impl Client {
             id: id.to_owned(),
             partition: "default".to_owned(),
             steadfast: false,
+            token: None,
         }
     }
 
@@ -131,6 +141,9 @@ impl Client {
         let mut payload = json!({ "clientId": self.id, "version": "test", "partition": self.partition });
         if let Some(id) = last_event_id {
             payload["lastEventId"] = id.into();
+        }
+        if let Some(token) = &self.token {
+            payload["token"] = token.as_str().into();
         }
         let id = socket.send("connect", payload).await.map_err(|gone| format!("{gone:?}"))?;
         let message = socket.receive().await.map_err(|gone| format!("{gone:?}"))?;

@@ -46,22 +46,36 @@ pub struct Validator {
 impl Validator {
     /// The sum of a counter over its labels, as the validator's `/metrics` tells it; 0 if it is not there.
     pub async fn counter(&self, name: &str) -> f64 {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.health)).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await.unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.unwrap();
-        let samples = text.lines().filter(|line| line.split([' ', '{']).next() == Some(name));
-        samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+        metric(self.health, name, "").await
     }
+}
+
+/// The sum of a metric over those of its labels that hold `label`, as `/metrics` on a port tells it.
+async fn metric(port: u16, name: &str, label: &str) -> f64 {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let is_asked_for = |line: &&str| line.split([' ', '{']).next() == Some(name) && line.contains(label);
+    text.lines()
+        .filter(is_asked_for)
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+        .sum()
 }
 
 /// A frontend's process, and the address that it keeps over restarts.
 pub struct Frontend {
     pub process: Process,
     port: u16,
+    metrics: u16,
 }
 
 impl Frontend {
+    /// The sum of a metric over those of its labels that hold `label`; 0 if there are none.
+    pub async fn metric(&self, name: &str, label: &str) -> f64 {
+        metric(self.metrics, name, label).await
+    }
+
     pub fn url(&self) -> String {
         format!("ws://127.0.0.1:{}/ws", self.port)
     }
@@ -186,6 +200,12 @@ impl Plan {
         self
     }
 
+    /// Whether frontends are given a key, and so take nobody without a token.
+    fn asks_for_tokens(&self) -> bool {
+        const KEYS: [&str; 4] = ["secret_file", "public_key_file", "jwks_file", "jwks_url"];
+        self.settings.iter().any(|set| KEYS.iter().any(|key| set.starts_with(&format!("auth.{key}="))))
+    }
+
     fn command(&self, arguments: &[&str], nats: &str) -> Command {
         let mut command = binary();
         command.args(arguments).arg("--nats").arg(nats);
@@ -230,11 +250,16 @@ async fn validator(plan: &Plan, nats: &str, name: &str, faults: &str, dir: &Path
 
 async fn frontend(plan: &Plan, nats: &str, name: &str, port: u16, dir: &Path) -> Frontend {
     let mut command = plan.command(&["frontend"], nats);
-    command.args(["--allow-anyone", "--listen", &format!("127.0.0.1:{port}")]);
+    let metrics = free_port();
+    command.args(["--listen", &format!("127.0.0.1:{port}")]);
+    command.args(["--set", &format!("metrics.listen=127.0.0.1:{metrics}")]);
+    if !plan.asks_for_tokens() {
+        command.arg("--allow-anyone");
+    }
     let mut process = Process::spawn(name, command, dir);
     let url = process.line_with("frontend ready:").await;
     assert_eq!(url, format!("ws://127.0.0.1:{port}/ws"));
-    Frontend { process, port }
+    Frontend { process, port, metrics }
 }
 
 /// The binary under test.

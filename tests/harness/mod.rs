@@ -12,6 +12,7 @@ pub mod nats;
 pub mod process;
 pub mod rng;
 pub mod socket;
+pub mod tokens;
 pub mod tree_input;
 pub mod v1;
 

@@ -7,6 +7,7 @@
 
 mod batch;
 mod drafts;
+mod expiry;
 mod frames;
 mod greet;
 mod socket;
@@ -31,9 +32,9 @@ use super::answers::{AnswerDesk, AnswerInbox};
 use super::entry::Entry;
 use super::feed::{Feeds, Watched};
 use super::limits::{Admission, Limits};
+use super::metrics;
 use super::pending::Pending;
 use super::settings::FrontendSettings;
-use super::{metrics, now_ms};
 use crate::auth::{Authenticator, Identity};
 use crate::event::EventId;
 use crate::log::{ConnectionState, Log};
@@ -131,7 +132,7 @@ impl Session {
             connection,
             socket,
             frames,
-            expires: expiry(&identity),
+            expires: expiry::ends_at(&identity),
             identity,
             head: feed.head(),
             feed,
@@ -166,6 +167,7 @@ impl Session {
 
     /// Does all that can be done now, and then waits for one thing to happen.
     async fn turn(&mut self, timer: &mut std::pin::Pin<Box<Sleep>>) -> Result<(), End> {
+        self.check_identity()?;
         let behind = self.write_events().await?;
         self.publish_next();
         self.socket.flush().await?;
@@ -266,14 +268,6 @@ impl Session {
         }
     }
 
-    async fn refresh(&mut self, id: Option<&str>, token: &str) -> Result<(), End> {
-        let authenticated = self.hub.auth.authenticate(&self.identity.client_id, Some(token)).await;
-        self.identity = authenticated.map_err(|error| auth_failed(error.to_string()))?;
-        self.expires = expiry(&self.identity);
-        let notice = Notice::TokenRefreshed { expires_at: self.identity.expires_at };
-        self.socket.send(id, &notice).await
-    }
-
     async fn error(&mut self, reply_to: Option<&str>, code: ErrorCode, message: &str) -> Result<(), End> {
         if self.socket.dialect().closes_on(code) {
             return Err(self.socket.last_word(reply_to, code, message, CloseCode::TryAgainLater).await);
@@ -283,9 +277,6 @@ impl Session {
 
     async fn time_passed(&mut self) -> Result<(), End> {
         let now = Instant::now();
-        if self.expires.is_some_and(|at| at <= now) {
-            return Err(auth_failed("the token has expired"));
-        }
         if self.look_at <= now {
             if self.looks_without_life >= LOOKS_WITHOUT_LIFE_MAX {
                 let why = "no sign of life from the client";
@@ -325,12 +316,6 @@ impl Session {
     }
 }
 
-/// When an identity ends, by this process's clock.
-fn expiry(identity: &Identity) -> Option<Instant> {
-    let left_ms = identity.expires_at?.saturating_mul(1000).saturating_sub(now_ms());
-    Instant::now().checked_add(Duration::from_millis(left_ms))
-}
-
 /// The pause after a read of the log that failed.
 const READ_PAUSE: Duration = Duration::from_millis(100);
 /// How many looks for a sign of life may go by without one.
@@ -340,8 +325,4 @@ const LOOKS_WITHOUT_LIFE_MAX: u32 = 2;
 async fn unsupported_version(socket: &mut Socket, id: Option<&str>) -> End {
     let code = ErrorCode::ProtocolVersionUnsupported;
     socket.last_word(id, code, "Unsupported protocol version", CloseCode::Policy).await
-}
-
-fn auth_failed(why: impl Into<std::borrow::Cow<'static, str>>) -> End {
-    End::Close(ErrorCode::AuthFailed, why.into(), CloseCode::Policy)
 }

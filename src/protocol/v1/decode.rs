@@ -61,6 +61,7 @@ pub(in crate::protocol) fn decode(text: &str) -> Result<Frame, BadRequest> {
         "connect" => connect(payload.get()),
         "submit_events" => submit(payload.get()),
         "sync" => sync(payload.get()),
+        "refresh_token" => refresh(payload.get()),
         unknown => Err(format!("Unknown message type: {}", unknown.chars().take(100).collect::<String>())),
     };
     request.map(|request| Frame { id, request }).map_err(|message| fail(&message))
@@ -95,6 +96,18 @@ fn connect(payload: &str) -> Result<Request, String> {
         last_event_id: None,
         live: true,
     }))
+}
+
+/// Not one of the published client's messages: for those who write their own, and want to stay connected.
+fn refresh(payload: &str) -> Result<Request, String> {
+    #[derive(Deserialize)]
+    struct Payload {
+        token: Option<Value>,
+    }
+    match parse::<Payload>(payload)?.token {
+        Some(Value::String(token)) => Ok(Request::RefreshToken { token }),
+        _ => Err("refresh_token.payload.token is required".to_owned()),
+    }
 }
 
 fn submit(payload: &str) -> Result<Request, String> {

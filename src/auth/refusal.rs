@@ -1,0 +1,77 @@
+//! Why a token is refused: for the client, and by a short name for metrics. Never holds anything of the token.
+
+/// Why a token is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is none.
+    #[error("a token is needed, and there is none")]
+    Missing,
+    /// It is not looked at.
+    #[error("the token is longer than the {bytes_max} bytes that are looked at")]
+    TooLong {
+        /// How long it may be.
+        bytes_max: usize,
+    },
+    /// It is none, or its claims are not as they must be.
+    #[error("the token cannot be read")]
+    Malformed,
+    /// It asks that something is understood which is not (`crit`).
+    #[error("the token has critical header fields, and none are understood here")]
+    Critical,
+    /// Its `alg` is not that of the key.
+    #[error("the token's algorithm is not the key's")]
+    Algorithm,
+    /// There is no key of its `kid`.
+    #[error("the token's key (`kid`) is not known")]
+    UnknownKey,
+    /// It has no `kid`, and there are several keys that could be meant.
+    #[error("the token does not say which of several keys it is signed with (`kid`)")]
+    UnnamedKey,
+    /// It is not signed with the key.
+    #[error("the token's signature is wrong")]
+    Signature,
+    /// Its `exp` has passed.
+    #[error("the token has expired")]
+    Expired,
+    /// Its `nbf` has not come.
+    #[error("the token is not valid yet")]
+    NotYetValid,
+    /// Another `iss` than the one asked for.
+    #[error("the token is of another issuer")]
+    Issuer,
+    /// Another `aud` than the one asked for.
+    #[error("the token is for another audience")]
+    Audience,
+    /// It lacks a claim.
+    #[error("the token has no `{0}`")]
+    MissingClaim(String),
+    /// Its `clientId` is not that of the connection.
+    #[error("the token is another client's")]
+    OtherClient,
+    /// Its `userId` is not that of the connection.
+    #[error("the token is another user's")]
+    OtherUser,
+}
+
+impl Refusal {
+    /// The name by which metrics call it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::TooLong { .. } => "too_long",
+            Self::Malformed => "malformed",
+            Self::Critical => "critical_header",
+            Self::Algorithm => "algorithm",
+            Self::UnknownKey => "unknown_key",
+            Self::UnnamedKey => "unnamed_key",
+            Self::Signature => "signature",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Issuer => "issuer",
+            Self::Audience => "audience",
+            Self::MissingClaim(_) => "missing_claim",
+            Self::OtherClient => "other_client",
+            Self::OtherUser => "other_user",
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The end of a connection's identity, and the fresh token that puts it off.
+//!
+//! A connection is let in by a token and goes on by it: when it has expired, nothing more is sent or taken. A
+//! fresh token may permit other things than the one before, but is of the same client and user.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Session;
+use super::socket::End;
+use crate::auth::{AuthError, Identity};
+use crate::frontend::now_ms;
+use crate::protocol::{CloseCode, ErrorCode, Notice};
+
+/// When an identity ends, by this process's clock; `None` for never.
+pub(super) fn ends_at(identity: &Identity) -> Option<Instant> {
+    let left_ms = identity.ends_at?.saturating_mul(1000).saturating_sub(now_ms());
+    Instant::now().checked_add(Duration::from_millis(left_ms))
+}
+
+impl Session {
+    /// Ends the connection if its token has expired.
+    pub(super) fn check_identity(&self) -> Result<(), End> {
+        match self.expires {
+            Some(at) if at <= Instant::now() => {
+                let why = "the token has expired";
+                Err(End::Close(ErrorCode::AuthFailed, why.into(), CloseCode::Policy))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Goes on under a fresh token, or ends if that is not good.
+    pub(super) async fn refresh(&mut self, id: Option<&str>, token: &str) -> Result<(), End> {
+        let fresh = match self.hub.auth.refresh(&self.identity, token).await {
+            Ok(fresh) => fresh,
+            Err(AuthError::Refused(why)) => {
+                let (code, why) = (ErrorCode::AuthFailed, why.to_string());
+                return Err(self.socket.last_word(id, code, &why, CloseCode::Policy).await);
+            }
+        };
+        if !(fresh.may_read() && fresh.may_enter(self.feed.partition().as_str())) {
+            let why = "the fresh token does not permit what this connection is for";
+            return Err(self.socket.last_word(id, ErrorCode::Forbidden, why, CloseCode::Policy).await);
+        }
+        self.expires = ends_at(&fresh);
+        self.identity = fresh;
+        let notice = Notice::TokenRefreshed { expires_at: self.identity.expires_at };
+        self.socket.send(id, &notice).await
+    }
+}

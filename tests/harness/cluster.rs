@@ -1,4 +1,4 @@
-//! A whole backend: one NATS server, bootstrapped, with any number of validators and frontends.
+//! A whole backend: NATS, one server or three, bootstrapped, with any number of validators and frontends.
 
 use std::future::{Future, IntoFuture};
 use std::path::Path;
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::client::{Client, Connecting};
 use super::free_port;
-use super::nats::NatsServer;
+use super::nats_cluster::NatsCluster;
 use super::process::Process;
 use super::temp_dir;
 
@@ -23,12 +23,13 @@ pub const HISTORY_SEED_VARIABLE: &str = "INSIEME_HISTORY_SEED";
 pub struct Plan {
     validators: usize,
     frontends: usize,
+    three_nats_servers: bool,
     settings: Vec<String>,
 }
 
 /// A running backend.
 pub struct Cluster {
-    pub nats: NatsServer,
+    pub nats: NatsCluster,
     pub validators: Vec<Validator>,
     pub frontends: Vec<Frontend>,
     plan: Plan,
@@ -85,7 +86,7 @@ impl Cluster {
     /// One validator and one frontend unless the plan is changed; without the limits on how fast a client
     /// may be, which stories about limits set for themselves.
     pub fn start() -> Plan {
-        Plan { validators: 1, frontends: 1, settings: Vec::new() }
+        Plan { validators: 1, frontends: 1, three_nats_servers: false, settings: Vec::new() }
             .set("frontend.submissions_per_minute_max", 0)
             .set("frontend.frames_per_second_max", 0)
     }
@@ -192,6 +193,12 @@ impl Plan {
         self
     }
 
+    /// Three NATS servers and three replicas of every stream, instead of one.
+    pub fn three_nats_servers(mut self) -> Self {
+        self.three_nats_servers = true;
+        self.set("nats.replicas", 3)
+    }
+
     /// Sets a configuration key for every process; a later setting wins.
     pub fn set(mut self, key: &str, value: impl std::fmt::Display) -> Self {
         let prefix = format!("{key}=");
@@ -222,7 +229,11 @@ impl IntoFuture for Plan {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let nats = NatsServer::start().await;
+            let nats = if self.three_nats_servers {
+                NatsCluster::start().await
+            } else {
+                NatsCluster::single().await
+            };
             let dir = temp_dir();
             let output = self.command(&["bootstrap"], &nats.url()).output().unwrap();
             assert!(output.status.success(), "bootstrap failed: {}", String::from_utf8_lossy(&output.stderr));

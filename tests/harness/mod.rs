@@ -9,6 +9,7 @@ pub mod client;
 pub mod cluster;
 pub mod model;
 pub mod nats;
+pub mod nats_cluster;
 pub mod process;
 pub mod rng;
 pub mod socket;

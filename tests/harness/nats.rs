@@ -1,19 +1,21 @@
 //! A NATS server of a test's own.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 use super::cluster;
+use super::nats_cluster::{is_healthy, spawn};
 use super::process::Process;
-use super::{free_port, temp_dir};
+use super::{free_port, temp_dir, until};
 
 /// Names a nats-server to use instead of the one that the product finds or installs.
 const BINARY_VARIABLE: &str = "INSIEME_TEST_NATS_SERVER";
 
-/// A server, its port and its store, which outlive the process.
+/// A server, its ports and its store, which outlive the process.
 pub struct NatsServer {
     port: u16,
+    monitoring: u16,
+    configuration: String,
     dir: tempfile::TempDir,
     process: Process,
 }
@@ -21,10 +23,23 @@ pub struct NatsServer {
 impl NatsServer {
     /// Starts one on a free port with a store of its own, set up as the shipped single node is.
     pub async fn start() -> Self {
+        Self::start_with(|port| {
+            format!(
+                "listen: \"127.0.0.1:{port}\"\nserver_name: test\n\
+                 jetstream {{ store_dir: $STORE, sync_interval: always }}\n"
+            )
+        })
+        .await
+    }
+
+    /// Starts one with a configuration made for its port. `$STORE` in it becomes the server's store folder,
+    /// and a port for its monitoring is added.
+    pub async fn start_with(configuration: impl FnOnce(u16) -> String) -> Self {
         let dir = temp_dir();
-        let port = free_port();
-        let process = spawn(port, dir.path());
-        let mut server = Self { port, dir, process };
+        let (port, monitoring) = (free_port(), free_port());
+        let configuration = format!("{}http: \"127.0.0.1:{monitoring}\"\n", configuration(port));
+        let process = spawn(dir.path(), &configuration);
+        let mut server = Self { port, monitoring, configuration, dir, process };
         server.ready().await;
         server
     }
@@ -33,7 +48,18 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// The process.
+    /// Its `server_name`.
+    pub fn name(&self) -> &str {
+        let (_, rest) = self.configuration.split_once("server_name: ").unwrap_or_default();
+        rest.lines().next().unwrap_or_default().trim_matches('"')
+    }
+
+    /// Its folder: the configuration, the log, and the store in `store`.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The process, to pause it, say.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
@@ -43,33 +69,24 @@ impl NatsServer {
         self.process.kill9();
     }
 
-    /// Starts it again on the same port and store.
+    /// Starts it again on the same port and store; kills it before, if it runs.
     pub async fn restart(&mut self) {
         self.kill9();
         // A fresh log: the old one says that it is ready already.
         let _ = std::fs::rename(self.dir.path().join("nats.log"), self.dir.path().join("nats-before.log"));
-        self.process = spawn(self.port, self.dir.path());
+        self.process = spawn(self.dir.path(), &self.configuration);
         self.ready().await;
+    }
+
+    /// Waits until it says that it is healthy; see [`NatsCluster::healthy`](super::nats_cluster::NatsCluster).
+    pub async fn healthy(&mut self) {
+        let port = self.monitoring;
+        until("a NATS server to be healthy", async || is_healthy(port).await.then_some(())).await;
     }
 
     async fn ready(&mut self) {
         self.process.line_with("Server is ready").await;
     }
-}
-
-fn spawn(port: u16, dir: &Path) -> Process {
-    let store = dir.join("store");
-    let config = dir.join("nats.conf");
-    std::fs::write(
-        &config,
-        format!(
-            "listen: \"127.0.0.1:{port}\"\nserver_name: test\njetstream {{ store_dir: {store:?}, sync_interval: always }}\n"
-        ),
-    )
-    .unwrap();
-    let mut command = Command::new(binary());
-    command.arg("-c").arg(config);
-    Process::spawn("nats", command, dir)
 }
 
 /// The path of a usable nats-server. The product knows how to find or install one.

@@ -1,0 +1,123 @@
+//! NATS servers of a test's own: one, or three that are a cluster. Each can be killed, started again on its
+//! port and store, or stopped where it is.
+
+use std::path::Path;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::nats::{self, NatsServer};
+use super::process::Process;
+use super::{free_port, until};
+
+/// The servers, in the order of their names, `n0` first. A cluster's streams need `nats.replicas=3` to
+/// outlive one of them.
+pub struct NatsCluster {
+    pub servers: Vec<NatsServer>,
+}
+
+impl NatsCluster {
+    /// One server, set up as the shipped single node is.
+    pub async fn single() -> Self {
+        Self { servers: vec![NatsServer::start().await] }
+    }
+
+    /// Three servers on free ports with stores of their own; returns when they have a leader and every one
+    /// says that it is healthy.
+    pub async fn start() -> Self {
+        let routes: Vec<u16> = (0..3).map(|_| free_port()).collect();
+        let mut servers = Vec::new();
+        for index in 0..3 {
+            servers.push(NatsServer::start_with(|port| member(index, port, &routes)).await);
+        }
+        let mut cluster = Self { servers };
+        cluster.healthy().await;
+        cluster
+    }
+
+    /// Every server's address, with commas between them, as `--nats` takes them.
+    pub fn url(&self) -> String {
+        self.urls().join(",")
+    }
+
+    pub fn urls(&self) -> Vec<String> {
+        self.servers.iter().map(NatsServer::url).collect()
+    }
+
+    /// `kill -9` of every server.
+    pub fn kill9(&mut self) {
+        self.servers.iter_mut().for_each(NatsServer::kill9);
+    }
+
+    /// Kills every server, and then starts every one again, on its port and store. Returns when all are
+    /// healthy.
+    pub async fn restart(&mut self) {
+        self.kill9();
+        for server in &mut self.servers {
+            server.restart().await;
+        }
+        self.healthy().await;
+    }
+
+    /// Waits until every server that runs says that it is healthy: JetStream has a leader, and whatever the
+    /// server holds is up to date. In vain while one is paused, or while only one of three runs.
+    pub async fn healthy(&mut self) {
+        for server in &mut self.servers {
+            if server.process().is_running() {
+                server.healthy().await;
+            }
+        }
+    }
+
+    /// Which server leads a stream; waits until one does. Asks the servers that answer.
+    pub async fn leader(&self, stream: &str) -> usize {
+        let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
+        let client = options.connect(self.urls()).await.unwrap();
+        let js = async_nats::jetstream::new(client);
+        until(&format!("a leader of {stream}"), async || {
+            let stream = js.get_stream(stream).await.ok()?;
+            let leader = stream.cached_info().cluster.as_ref()?.leader.clone()?;
+            self.servers.iter().position(|server| server.name() == leader)
+        })
+        .await
+    }
+}
+
+/// The configuration of one server of three.
+fn member(index: usize, port: u16, routes: &[u16]) -> String {
+    let others: Vec<String> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+    // Not synced at every write: nobody cuts a test's power, and three servers on one disk would only wait
+    // for each other. One that stalls is given up after some seconds, not minutes.
+    format!(
+        "listen: \"127.0.0.1:{port}\"\nserver_name: n{index}\njetstream {{ store_dir: $STORE }}\n\
+         cluster {{ name: test, listen: \"127.0.0.1:{}\", routes: {others:?} }}\n\
+         ping_interval: \"2s\"\nping_max: 2\n",
+        routes[index]
+    )
+}
+
+/// Whether a server's monitoring says that all is well.
+pub(super) async fn is_healthy(port: u16) -> bool {
+    let ask = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.write_all(b"GET /healthz HTTP/1.0\r\nhost: test\r\n\r\n").await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok::<_, std::io::Error>(text)
+    };
+    // A paused server takes connections and says nothing.
+    let asked = tokio::time::timeout(std::time::Duration::from_secs(2), ask).await;
+    asked.is_ok_and(|said| {
+        said.is_ok_and(|text| text.lines().next().is_some_and(|line| line.contains(" 200 ")))
+    })
+}
+
+/// Starts a server on a configuration in `dir`.
+pub(super) fn spawn(dir: &Path, configuration: &str) -> Process {
+    let file = dir.join("nats.conf");
+    let store = format!("{:?}", dir.join("store"));
+    std::fs::write(&file, configuration.replace("$STORE", &store)).unwrap();
+    let mut command = std::process::Command::new(nats::binary());
+    command.arg("-c").arg(file);
+    Process::spawn("nats", command, dir)
+}

@@ -1,0 +1,87 @@
+//! Three NATS servers, three replicas: the loss of any one is not noticed but by the time that it takes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+use crate::harness::client::Client;
+use crate::harness::cluster::Cluster;
+use crate::harness::until;
+
+const WRITERS: usize = 3;
+const DRAFTS: u64 = 400;
+
+/// Clients that write one value after the other to one partition, over all frontends; and how many drafts
+/// they have answers to. (Not asked of the log: a server that stalls takes its share of the questions.)
+async fn writers(cluster: &Cluster) -> (Vec<JoinHandle<Client>>, Arc<AtomicU64>) {
+    let mut writers = Vec::new();
+    let answered = Arc::new(AtomicU64::new(0));
+    for index in 0..WRITERS {
+        let frontend = index % cluster.frontends.len();
+        let mut client = cluster.client(frontend, &format!("w-{index}")).partition("p").steadfast().await;
+        let answered = answered.clone();
+        writers.push(tokio::spawn(async move {
+            for n in 0..DRAFTS {
+                client.submit("set", json!({ "target": client.id, "value": n })).await;
+                client.settle_to(4).await;
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+            client.settle().await;
+            client
+        }));
+    }
+    (writers, answered)
+}
+
+/// Waits until the writers have got on, so that what happens next happens among the work.
+async fn some_progress(answered: &AtomicU64) {
+    let before = answered.load(Ordering::Relaxed);
+    until("the writers to get on", async || {
+        let now = answered.load(Ordering::Relaxed);
+        (now > before + 10 || now >= WRITERS as u64 * DRAFTS).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_nats_server_may_be_killed_or_stall_and_nothing_is_lost_or_doubled() {
+    let mut cluster = Cluster::start().three_nats_servers().validators(2).frontends(2).await;
+    let (writers, answered) = writers(&cluster).await;
+
+    // The one that every commit goes through, twice over: by then another leads.
+    for _ in 0..2 {
+        some_progress(&answered).await;
+        let leader = cluster.nats.leader("COMMITTED").await;
+        cluster.nats.servers[leader].kill9();
+        some_progress(&answered).await;
+        cluster.nats.servers[leader].restart().await;
+        cluster.nats.healthy().await;
+    }
+
+    // One that keeps its connections and says nothing.
+    some_progress(&answered).await;
+    let leader = cluster.nats.leader("COMMITTED").await;
+    cluster.nats.servers[leader].process().pause();
+    until("another leader", async || (cluster.nats.leader("COMMITTED").await != leader).then_some(())).await;
+    cluster.nats.servers[leader].process().resume();
+    cluster.nats.healthy().await;
+
+    let mut clients = Vec::new();
+    for writer in writers {
+        clients.push(writer.await.unwrap());
+    }
+    let log = cluster.log("p");
+    for client in &mut clients {
+        assert!(client.answers.values().all(|answer| answer.is_accepted()), "{:?}", client.answers);
+        let mine: Vec<u64> = log
+            .iter()
+            .filter(|event| event["clientId"] == client.id.as_str())
+            .map(|event| event["payload"]["value"].as_u64().unwrap())
+            .collect();
+        assert_eq!(mine, (0..DRAFTS).collect::<Vec<_>>(), "{}'s drafts, each once and in order", client.id);
+        client.caught_up(log.last().unwrap()["eventId"].as_u64().unwrap()).await;
+        assert_eq!(client.replica.hash(), cluster.state_hash("p").1);
+    }
+}

@@ -15,6 +15,7 @@ mod stories {
     mod killed_validator;
     mod log;
     mod logs;
+    mod metrics;
     mod nats_cluster;
     mod nats_outage;
     mod nats_users;

@@ -40,7 +40,7 @@ impl Frontend {
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         roles::check_frontend_auth(&config)?;
-        let side = roles::Side::start(&config, &shutdown).await?;
+        let mut side = roles::Side::start(&config, &shutdown).await?;
         let Some(log) = connect::connect_to_streams(&config, "frontend", &shutdown).await? else {
             return side.end().await;
         };

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use tokio::sync::watch;
@@ -73,6 +74,8 @@ pub(super) struct Side {
     tasks: JoinSet<std::io::Result<()>>,
     connection: watch::Sender<Option<watch::Receiver<ConnectionState>>>,
     stop: CancellationToken,
+    /// How often the store is looked at, if anybody can see it.
+    look_every: Option<Duration>,
 }
 
 impl Side {
@@ -96,12 +99,20 @@ impl Side {
             info!(%address, "metrics and health are served");
             tasks.spawn(serving);
         }
-        Ok(Self { tasks, connection, stop })
+        let look_every = config.metrics.listen.map(|_| Duration::from_millis(config.metrics.store_look_ms));
+        Ok(Self { tasks, connection, stop, look_every })
     }
 
-    /// From now on ready when the connection to NATS stands.
-    pub(super) fn watch(&self, log: &Log) {
+    /// From now on ready when the connection to NATS stands; and looks at the store every so often.
+    pub(super) fn watch(&mut self, log: &Log) {
         self.connection.send_replace(Some(log.state()));
+        if let Some(every) = self.look_every {
+            let (log, stop) = (log.clone(), self.stop.clone());
+            self.tasks.spawn(async move {
+                stop.run_until_cancelled(log.watch_store(every)).await;
+                Ok(())
+            });
+        }
     }
 
     /// Waits for the end of the work beside which this serves; stops both when either fails.

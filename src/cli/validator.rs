@@ -38,7 +38,7 @@ impl Validator {
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         let reload = Reload::start(&config.rules, hangups)?;
-        let side = roles::Side::start(&config, &shutdown).await?;
+        let mut side = roles::Side::start(&config, &shutdown).await?;
         let Some(log) = connect::connect_to_streams(&config, "validator", &shutdown).await? else {
             return side.end().await;
         };

@@ -52,12 +52,20 @@ pub struct Config {
 }
 
 /// Metrics and health over HTTP.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MetricsConfig {
     /// The address that serves `/metrics` (Prometheus), `/livez` and `/readyz`. Off unless set. Not for the
     /// open internet.
     pub listen: Option<SocketAddr>,
+    /// How often a process with metrics asks NATS how full the streams and the store are, in milliseconds.
+    pub store_look_ms: u64,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { listen: None, store_look_ms: 15_000 }
+    }
 }
 
 /// Everything that is wrong with a configuration, each with its key and where it was set.
@@ -104,6 +112,9 @@ impl Config {
         self.auth.check(problems);
         if let Err(error) = self.frontend.check() {
             problems.push(format!("frontend: {error}"));
+        }
+        if self.metrics.store_look_ms < 100 {
+            problems.push("metrics.store_look_ms: at least 100".to_owned());
         }
         if let Err(error) = self.log.parse_filter() {
             problems.push(format!("log.filter: {error}"));

@@ -1,6 +1,7 @@
 //! An event as connections read it: parsed once, encoded once per dialect.
 
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use axum::extract::ws::Utf8Bytes;
 use bytes::Bytes;
@@ -16,6 +17,10 @@ pub(super) struct Entry {
     pub id: EventId,
     /// The how-manieth of its partition it is.
     pub ordinal: u64,
+    /// When it was committed, by the validator's clock.
+    pub timestamp_ms: u64,
+    /// When it came here.
+    pub came: Instant,
     /// The draft that it was.
     pub draft_key: DraftKey,
     /// Its record.
@@ -42,10 +47,12 @@ impl Entry {
     /// Reads an event of the log.
     pub(super) fn parse(stored: StoredEvent) -> serde_json::Result<Self> {
         let record = EventRecord::parse(&stored.body)?;
-        let (ordinal, draft_key) = (record.ordinal, record.draft_key());
+        let (ordinal, draft_key, timestamp_ms) = (record.ordinal, record.draft_key(), record.timestamp);
         Ok(Self {
             id: stored.id,
             ordinal,
+            timestamp_ms,
+            came: Instant::now(),
             draft_key,
             body: stored.body,
             classic: OnceLock::new(),

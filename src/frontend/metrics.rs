@@ -1,9 +1,19 @@
 //! Every metric of a frontend: its name, its unit and what it tells.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
 
 /// Open connections.
 pub const CONNECTIONS: &str = "insieme_connections";
+/// Connections that came.
+pub const OPENED: &str = "insieme_connections_opened_total";
+/// Connections that have more than one event to be written to them.
+pub const BEHIND: &str = "insieme_connections_behind";
 /// Connections closed by the server, by close code.
 pub const CLOSED: &str = "insieme_connections_closed_total";
 /// Frames received.
@@ -12,6 +22,12 @@ pub const FRAMES_IN: &str = "insieme_frames_received_total";
 pub const FRAMES_OUT: &str = "insieme_frames_sent_total";
 /// Bytes of broadcast frames sent.
 pub const BROADCAST_BYTES: &str = "insieme_broadcast_bytes_total";
+/// Events written to connections as broadcasts.
+pub const BROADCASTS: &str = "insieme_broadcasts_sent_total";
+/// Drafts that wait for their answer.
+pub const PENDING: &str = "insieme_drafts_pending";
+/// The stages of a draft's way; also a validator's.
+pub const STAGE_SECONDS: &str = "insieme_stage_duration_seconds";
 /// Drafts submitted.
 pub const SUBMITTED: &str = "insieme_drafts_submitted_total";
 /// Drafts answered as accepted.
@@ -30,6 +46,16 @@ pub const ERRORS: &str = "insieme_errors_sent_total";
 pub const FEEDS: &str = "insieme_feeds";
 /// Times that a feed had to read events from the log that no live message brought.
 pub const GAPS: &str = "insieme_feed_gaps_total";
+/// Events that were read from the log to fill gaps.
+pub const GAP_EVENTS: &str = "insieme_gap_events_total";
+/// What the rings of all feeds hold.
+pub const RING_BYTES: &str = "insieme_ring_bytes";
+/// What the cache of the log's pages holds.
+pub const PAGE_CACHE_BYTES: &str = "insieme_page_cache_bytes";
+/// From a connection's greeting to the head, for one that began behind it.
+pub const CATCH_UP_SECONDS: &str = "insieme_catch_up_duration_seconds";
+/// Reading a page of the log.
+pub const PAGE_SECONDS: &str = "insieme_page_read_duration_seconds";
 /// Holes in the log itself: must stay 0.
 pub const HOLES: &str = "insieme_log_holes_total";
 /// Events in the log that cannot be read: must stay 0.
@@ -46,6 +72,16 @@ pub const INBOX_FULL: &str = "insieme_inbox_full_total";
 /// Tells the recorder what the metrics are. Called once, when a frontend starts.
 pub fn describe() {
     describe_gauge!(CONNECTIONS, Unit::Count, "Open connections");
+    describe_counter!(OPENED, Unit::Count, "Connections that came");
+    describe_gauge!(BEHIND, Unit::Count, "Connections with more than one event to be written");
+    describe_counter!(BROADCASTS, Unit::Count, "Events written to connections as broadcasts");
+    describe_gauge!(PENDING, Unit::Count, "Drafts that wait for their answer");
+    describe_histogram!(STAGE_SECONDS, Unit::Seconds, "The stages of a draft's way, by stage");
+    describe_counter!(GAP_EVENTS, Unit::Count, "Events read from the log to fill gaps");
+    describe_gauge!(RING_BYTES, Unit::Bytes, "What the rings of recent events hold");
+    describe_gauge!(PAGE_CACHE_BYTES, Unit::Bytes, "What the cache of the log's pages holds");
+    describe_histogram!(CATCH_UP_SECONDS, Unit::Seconds, "From a greeting behind the head to the head");
+    describe_histogram!(PAGE_SECONDS, Unit::Seconds, "Reading a page of the log");
     describe_counter!(CLOSED, Unit::Count, "Connections closed by the server, by close code");
     describe_counter!(FRAMES_IN, Unit::Count, "Frames received");
     describe_counter!(FRAMES_OUT, Unit::Count, "Frames sent");
@@ -65,6 +101,88 @@ pub fn describe() {
     describe_counter!(PAGES_READ, Unit::Count, "Pages read from the log");
     describe_counter!(STATES, Unit::Count, "States serialised for clients");
     describe_counter!(INBOX_FULL, Unit::Count, "Notices that found a connection's inbox full");
+    // What an alarm asks for is there from the start, at 0: a counter that comes with its first count
+    // never rises.
+    for name in [OPENED, FORGOTTEN, GAPS, HOLES, UNREADABLE, SUBMITTED, ACCEPTED, FRAMES_IN] {
+        counter!(name).increment(0);
+    }
+    for name in [CONNECTIONS, BEHIND, PENDING, RING_BYTES, PAGE_CACHE_BYTES] {
+        gauge!(name).increment(0.0);
+    }
+    hot();
+}
+
+/// The metrics of what happens for every frame and every event, looked up once.
+pub(super) struct Hot {
+    pub frames_in: Counter,
+    pub frames_out: Counter,
+    pub broadcasts: Counter,
+    pub broadcast_bytes: Counter,
+    pub submitted: Counter,
+    pub accepted: Counter,
+    pub ring_misses: Counter,
+    pub answer: Histogram,
+    /// From a draft's frame to the beginning of its publish.
+    pub received: Histogram,
+    /// From there to the acknowledgement of DRAFTS.
+    pub stored: Histogram,
+    /// From the commit, by the validator's clock, to the feed.
+    pub seen: Histogram,
+    /// From the feed to a connection's socket.
+    pub broadcast: Histogram,
+    pub behind: Gauge,
+    pub pending: Gauge,
+    pub ring_bytes: Gauge,
+    pub page_cache_bytes: Gauge,
+}
+
+/// The hot ones. First called when a frontend starts, when the process's recorder is there.
+pub(super) fn hot() -> &'static Hot {
+    static HOT: OnceLock<Hot> = OnceLock::new();
+    HOT.get_or_init(|| Hot {
+        frames_in: counter!(FRAMES_IN),
+        frames_out: counter!(FRAMES_OUT),
+        broadcasts: counter!(BROADCASTS),
+        broadcast_bytes: counter!(BROADCAST_BYTES),
+        submitted: counter!(SUBMITTED),
+        accepted: counter!(ACCEPTED),
+        ring_misses: counter!(RING_MISSES),
+        answer: histogram!(ANSWER_SECONDS),
+        received: histogram!(STAGE_SECONDS, "stage" => "received"),
+        stored: histogram!(STAGE_SECONDS, "stage" => "stored"),
+        seen: histogram!(STAGE_SECONDS, "stage" => "seen"),
+        broadcast: histogram!(STAGE_SECONDS, "stage" => "broadcast"),
+        behind: gauge!(BEHIND),
+        pending: gauge!(PENDING),
+        ring_bytes: gauge!(RING_BYTES),
+        page_cache_bytes: gauge!(PAGE_CACHE_BYTES),
+    })
+}
+
+/// One holder's share of a gauge that many have a part in; given back when it is dropped.
+pub(super) struct Share {
+    gauge: &'static Gauge,
+    value: usize,
+}
+
+impl Share {
+    pub(super) fn of(gauge: &'static Gauge) -> Self {
+        Self { gauge, value: 0 }
+    }
+
+    /// Sets the share.
+    pub(super) fn set(&mut self, value: usize) {
+        if value != self.value {
+            self.gauge.increment(value as f64 - self.value as f64);
+            self.value = value;
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 /// Counts one.
@@ -75,6 +193,11 @@ pub(super) fn count(name: &'static str) {
 /// Counts some.
 pub(super) fn add(name: &'static str, by: u64) {
     counter!(name).increment(by);
+}
+
+/// The seconds from a Unix time in milliseconds, by whoever's clock, to now; 0 if that is still to come.
+pub(super) fn since_ms(timestamp_ms: u64) -> Duration {
+    Duration::from_millis(super::now_ms().saturating_sub(timestamp_ms))
 }
 
 /// Counts one under a label.

@@ -5,6 +5,7 @@
 //! length, so that readers who start in different places soon read the same ones.
 
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use lru::LruCache;
 use tokio::sync::OnceCell;
@@ -59,7 +60,9 @@ impl Pages {
 
     async fn read(&self, token: &Token, after: EventId) -> Result<Arc<LogPage>, LogError> {
         metrics::count(metrics::PAGES_READ);
+        let started = Instant::now();
         let page = self.log.page(token, after, self.events_max, self.bytes_max).await?;
+        metrics::duration(metrics::PAGE_SECONDS, started.elapsed().as_secs_f64());
         let mut read = LogPage { entries: Vec::new(), last: after, bytes: 0, full: page.more };
         let mut ordinal = None;
         for stored in page.events {
@@ -117,5 +120,6 @@ impl Pages {
             let Some((_, (_, cost))) = slots.pop_lru() else { break };
             *bytes -= cost;
         }
+        metrics::hot().page_cache_bytes.set(*bytes as f64);
     }
 }

@@ -121,6 +121,8 @@ pub(super) struct Publish {
     pub since: EventId,
     /// The how-manieth publish of the connection.
     pub publish: u64,
+    /// When the first of its drafts came.
+    pub oldest: Instant,
     /// Its drafts, with such as are committed already behind the first that is not.
     pub drafts: Vec<Arc<Draft>>,
 }
@@ -219,6 +221,11 @@ impl Pending {
         self.drafts == 0
     }
 
+    /// How many drafts wait for their answer.
+    pub(super) fn len(&self) -> usize {
+        self.drafts
+    }
+
     /// Whether a draft of this key waits for its answer.
     pub(super) fn holds(&self, key: DraftKey) -> bool {
         self.keys.contains_key(&key)
@@ -295,7 +302,8 @@ impl Pending {
         self.publishes += 1;
         let drafts = sent.places.iter().map(|place| place.draft.clone()).collect();
         let (number, attempt, since) = (sent.number, sent.attempt, sent.since);
-        Some(Publish { number, attempt, since, publish: self.publishes, drafts })
+        let oldest = sent.held().map(|held| held.since).min().unwrap_or(now);
+        Some(Publish { number, attempt, since, publish: self.publishes, oldest, drafts })
     }
 
     /// Takes note of how the publish that was under way went.

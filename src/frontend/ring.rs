@@ -47,6 +47,11 @@ impl Ring {
         self.ordinal
     }
 
+    /// Roughly what it holds, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Appends the event that comes right behind the head. Returns the ordinal that it should have had,
     /// if it has another: the log has a hole.
     pub(super) fn push(&mut self, entry: Arc<Entry>) -> Option<u64> {

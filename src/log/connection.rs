@@ -10,6 +10,7 @@ use tokio::sync::{OnceCell, watch};
 use tracing::{info, warn};
 
 use super::error::LogError;
+use super::metrics;
 use super::settings::LogSettings;
 
 /// The log: one connection to NATS, and everything that is done over it. Cheap to clone.
@@ -74,6 +75,7 @@ impl Log {
             .connect(settings.urls.as_slice())
             .await
             .map_err(|error| LogError::unavailable(WHAT, format!("{}: {error}", settings.urls.join(", "))))?;
+        metrics::describe(settings.slots);
         let js = jetstream::ContextBuilder::new().timeout(settings.request_timeout).build(client.clone());
         Ok(Self {
             client,
@@ -159,6 +161,8 @@ fn note_event(sender: &watch::Sender<ConnectionState>, event: &Event) {
     match event {
         Event::Connected => {
             info!("connected to NATS");
+            metrics::connected(true);
+            metrics::reconnected();
             sender.send_modify(|state| {
                 state.connected = true;
                 state.epoch += 1;
@@ -167,6 +171,7 @@ fn note_event(sender: &watch::Sender<ConnectionState>, event: &Event) {
         }
         Event::Disconnected => {
             warn!("connection to NATS lost; reconnecting");
+            metrics::connected(false);
             sender.send_modify(|state| state.connected = false);
         }
         Event::SlowConsumer(subscription) => {
@@ -174,6 +179,7 @@ fn note_event(sender: &watch::Sender<ConnectionState>, event: &Event) {
                 subscription,
                 "a subscription was too slow and lost messages; filling the gap from the log"
             );
+            metrics::slow_subscription();
             sender.send_modify(|state| state.epoch += 1);
         }
         Event::Closed | Event::Draining => info!("connection to NATS closed"),

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::connection::Log;
 use super::error::LogError;
+use super::metrics;
 use super::subjects;
 use crate::event::{PartitionKey, Slot, Token};
 
@@ -180,7 +181,14 @@ impl SlotConsumer {
     pub async fn next(&mut self) -> Result<DraftMessage, LogError> {
         const WHAT: &str = "taking a draft";
         match self.messages.next().await {
-            Some(Ok(message)) => Ok(DraftMessage { message }),
+            Some(Ok(message)) => {
+                if let Ok(info) = message.info() {
+                    // By two clocks: NATS's and ours.
+                    let stored = std::time::SystemTime::from(info.published);
+                    metrics::draft_queued(stored.elapsed().unwrap_or_default());
+                }
+                Ok(DraftMessage { message })
+            }
             Some(Err(error)) => Err(LogError::unavailable(WHAT, error)),
             None => Err(LogError::unavailable(WHAT, "the consumer ended")),
         }

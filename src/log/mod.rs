@@ -14,12 +14,14 @@ mod drafts;
 mod error;
 mod leader;
 mod live;
+mod metrics;
 mod ownership;
 mod partition_load;
 mod replay;
 mod settings;
 mod snapshots;
 mod subjects;
+mod watch;
 
 pub use answers::Answers;
 pub use bootstrap::{BootstrapError, BootstrapReport, bootstrap};

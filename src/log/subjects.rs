@@ -6,6 +6,9 @@ pub(super) const DRAFTS_STREAM: &str = "DRAFTS";
 pub(super) const COMMITTED_STREAM: &str = "COMMITTED";
 pub(super) const OWNERSHIP_BUCKET: &str = "SLOTS";
 pub(super) const SNAPSHOT_BUCKET: &str = "SNAPSHOTS";
+/// The streams under the two buckets.
+pub(super) const OWNERSHIP_STREAM: &str = "KV_SLOTS";
+pub(super) const SNAPSHOT_STREAM: &str = "OBJ_SNAPSHOTS";
 
 pub(super) const DRAFTS_ALL: &str = "draft.>";
 pub(super) const COMMITTED_ALL: &str = "committed.>";

@@ -17,9 +17,13 @@ use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::process;
+
 /// Upper bounds of the buckets of histograms of durations, in seconds.
 const SECONDS_BUCKETS: [f64; 14] =
     [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+/// Upper bounds of the buckets of histograms of sizes, in bytes.
+const BYTES_BUCKETS: [f64; 8] = [1e3, 1e4, 1e5, 1e6, 5e6, 2e7, 1e8, 1e9];
 /// Upper bounds of the buckets of all other histograms: numbers of things.
 const COUNT_BUCKETS: [f64; 9] = [1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 1000.0];
 /// How often samples that nobody fetches are folded into their histograms.
@@ -42,7 +46,9 @@ impl Metrics {
         let handle = PrometheusBuilder::new()
             .set_buckets(&COUNT_BUCKETS)?
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
+            .set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES_BUCKETS)?
             .install_recorder()?;
+        process::describe();
         Ok(Self { handle })
     }
 
@@ -69,8 +75,8 @@ pub async fn serve(
     let listener = TcpListener::bind(listen).await?;
     let address = listener.local_addr()?;
     let routes = Router::new()
-        .route("/metrics", get(|State(metrics): State<Metrics>| async move { metrics.render() }))
-        .with_state(metrics.clone())
+        .route("/metrics", get(scrape))
+        .with_state((metrics.clone(), readiness.clone()))
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(move || readyz(readiness.clone())));
     let serving = async move {
@@ -82,6 +88,11 @@ pub async fn serve(
         }
     };
     Ok((address, serving))
+}
+
+async fn scrape(State((metrics, readiness)): State<(Metrics, Readiness)>) -> String {
+    process::sample(readiness().is_ok());
+    metrics.render()
 }
 
 /// Ends some time after `shutdown`, however slowly a client reads.

@@ -2,6 +2,7 @@
 
 mod logs;
 mod metrics;
+mod process;
 #[cfg(test)]
 mod tests;
 

@@ -15,6 +15,8 @@ fn every_metric_is_in_the_operations_manual_and_no_other() {
     let declared = names(include_str!("../frontend/metrics.rs"), '"')
         .chain(names(include_str!("../validator/metrics.rs"), '"'))
         .chain(names(include_str!("../auth/metrics.rs"), '"'))
+        .chain(names(include_str!("../log/metrics.rs"), '"'))
+        .chain(names(include_str!("process.rs"), '"'))
         .collect::<std::collections::BTreeSet<_>>();
     let manual = include_str!("../../docs/OPERATIONS.md");
     let documented = names(manual, '`').collect::<std::collections::BTreeSet<_>>();
@@ -25,7 +27,8 @@ fn every_metric_is_in_the_operations_manual_and_no_other() {
 /// The metric names between two `quote`s.
 fn names(text: &str, quote: char) -> impl Iterator<Item = &str> {
     text.split(quote).filter(|part| {
-        part.starts_with("insieme_") && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        (part.starts_with("insieme_") || part.starts_with("process_"))
+            && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
     })
 }
 

@@ -36,6 +36,11 @@ impl SnapshotProgress {
         self.asked_at.fetch_max(info.ordinal, Ordering::Relaxed);
     }
 
+    /// The ordinal of the latest one's last event.
+    pub(super) fn ordinal(&self) -> u64 {
+        self.ordinal.load(Ordering::Relaxed)
+    }
+
     /// Whether it is time for another one; says so once per `events_min` events.
     pub(super) fn is_due(&self, state: &PartitionState, events_min: u64, share_min: f64) -> bool {
         let events_min = events_min.max(1);

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::port::Port;
 use super::{Shared, metrics};
@@ -32,6 +33,9 @@ pub(super) struct Work<D> {
     pub needs_answer: bool,
     /// Drafts that made a rule panic.
     pub poisoned: Vec<usize>,
+    /// When it was taken off the queue, and when all of it was decided for the first time.
+    pub taken: Instant,
+    pub decided: Option<Instant>,
 }
 
 impl<D> Work<D> {
@@ -43,6 +47,16 @@ impl<D> Work<D> {
             settled: 0,
             needs_answer: false,
             poisoned: Vec::new(),
+            taken: Instant::now(),
+            decided: None,
+        }
+    }
+
+    /// Takes note of when all of it was decided.
+    pub(super) fn note_decided(&mut self) {
+        if self.decided.is_none() && self.is_decided() {
+            self.decided = Some(Instant::now());
+            metrics::stage_decided(self.taken.elapsed());
         }
     }
 

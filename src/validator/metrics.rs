@@ -1,8 +1,12 @@
 //! The validator's metrics: names, units and meaning, in one place.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
 use tokio::time::Instant;
 
@@ -25,6 +29,11 @@ const CACHE_BYTES: &str = "insieme_partition_cache_bytes";
 const CACHE_MISSES: &str = "insieme_partition_cache_misses_total";
 const LOAD_SECONDS: &str = "insieme_partition_load_duration_seconds";
 const SNAPSHOT_SECONDS: &str = "insieme_snapshot_duration_seconds";
+const SNAPSHOT_BYTES: &str = "insieme_snapshot_size_bytes";
+const SNAPSHOT_EVENTS: &str = "insieme_snapshot_events";
+const SNAPSHOT_TIME: &str = "insieme_snapshot_last_timestamp_seconds";
+const STAGE_SECONDS: &str = "insieme_stage_duration_seconds";
+const CODES: &str = "insieme_rejections_total";
 const SNAPSHOT_FAILURES: &str = "insieme_snapshot_failures_total";
 const SNAPSHOT_SKIPS: &str = "insieme_snapshot_skips_total";
 const STOPPED: &str = "insieme_partitions_stopped_total";
@@ -49,11 +58,50 @@ pub fn describe() {
     describe_counter!(CACHE_MISSES, Unit::Count, "Partition states that had to be loaded");
     describe_histogram!(LOAD_SECONDS, Unit::Seconds, "Loading a partition's state");
     describe_histogram!(SNAPSHOT_SECONDS, Unit::Seconds, "Making and writing a snapshot");
+    describe_histogram!(SNAPSHOT_BYTES, Unit::Bytes, "Sizes of snapshots written, uncompressed");
+    describe_histogram!(SNAPSHOT_EVENTS, Unit::Count, "Events since the snapshot before, of one written");
+    describe_gauge!(SNAPSHOT_TIME, Unit::Seconds, "When the last snapshot was written, Unix time");
+    describe_histogram!(STAGE_SECONDS, Unit::Seconds, "The stages of a draft's way, by stage");
+    describe_counter!(CODES, Unit::Count, "Drafts rejected, by the code of the first finding");
     describe_counter!(SNAPSHOT_FAILURES, Unit::Count, "Snapshots that could not be written");
     describe_counter!(SNAPSHOT_SKIPS, Unit::Count, "Snapshots put off because others were waiting");
     describe_counter!(STOPPED, Unit::Count, "Times a partition was found with a log that does not fold");
     describe_gauge!(SCHEMAS, Unit::Count, "Schemas of the application's in force");
     describe_counter!(SCHEMA_RELOADS, Unit::Count, "Tries at taking changed schemas, by result: ok, failed");
+    // What an alarm asks for is there from the start, at 0: a counter that comes with its first count
+    // never rises.
+    for name in [COMMITTED, CONFLICTS, COMMIT_FAILURES, POISONED, STOPPED, SNAPSHOT_FAILURES, SNAPSHOT_SKIPS]
+    {
+        counter!(name).increment(0);
+    }
+    counter!(SCHEMA_RELOADS, "result" => "failed").increment(0);
+    gauge!(SLOTS).increment(0.0);
+    hot();
+}
+
+/// The metrics of what happens for every draft, looked up once.
+struct Hot {
+    commit: Histogram,
+    commit_events: Histogram,
+    committed: Counter,
+    decide: Histogram,
+    /// From the queue to a decision on the whole submission.
+    stage_decided: Histogram,
+    /// From there to the acknowledgement of its commit.
+    stage_committed: Histogram,
+}
+
+/// The hot ones. First called when a validator starts, when the process's recorder is there.
+fn hot() -> &'static Hot {
+    static HOT: OnceLock<Hot> = OnceLock::new();
+    HOT.get_or_init(|| Hot {
+        commit: histogram!(COMMIT_SECONDS),
+        commit_events: histogram!(COMMIT_EVENTS),
+        committed: counter!(COMMITTED),
+        decide: histogram!(DECIDE_SECONDS),
+        stage_decided: histogram!(STAGE_SECONDS, "stage" => "decided"),
+        stage_committed: histogram!(STAGE_SECONDS, "stage" => "committed"),
+    })
 }
 
 /// By tokio's clock, which a simulation sets: what a commit took decides how the next one goes.
@@ -71,9 +119,9 @@ pub(super) fn commit_ended(timer: CommitTimer, error: Option<&CommitError>) -> D
     let took = timer.started.elapsed();
     match error {
         None => {
-            histogram!(COMMIT_SECONDS).record(took);
-            histogram!(COMMIT_EVENTS).record(timer.events as f64);
-            counter!(COMMITTED).increment(timer.events as u64);
+            hot().commit.record(took);
+            hot().commit_events.record(timer.events as f64);
+            hot().committed.increment(timer.events as u64);
         }
         Some(CommitError::Conflict) => counter!(CONFLICTS).increment(1),
         Some(CommitError::NotStored(_) | CommitError::Unknown(_)) => counter!(COMMIT_FAILURES).increment(1),
@@ -83,10 +131,34 @@ pub(super) fn commit_ended(timer: CommitTimer, error: Option<&CommitError>) -> D
 
 pub(super) fn decided(outcomes: &[Outcome]) {
     for outcome in outcomes {
-        if let Outcome::Rejected { reason, .. } = outcome {
+        if let Outcome::Rejected { reason, errors } = outcome {
             counter!(REJECTED, "reason" => reason.as_str()).increment(1);
+            rejected_with(errors.first().map_or("NONE", |error| error.code.as_str()));
         }
     }
+}
+
+/// The most codes that are told apart. There are fewer; this only keeps a defect from making a series of
+/// every text.
+const CODES_MAX: usize = 64;
+
+fn rejected_with(code: &str) {
+    static KNOWN: OnceLock<Mutex<HashMap<String, Counter>>> = OnceLock::new();
+    let mut known = KNOWN.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    let code = if known.contains_key(code) || known.len() < CODES_MAX { code } else { "OTHER" };
+    let counter =
+        known.entry(code.to_owned()).or_insert_with_key(|code| counter!(CODES, "code" => code.clone()));
+    counter.increment(1);
+}
+
+/// A submission has been decided, so long after it was taken off the queue.
+pub(super) fn stage_decided(took: Duration) {
+    hot().stage_decided.record(took);
+}
+
+/// What a round has decided is in the log, so long after it was decided.
+pub(super) fn stage_committed(took: Duration) {
+    hot().stage_committed.record(took);
 }
 
 pub(super) fn late() {
@@ -102,7 +174,7 @@ pub(super) fn poisoned() {
 }
 
 pub(super) fn round(took: Duration) {
-    histogram!(DECIDE_SECONDS).record(took);
+    hot().decide.record(took);
 }
 
 pub(super) fn slots_owned(count: usize) {
@@ -122,8 +194,14 @@ pub(super) fn loaded(took: Duration) {
     histogram!(LOAD_SECONDS).record(took);
 }
 
-pub(super) fn snapshot_written(took: Duration) {
+/// Takes note of a snapshot that was written: how long that took, its size, and how many events lie between
+/// it and the one before.
+pub(super) fn snapshot_written(took: Duration, bytes: u64, events: u64) {
     histogram!(SNAPSHOT_SECONDS).record(took);
+    histogram!(SNAPSHOT_BYTES).record(bytes as f64);
+    histogram!(SNAPSHOT_EVENTS).record(events as f64);
+    gauge!(SNAPSHOT_TIME)
+        .set(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
 }
 
 pub(super) fn snapshot_failed() {

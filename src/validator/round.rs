@@ -106,13 +106,19 @@ impl<P: Port> Partition<P> {
                 }
             };
             metrics::round(started.elapsed());
-            if !staged.is_empty() && !self.commit(slot, works, staged).await {
+            works.iter_mut().for_each(Work::note_decided);
+            let decided = Instant::now();
+            let committing = !staged.is_empty();
+            if committing && !self.commit(slot, works, staged).await {
                 for work in works.iter_mut() {
                     work.unsettle();
                 }
                 *slot = None;
                 pause.wait(&self.stop).await?;
                 continue;
+            }
+            if committing {
+                metrics::stage_committed(decided.elapsed());
             }
             pause.reset();
             self.settle(works).await?;

@@ -62,8 +62,9 @@ async fn run(log: Log, fold: Arc<dyn Fold>, mut requests: mpsc::Receiver<Request
         };
         match written {
             Ok(info) => {
+                let events = info.ordinal.saturating_sub(request.progress.ordinal());
                 request.progress.written(info);
-                metrics::snapshot_written(started.elapsed());
+                metrics::snapshot_written(started.elapsed(), info.bytes, events);
                 info!(token = %request.token, event_id = %info.event_id, bytes = info.bytes, "snapshot written");
             }
             Err(error) => {

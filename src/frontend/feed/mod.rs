@@ -42,6 +42,7 @@ pub(super) struct Feed {
     partition: PartitionKey,
     token: Token,
     ring: RwLock<Ring>,
+    ring_bytes: Mutex<metrics::Share>,
     /// The last event; `None` until the log was reached for the first time.
     head: watch::Sender<Option<EventId>>,
     waiters: Mutex<HashMap<DraftKey, Vec<Waiter>>>,
@@ -74,6 +75,7 @@ impl Feed {
             token: partition.token(),
             partition,
             ring: RwLock::new(ring),
+            ring_bytes: Mutex::new(metrics::Share::of(&metrics::hot().ring_bytes)),
             head: watch::Sender::new(None),
             waiters: Mutex::default(),
             watchers: AtomicUsize::new(0),
@@ -136,7 +138,7 @@ impl Feed {
                 (entries, end)
             }
             RingRead::Left => {
-                metrics::count(metrics::RING_MISSES);
+                metrics::hot().ring_misses.increment(1);
                 let page = self.shared.pages.page(&self.token, position).await?;
                 let page = page.ok_or_else(|| LogError::Unavailable {
                     what: "reading a page of the log",

@@ -175,6 +175,7 @@ async fn fill(feed: &Feed, upto: EventId) -> Result<(), LogError> {
         let page = feed.shared.log.page(&feed.token, head, settings.page_events_max, settings.page_bytes_max);
         match page.await {
             Ok(page) if !page.events.is_empty() => {
+                metrics::add(metrics::GAP_EVENTS, page.events.len() as u64);
                 for event in page.events {
                     append(feed, event);
                 }
@@ -218,9 +219,12 @@ fn append(feed: &Feed, stored: StoredEvent) {
             }
         }
     }
+    metrics::hot().seen.record(metrics::since_ms(entry.timestamp_ms));
     let mut ring = feed.ring.write().unwrap_or_else(PoisonError::into_inner);
     let before = ring.head();
-    if let Some(expected) = ring.push(entry.clone()) {
+    let hole = ring.push(entry.clone());
+    lock(&feed.ring_bytes).set(ring.bytes());
+    if let Some(expected) = hole {
         report_hole(&feed.token, before, id, expected, entry.ordinal);
     }
 }

@@ -46,7 +46,7 @@ impl Session {
                 format!("a batch has at most {items_max} events, this one has {}", batch.items.len());
             return self.frames.refuse(&mut self.socket, BadRequest { reply_to: id, message }).await;
         }
-        metrics::add(metrics::SUBMITTED, batch.items.len() as u64);
+        metrics::hot().submitted.increment(batch.items.len() as u64);
         let context = ItemContext {
             client_id: self.identity.client_id.as_str(),
             user_id: self.identity.user_id.as_deref(),
@@ -78,7 +78,7 @@ impl Session {
         for place in done.asked.iter().filter_map(|place| place.parse::<usize>().ok()) {
             let end = match (&done.end, entry) {
                 (pending::End::Accepted, Some(entry)) => {
-                    metrics::count(metrics::ACCEPTED);
+                    metrics::hot().accepted.increment(1);
                     // The submitter has its answer; it gets no broadcast of its own event.
                     if entry.id > self.position {
                         self.own = self.own.split_off(&self.position);

@@ -39,7 +39,7 @@ impl Publishing {
 impl Session {
     /// Takes a draft in, or says why not.
     pub(super) async fn submit(&mut self, id: String, submit: Submit) -> Result<(), End> {
-        metrics::count(metrics::SUBMITTED);
+        metrics::hot().submitted.increment(1);
         let Submit { partition, draft } = submit;
         if partition.is_some_and(|partition| partition != *self.feed.partition()) {
             let why = "`event.partition` is not the connection's";
@@ -78,7 +78,9 @@ impl Session {
     pub(super) fn publish_next(&mut self) {
         let unit = if self.batch.is_some() { Unit::Batch } else { Unit::Each };
         let Some(publish) = self.pending.next(Instant::now(), unit, self.feed.head_now()) else { return };
-        if publish.attempt > 1 {
+        if publish.attempt == 1 {
+            metrics::hot().received.record(publish.oldest.elapsed());
+        } else {
             metrics::count(metrics::REPUBLISHED);
             let drafts = DraftIds(&publish.drafts);
             debug!(submission = publish.number, attempt = publish.attempt, %drafts, "publishing drafts again");
@@ -100,9 +102,13 @@ impl Session {
         let (log, feed) = (self.hub.log.clone(), Arc::clone(&self.feed));
         self.publishing.0 = Some(Box::pin(async move {
             let Ok(body) = serde_json::to_vec(&submission) else { return Published::NotStored };
+            let started = Instant::now();
             let result = log.publish_draft(feed.partition(), feed.token(), body.into()).await;
             match &result {
-                Ok(()) => return Published::Stored,
+                Ok(()) => {
+                    metrics::hot().stored.record(started.elapsed());
+                    return Published::Stored;
+                }
                 Err(error) => {
                     warn!(%error, drafts = %DraftIds(&submission.drafts), "drafts were not published");
                 }
@@ -190,7 +196,7 @@ impl Session {
         if !self.pending.holds(key) {
             self.feed.forget(key, self.connection);
         }
-        metrics::duration(metrics::ANSWER_SECONDS, since.elapsed().as_secs_f64());
+        metrics::hot().answer.record(since.elapsed());
         let draft_id = draft.draft_id.as_str();
         debug!(draft = draft_id, event = entry.map(|entry| entry.id.0), end = end.as_str(), "draft answered");
         if self.batch.is_some() {
@@ -201,7 +207,7 @@ impl Session {
             let encoded = entry.map(|entry| (entry.id, entry.encoded(self.socket.dialect())));
             let notice = match (&end, &encoded) {
                 (pending::End::Accepted, Some((event_id, encoded))) => {
-                    metrics::count(metrics::ACCEPTED);
+                    metrics::hot().accepted.increment(1);
                     Notice::Accepted { draft_id, event_id: *event_id, event: encoded.event() }
                 }
                 (pending::End::Rejected(reason, errors), _) => {

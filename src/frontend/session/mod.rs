@@ -74,6 +74,11 @@ struct Session {
     /// Events ahead of the position that are not to be sent, because they were answered.
     own: BTreeSet<EventId>,
     pending: Pending,
+    pending_share: metrics::Share,
+    /// 1 while there is more than one event to be written.
+    behind_share: metrics::Share,
+    /// Since when it catches up with the head as it was at the greeting.
+    catching_up: Option<Instant>,
     publishing: Publishing,
     committed: mpsc::Receiver<Arc<Entry>>,
     committed_sender: mpsc::Sender<Arc<Entry>>,
@@ -93,6 +98,7 @@ pub(super) async fn serve(
     token: Option<String>,
 ) {
     let _counted = metrics::Counted::one(metrics::CONNECTIONS);
+    metrics::count(metrics::OPENED);
     let linger = Duration::from_millis(hub.settings.close_linger_ms);
     let stall = Duration::from_millis(hub.settings.write_stall_ms_max);
     let mut socket = Socket::new(socket, connection, stall);
@@ -127,6 +133,7 @@ impl Session {
         let mut log_state = hub.log.state();
         let epoch = log_state.borrow_and_update().epoch;
         let pending = Pending::new(settings, identity.client_id.clone(), hub.log.message_bytes_max());
+        let catching_up = (position < feed.head_now()).then(Instant::now);
         let look_at = Instant::now() + Duration::from_millis(settings.heartbeat_interval_ms);
         Self {
             connection,
@@ -144,6 +151,9 @@ impl Session {
             batch: None,
             own: BTreeSet::new(),
             pending,
+            pending_share: metrics::Share::of(&metrics::hot().pending),
+            behind_share: metrics::Share::of(&metrics::hot().behind),
+            catching_up,
             publishing: Publishing::default(),
             committed,
             committed_sender,
@@ -171,6 +181,7 @@ impl Session {
         let behind = self.write_events().await?;
         self.publish_next();
         self.socket.flush().await?;
+        self.pending_share.set(self.pending.len());
         self.leave_if_done()?;
         let wake = self.wake_at();
         if timer.deadline() != wake {
@@ -216,7 +227,14 @@ impl Session {
         let head = self.head.borrow_and_update().unwrap_or(EventId::NONE);
         self.drain_committed().await?;
         self.read_after = self.read_after.filter(|at| *at > Instant::now());
-        if self.cycle.is_some() || self.read_after.is_some() || self.position >= head {
+        if self.position >= head {
+            self.behind_share.set(0);
+            if let Some(since) = self.catching_up.take() {
+                metrics::duration(metrics::CATCH_UP_SECONDS, since.elapsed().as_secs_f64());
+            }
+            return Ok(false);
+        }
+        if self.cycle.is_some() || self.read_after.is_some() {
             return Ok(false);
         }
         let stretch = match self.feed.read(self.position, head, self.hub.settings.frames_per_turn_max).await {
@@ -227,11 +245,14 @@ impl Session {
                 return Ok(false);
             }
         };
-        let mut bytes = 0;
+        if stretch.entries.len() > 1 {
+            self.behind_share.set(1);
+        }
+        let (mut bytes, mut broadcasts) = (0, 0);
         for entry in &stretch.entries {
             // Whether the batch's answer tells of it is not known before that answer.
             if self.batch.is_some() && self.own.contains(&entry.id) {
-                metrics::add(metrics::BROADCAST_BYTES, bytes);
+                count_broadcasts(broadcasts, bytes);
                 return Ok(false);
             }
             self.position = entry.id;
@@ -240,10 +261,22 @@ impl Session {
             }
             let frame = entry.encoded(self.socket.dialect()).frame.clone();
             bytes += frame.as_str().len() as u64;
+            broadcasts += 1;
             self.socket.send_encoded(frame).await?;
         }
-        metrics::add(metrics::BROADCAST_BYTES, bytes);
+        count_broadcasts(broadcasts, bytes);
+        // Of those that are written together the first has waited longest. What was read again from the log
+        // for a connection that catches up has not been waited for.
+        if let Some(first) = stretch.entries.first().filter(|_| self.catching_up.is_none()) {
+            metrics::hot().broadcast.record(first.came.elapsed());
+        }
         self.position = self.position.max(stretch.end);
+        if self.position >= head {
+            self.behind_share.set(0);
+            if let Some(since) = self.catching_up.take() {
+                metrics::duration(metrics::CATCH_UP_SECONDS, since.elapsed().as_secs_f64());
+            }
+        }
         Ok(self.position < head)
     }
 
@@ -314,6 +347,11 @@ impl Session {
             _ => Ok(()),
         }
     }
+}
+
+fn count_broadcasts(count: u64, bytes: u64) {
+    metrics::hot().broadcasts.increment(count);
+    metrics::hot().broadcast_bytes.increment(bytes);
 }
 
 /// The pause after a read of the log that failed.

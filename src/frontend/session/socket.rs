@@ -79,11 +79,11 @@ impl Socket {
     pub(super) async fn next(&mut self) -> Result<Incoming, End> {
         match self.socket.next().await {
             Some(Ok(Message::Text(text))) => {
-                metrics::count(metrics::FRAMES_IN);
+                metrics::hot().frames_in.increment(1);
                 Ok(Incoming::Text(text))
             }
             Some(Ok(Message::Binary(_))) => {
-                metrics::count(metrics::FRAMES_IN);
+                metrics::hot().frames_in.increment(1);
                 Ok(Incoming::Binary)
             }
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(Incoming::Alive),
@@ -164,7 +164,7 @@ impl Socket {
     }
 
     async fn write(&mut self, message: Message) -> Result<(), End> {
-        metrics::count(metrics::FRAMES_OUT);
+        metrics::hot().frames_out.increment(1);
         self.dirty = true;
         settle(timeout(self.stall, self.socket.feed(message)).await)
     }

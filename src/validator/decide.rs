@@ -240,12 +240,12 @@ impl<P: Port> Round<'_, P> {
     }
 }
 
-/// Whether an earlier copy of this submission has rejected the draft at `place`: a draft behind it was committed
-/// since the first attempt, so that copy was decided, and this one is not in the log. Nobody may have been told,
-/// or believed it; but decided again it might be accepted, behind what was sent after it.
+/// Whether an earlier copy of this submission, or this one when somebody else had the slot, has rejected the draft
+/// at `place`: a draft behind it was committed since the first attempt, so it was decided, and this one is not in
+/// the log. Nobody may have been told, or believed it; but decided again it might be accepted, behind what was sent after it.
 fn was_decided_before(state: &PartitionState, submission: &Submission, place: usize) -> bool {
-    let ReplyTo { attempt, since, .. } = submission.reply_to;
-    if attempt < 2 || submission.unit != Unit::Each {
+    let ReplyTo { since, .. } = submission.reply_to;
+    if submission.unit != Unit::Each {
         return false;
     }
     let key = |draft: &Draft| draft.key(&submission.submitter.client_id);

@@ -27,6 +27,13 @@ pub fn is_on(_name: &str) -> bool {
     false
 }
 
+/// Whether the product is to be broken on purpose in this way, so that tests can show that they notice. The ways
+/// are listed with what they do in `tests/torturing/mutations.rs`. Never, in a release.
+#[inline]
+pub fn broken(name: &str) -> bool {
+    is_on(name)
+}
+
 /// Ends the process at once, without any clean-up, if the fault is switched on.
 pub fn die_at(name: &str) {
     if is_on(name) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::entry::Entry;
 use crate::event::EventId;
+use crate::fault;
 
 /// The ring.
 pub(super) struct Ring {
@@ -86,6 +87,7 @@ impl Ring {
             return RingRead::Left;
         }
         let start = self.entries.partition_point(|entry| entry.id <= position);
+        let start = if fault::broken("ring_repeats") { start.saturating_sub(1) } else { start };
         RingRead::Events(self.entries.iter().skip(start).take(max).cloned().collect())
     }
 

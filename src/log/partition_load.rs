@@ -66,6 +66,10 @@ impl Log {
         }
         let behind = head_ordinal.saturating_sub(state.ordinal());
         self.advance(token, fold, &mut state, head.id, behind).await?;
+        #[cfg(feature = "fault-points")]
+        if crate::fault::broken("forget_drafts") {
+            state.forget_drafts();
+        }
         Ok(Loaded { state, snapshot })
     }
 

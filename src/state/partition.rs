@@ -223,6 +223,14 @@ impl PartitionState {
         }
     }
 
+    /// Forgets which drafts are committed: one of the ways in which a test breaks the product.
+    #[cfg(feature = "fault-points")]
+    pub fn forget_drafts(&mut self) {
+        if let Some(memory) = &mut self.memory {
+            memory.index.clear();
+        }
+    }
+
     /// How many events are staged.
     pub fn staged(&self) -> usize {
         self.staged.len()

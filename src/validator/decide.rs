@@ -15,6 +15,7 @@ use crate::event::{
     Draft, EventId, EventRecord, FieldError, Outcome, PartitionKey, Reason, ReplyTo, Submission, Submitter,
     Unit,
 };
+use crate::fault;
 use crate::log::BATCH_EVENTS_MAX;
 use crate::rules::{Decision, Rules};
 use crate::state::PartitionState;
@@ -209,6 +210,7 @@ impl<P: Port> Round<'_, P> {
         }
         let stops =
             submission.unit == Unit::Batch && matches!(outcomes.last(), Some(Outcome::Rejected { .. }));
+        let stops = stops && !fault::broken("batch_goes_on");
         if stops {
             outcomes.resize(submission.drafts.len(), Outcome::NotProcessed);
         }
@@ -245,7 +247,7 @@ impl<P: Port> Round<'_, P> {
 /// the log. Nobody may have been told, or believed it; but decided again it might be accepted, behind what was sent after it.
 fn was_decided_before(state: &PartitionState, submission: &Submission, place: usize) -> bool {
     let ReplyTo { since, .. } = submission.reply_to;
-    if submission.unit != Unit::Each {
+    if submission.unit != Unit::Each || fault::broken("decide_again") {
         return false;
     }
     let key = |draft: &Draft| draft.key(&submission.submitter.client_id);

@@ -140,7 +140,7 @@ impl<P: Port> Partition<P> {
             Ok(cached) => cached,
             Err(error) => return Ok(Err(error)),
         };
-        if was_kept {
+        if was_kept || fault::broken("decide_unowned") {
             return Ok(Ok(cached));
         }
         match self.shared.log.holds_slot(self.slot, self.owned_since).await {
@@ -153,7 +153,7 @@ impl<P: Port> Partition<P> {
     async fn load(&self) -> Result<Cached, LoadError> {
         let fold = &self.shared.fold;
         if let Some(mut cached) = self.shared.cache.take(&self.key) {
-            if cached.owned_since == self.owned_since {
+            if cached.owned_since == self.owned_since || fault::broken("stale_cache") {
                 return Ok(cached);
             }
             // Somebody else may have owned the slot in between.
@@ -183,8 +183,12 @@ impl<P: Port> Partition<P> {
         let bodies: Vec<Bytes> = staged.iter().map(|staged| staged.body.clone()).collect();
         let lengths: Vec<usize> = bodies.iter().map(Bytes::len).collect();
         let expected = cached.state.head();
+        if fault::broken("answer_before_ack") {
+            self.answer_too_early(works).await;
+        }
         let first = match self.shared.committer.commit(self.token.clone(), expected, bodies).await {
             Ok(first) => first,
+            Err(_) if fault::broken("assume_committed") => EventId(expected.0 + 1),
             Err(CommitError::Conflict) => {
                 info!(partition = %self.key, %expected, drafts = %Named(works), "the partition has moved on; deciding anew");
                 return false;
@@ -226,7 +230,7 @@ impl<P: Port> Partition<P> {
         self.log_outcomes(&work);
         let (connection, client) =
             (work.submission.reply_to.connection, &work.submission.submitter.client_id);
-        if rejected {
+        if rejected && !fault::broken("reject_unconfirmed") {
             // Who has lost the slot gets no confirmation, and must not tell anybody of a rejection.
             work.message.confirm(&self.shared.log).await.map_err(RoundError::SlotLost)?;
         } else if let Err(error) = work.message.acknowledge().await {
@@ -267,6 +271,22 @@ impl<P: Port> Partition<P> {
                 Outcome::NotProcessed => {
                     debug!(partition = %self.key, connection, %client, draft, "draft not processed");
                 }
+            }
+        }
+    }
+
+    /// Tells what was decided before it is committed: one of the ways in which a test breaks the product.
+    async fn answer_too_early(&self, works: &VecDeque<Work<P::Draft>>) {
+        for work in works.iter().filter(|work| work.is_decided()) {
+            let reply_to = &work.submission.reply_to;
+            let answer = Answer {
+                connection: reply_to.connection,
+                submission: reply_to.submission,
+                attempt: reply_to.attempt,
+                outcomes: work.outcomes.clone(),
+            };
+            if let Err(error) = self.shared.log.answer(&reply_to.frontend, &answer).await {
+                warn!(%error, "an answer was not sent");
             }
         }
     }

@@ -88,6 +88,9 @@ async fn write(log: &Log, fold: &Arc<dyn Fold>, token: &Token) -> anyhow::Result
     };
     let (state, index) = tokio::task::spawn_blocking(move || {
         let snapshot = loaded.state.to_snapshot()?;
+        #[cfg(feature = "fault-points")]
+        let snapshot =
+            if crate::fault::broken("snapshot_off_by_one") { one_too_early(snapshot) } else { snapshot };
         Ok::<_, crate::state::SnapshotError>((snapshot.state.encode(), snapshot.index.encode()))
     })
     .await
@@ -97,4 +100,13 @@ async fn write(log: &Log, fold: &Arc<dyn Fold>, token: &Token) -> anyhow::Result
     log.write_snapshot(token, SnapshotPart::Index, info, index).await?;
     log.write_snapshot(token, SnapshotPart::State, info, state).await?;
     Ok(info)
+}
+
+/// A snapshot that says of itself that it lacks its last event: one of the ways in which a test breaks the
+/// product.
+#[cfg(feature = "fault-points")]
+fn one_too_early(mut snapshot: crate::state::Snapshot) -> crate::state::Snapshot {
+    snapshot.state.event_id = crate::event::EventId(snapshot.state.event_id.0.saturating_sub(1));
+    snapshot.state.ordinal = snapshot.state.ordinal.saturating_sub(1);
+    snapshot
 }

@@ -59,6 +59,10 @@ impl NatsServer {
         self.dir.path()
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The process, to pause it, say.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

@@ -63,6 +63,11 @@ impl Process {
         .await
     }
 
+    /// The kernel's number for it.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }

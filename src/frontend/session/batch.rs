@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::Session;
 use super::socket::End;
 use crate::event::{EventId, EventRecord, FieldError, Reason};
+use crate::fault;
 use crate::frontend::entry::Entry;
 use crate::frontend::metrics;
 use crate::frontend::pending::{self, Done, Taken};
@@ -80,7 +81,7 @@ impl Session {
                 (pending::End::Accepted, Some(entry)) => {
                     metrics::hot().accepted.increment(1);
                     // The submitter has its answer; it gets no broadcast of its own event.
-                    if entry.id > self.position {
+                    if entry.id > self.position && !fault::broken("own_broadcast") {
                         self.own = self.own.split_off(&self.position);
                         self.own.insert(entry.id);
                     }

@@ -1,0 +1,332 @@
+//! One round: clients work on partitions of their own while the nemesis rages, then all is healed, has to
+//! quiesce, and is judged.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::client::{self, Phase, Spec};
+use super::history::{Accounts, Dialect, History};
+use super::judge::{self, Case, Rule, Verdict, Violation};
+use super::log::{PartitionLog, Truth};
+use super::nemesis::{self, Rage};
+use super::world::{Counters, Role, World};
+use crate::harness::rng::Rng;
+
+/// How long everything may take to be answered once all is healed.
+const SETTLE_MAX: Duration = Duration::from_secs(60);
+/// How long everybody may take to catch up then, and resources to return.
+const QUIET_MAX: Duration = Duration::from_secs(45);
+/// How many files, and how many threads, a process may have more than it had when it was new.
+const FILES_SLACK: usize = 8;
+const THREADS_SLACK: usize = 8;
+
+/// What is asked of a round.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub number: u64,
+    pub seed: u64,
+    pub length: Duration,
+    pub partitions: usize,
+    pub clients: usize,
+    pub pace: Duration,
+    pub rage: Rage,
+}
+
+/// What came of it.
+#[derive(Default)]
+pub struct Outcome {
+    pub verdict: Verdict,
+    pub operations: u64,
+    /// For each violation, its shortest history.
+    pub accounts: Vec<String>,
+}
+
+/// Files and threads of a process that has nothing to do, by role.
+pub type Baseline = HashMap<Role, (usize, usize)>;
+
+/// Measures the baseline of a fresh world.
+pub fn baseline(world: &World) -> Baseline {
+    let mut baseline = Baseline::new();
+    for process in &world.processes {
+        let (files, threads) = process.resources();
+        let most = baseline.entry(process.role).or_insert((0, 0));
+        *most = (most.0.max(files), most.1.max(threads));
+    }
+    baseline
+}
+
+/// Plays a round. `after` is the last event of the rounds before, and is moved on.
+pub async fn play(
+    world: &mut World,
+    plan: &Plan,
+    counters: &Arc<Counters>,
+    baseline: &Baseline,
+    after: &mut u64,
+) -> Result<Outcome, String> {
+    let mut findings: Vec<Violation> = Vec::new();
+    let mut quiet = |what: String| findings.push(Violation::new(Rule::Quiet, what));
+    let names: Vec<String> = (0..plan.partitions).map(|n| format!("r{}-p{n}", plan.number)).collect();
+    let accounts: Vec<Arc<Accounts>> = names.iter().map(|_| Arc::default()).collect();
+    let (phase, phases) = watch::channel(Phase::Work);
+    let settled = Arc::new(AtomicUsize::new(0));
+    let mut rng = Rng::new(plan.seed);
+    let mut players = JoinSet::new();
+    for n in 0..plan.clients {
+        let at = n % plan.partitions;
+        let dialect = if rng.one_in(2) { Dialect::V1 } else { Dialect::Classic };
+        let spec = Spec {
+            client: format!("r{}c{n}", plan.number),
+            dialect,
+            partition: names[at].clone(),
+            seed: rng.next(),
+            frontends: world.frontends(),
+            pace: plan.pace,
+            window: 1 + rng.below(12),
+            accounts: accounts[at].clone(),
+            settled: settled.clone(),
+        };
+        players.spawn(client::play(spec, phases.clone()));
+    }
+
+    rage(world, plan, counters, &mut rng, &mut quiet).await;
+    if let Err(why) = world.heal().await {
+        quiet(why);
+    }
+    let truth = Truth::connect(&world.nats.as_ref().expect("NATS is back").url()).await?;
+
+    phase.send_replace(Phase::Settle);
+    let began = Instant::now();
+    while settled.load(Ordering::Acquire) < plan.clients && began.elapsed() < SETTLE_MAX {
+        sleep(Duration::from_millis(50)).await;
+    }
+    let missing = plan.clients - settled.load(Ordering::Acquire);
+    if missing > 0 {
+        quiet(format!(
+            "{missing} clients have no answer to something {SETTLE_MAX:?} after everything was healed"
+        ));
+    } else if let Some(unrest) = unrest(&truth).await? {
+        quiet(format!("{QUIET_MAX:?} after everything was answered {unrest}"));
+    }
+
+    let (logs, _) = truth.events(*after).await?;
+    let heads: HashMap<String, u64> = logs
+        .iter()
+        .filter_map(|(name, log)| log.last_key_value().map(|(id, _)| (name.clone(), *id)))
+        .collect();
+    phase.send_replace(Phase::CatchUp(Arc::new(heads.clone())));
+    let mut histories: Vec<History> = Vec::new();
+    let joining = async {
+        while let Some(history) = players.join_next().await {
+            histories.push(history.map_err(|error| format!("a client panicked: {error}"))?);
+        }
+        Ok::<(), String>(())
+    };
+    if let Ok(joined) = timeout(QUIET_MAX, joining).await {
+        joined?;
+    }
+    phase.send_replace(Phase::GiveUp);
+    while let Some(history) = players.join_next().await {
+        histories.push(history.map_err(|error| format!("a client panicked: {error}"))?);
+    }
+
+    let newcomers = newcomers(world, &names, &mut quiet).await;
+    resources_returned(world, baseline, &mut quiet).await;
+    let (mut logs, last) = truth.events(*after).await?;
+    *after = last;
+    let mut outcome = Outcome::default();
+    for (name, accounts) in names.iter().zip(&accounts) {
+        let (of_this, rest) = histories.into_iter().partition(|history| history.partition == *name);
+        histories = rest;
+        let log = logs.remove(name).unwrap_or_default();
+        judge_one(name, &log, of_this, accounts, &newcomers, &heads, &mut outcome);
+    }
+    for (name, log) in logs {
+        let what = format!("{} events are in the log of {name:?}, which nobody wrote to", log.len());
+        findings.push(Violation::new(Rule::Rejected, what));
+    }
+    outcome.accounts.extend(findings.iter().map(|_| String::new()));
+    outcome.verdict.violations.append(&mut findings);
+    Ok(outcome)
+}
+
+async fn rage(
+    world: &mut World,
+    plan: &Plan,
+    counters: &Arc<Counters>,
+    rng: &mut Rng,
+    quiet: &mut impl FnMut(String),
+) {
+    let stop = CancellationToken::new();
+    let mut tormentors = JoinSet::new();
+    for process in std::mem::take(&mut world.processes) {
+        tormentors.spawn(nemesis::torment(process, rng.next(), plan.rage, counters.clone(), stop.clone()));
+    }
+    let nats = world.nats.take().expect("NATS is back after every round");
+    let nats = nemesis::torment_nats(nats, rng.next(), plan.rage, counters.clone(), stop.clone());
+    let raging = async {
+        sleep(plan.length).await;
+        stop.cancel();
+        let mut back = Vec::new();
+        while let Some(tormented) = tormentors.join_next().await {
+            back.push(tormented.expect("a tormentor does not panic"));
+        }
+        back
+    };
+    let (nats, back) = tokio::join!(nats, raging);
+    for (process, said) in back {
+        said.into_iter().for_each(&mut *quiet);
+        world.processes.push(process);
+    }
+    world.processes.sort_by(|a, b| a.name.cmp(&b.name));
+    world.nats = Some(nats);
+}
+
+/// Waits until nothing is left in the queue; gives what still is.
+async fn unrest(truth: &Truth) -> Result<Option<String>, String> {
+    let began = Instant::now();
+    loop {
+        let unrest = truth.unrest(super::world::SLOTS).await?;
+        if unrest.is_none() || began.elapsed() > QUIET_MAX {
+            return Ok(unrest);
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Waits until nobody reads the log through a consumer any more; those that killed processes left behind end
+/// by themselves.
+pub async fn readers_left(world: &World) -> Result<Option<String>, String> {
+    let truth = Truth::connect(&world.nats.as_ref().expect("NATS is back").url()).await?;
+    let began = Instant::now();
+    loop {
+        let readers = truth.readers().await?;
+        if readers == 0 {
+            return Ok(None);
+        }
+        if began.elapsed() > QUIET_MAX {
+            return Ok(Some(format!(
+                "{readers} consumers are left on the log {QUIET_MAX:?} after everybody left"
+            )));
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// The state of every partition as every frontend gives it to somebody new.
+async fn newcomers(
+    world: &World,
+    names: &[String],
+    quiet: &mut impl FnMut(String),
+) -> HashMap<String, Vec<(u64, String)>> {
+    let mut newcomers: HashMap<String, Vec<(u64, String)>> = HashMap::new();
+    for name in names {
+        for port in world.frontends() {
+            let mut said = client::newcomer(port, name).await;
+            for _ in 0..20 {
+                if said.is_ok() {
+                    break;
+                }
+                sleep(Duration::from_millis(250)).await;
+                said = client::newcomer(port, name).await;
+            }
+            match said {
+                Ok(state) => newcomers.entry(name.clone()).or_default().push(state),
+                Err(why) => quiet(format!("a newcomer to {name:?} is not let in: {why}")),
+            }
+        }
+    }
+    newcomers
+}
+
+/// Everybody has left: connections, feeds, files and threads go back to what they were.
+async fn resources_returned(world: &World, baseline: &Baseline, quiet: &mut impl FnMut(String)) {
+    let began = Instant::now();
+    for process in &world.processes {
+        loop {
+            let mut much = Vec::new();
+            if process.role == Role::Frontend {
+                for gauge in ["insieme_connections", "insieme_feeds"] {
+                    match process.metric(gauge).await {
+                        Some(0.0) => {}
+                        Some(left) => much.push(format!("{gauge} is {left}")),
+                        None => much.push(format!("{gauge} is not told")),
+                    }
+                }
+            }
+            let (files, threads) = process.resources();
+            let (files_before, threads_before) = baseline.get(&process.role).copied().unwrap_or_default();
+            if files > files_before + FILES_SLACK {
+                much.push(format!("{files} files are open, {files_before} were when it was new"));
+            }
+            if threads > threads_before + THREADS_SLACK {
+                much.push(format!("it has {threads} threads, and had {threads_before} when it was new"));
+            }
+            if much.is_empty() {
+                break;
+            }
+            if began.elapsed() > QUIET_MAX {
+                quiet(format!("{}, with no client left: {}", process.name, much.join("; ")));
+                break;
+            }
+            sleep(Duration::from_millis(250)).await;
+        }
+    }
+}
+
+fn judge_one(
+    name: &str,
+    log: &PartitionLog,
+    histories: Vec<History>,
+    accounts: &Accounts,
+    newcomers: &HashMap<String, Vec<(u64, String)>>,
+    heads: &HashMap<String, u64>,
+    outcome: &mut Outcome,
+) {
+    let case = Case {
+        log,
+        histories: &histories,
+        accounts,
+        newcomers: newcomers.get(name).map_or(&[], |newcomers| newcomers),
+        head: heads.get(name).copied().unwrap_or(0),
+    };
+    let verdict = judge::judge(&case);
+    for violation in &verdict.violations {
+        outcome.accounts.push(shortest(name, &case, violation));
+    }
+    outcome.operations += histories.iter().map(History::operations).sum::<u64>();
+    let all = &mut outcome.verdict;
+    all.events += verdict.events;
+    all.accepted += verdict.accepted;
+    all.rejected += verdict.rejected;
+    all.late_copies += verdict.late_copies;
+    all.broadcasts += verdict.broadcasts;
+    all.pages += verdict.pages;
+    all.violations.extend(verdict.violations);
+}
+
+/// What happened to the drafts and events of a violation, and no more.
+fn shortest(name: &str, case: &Case<'_>, violation: &Violation) -> String {
+    let mut out = format!("partition {name}: {:?}: {}\n", violation.rule, violation.what);
+    // Connections and draft numbers are a client's own; what others saw of the events is of interest too.
+    for (client, history) in case.histories.iter().enumerate() {
+        let drafts = if violation.client == Some(client) { &violation.drafts[..] } else { &[] };
+        history.cut_to(drafts, &violation.ids, violation.client == Some(client), &mut out);
+    }
+    for id in &violation.ids {
+        let (before, after) = (case.log.range(..*id).rev().take(5), case.log.range(*id..).take(3));
+        let mut around: Vec<_> = before.chain(after).collect();
+        around.sort_by_key(|(id, _)| **id);
+        out.push_str(&format!("the log around {id}:\n"));
+        for (id, record) in around {
+            out.push_str(&format!("  {id} {record}\n"));
+        }
+    }
+    out
+}

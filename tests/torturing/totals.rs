@@ -1,0 +1,125 @@
+//! What runs have done, in figures: appended to a file, and made into a table.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::round::Outcome;
+use super::world::Counters;
+
+/// The figures, in the order of the table, with what they are.
+const FIGURES: [(&str, &str); 17] = [
+    ("runs", "runs"),
+    ("rounds", "rounds, each healed and judged"),
+    ("seconds", "seconds, healing and judging included"),
+    ("operations", "operations: drafts and events submitted, pages asked for, connections made"),
+    ("events", "events in the log"),
+    ("accepted", "answers `accepted`"),
+    ("rejected", "answers `rejected`"),
+    ("broadcasts", "broadcasts"),
+    ("pages", "pages of history"),
+    ("kills", "frontends and validators killed (`kill -9`)"),
+    ("nats_kills", "NATS servers killed (`kill -9`)"),
+    ("pauses", "processes stopped for a while (SIGSTOP)"),
+    ("cuts", "processes cut off from NATS"),
+    ("half_open", "links silent in one direction or both"),
+    ("slow", "links slowed down"),
+    ("rolling", "processes restarted in good order"),
+    (
+        "late_copies",
+        "late copies (a draft submitted on two connections, rejected on the second, committed for the first)",
+    ),
+];
+
+/// The figures of one run.
+pub struct Totals {
+    seed: u64,
+    figures: BTreeMap<&'static str, u64>,
+    violations: u64,
+}
+
+impl Totals {
+    pub fn new(seed: u64) -> Self {
+        let mut figures: BTreeMap<_, _> = FIGURES.iter().map(|(name, _)| (*name, 0)).collect();
+        figures.insert("runs", 1);
+        Self { seed, figures, violations: 0 }
+    }
+
+    fn count(&mut self, name: &'static str, more: u64) {
+        *self.figures.entry(name).or_default() += more;
+    }
+
+    pub fn add(&mut self, outcome: &Outcome) {
+        let verdict = &outcome.verdict;
+        self.count("rounds", 1);
+        self.count("operations", outcome.operations);
+        self.count("events", verdict.events);
+        self.count("accepted", verdict.accepted);
+        self.count("rejected", verdict.rejected);
+        self.count("broadcasts", verdict.broadcasts);
+        self.count("pages", verdict.pages);
+        self.count("late_copies", verdict.late_copies);
+        self.violations += verdict.violations.len() as u64;
+    }
+
+    pub fn found(&mut self, violations: u64) {
+        self.violations += violations;
+    }
+
+    pub fn close(&mut self, counters: &Counters, took: Duration) {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        self.count("kills", of(&counters.kills));
+        self.count("nats_kills", of(&counters.nats_kills));
+        self.count("pauses", of(&counters.pauses));
+        self.count("cuts", of(&counters.cuts));
+        self.count("half_open", of(&counters.half_open));
+        self.count("slow", of(&counters.slow));
+        self.count("rolling", of(&counters.rolling));
+        self.count("seconds", took.as_secs());
+    }
+
+    pub fn append(&self, file: &Path) -> Result<(), String> {
+        let mut line = json!({ "seed": self.seed, "violations": self.violations });
+        for (name, figure) in &self.figures {
+            line[*name] = (*figure).into();
+        }
+        let open = File::options().create(true).append(true).open(file);
+        open.and_then(|mut file| writeln!(file, "{line}"))
+            .map_err(|error| format!("{}: {error}", file.display()))
+    }
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, what) in FIGURES {
+            writeln!(f, "{:>12} {what}", self.figures.get(name).copied().unwrap_or(0))?;
+        }
+        write!(f, "{:>12} violations", self.violations)
+    }
+}
+
+/// The table of all runs in a file.
+pub fn table(file: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+    for (number, line) in text.lines().enumerate() {
+        let figures: Value = serde_json::from_str(line)
+            .map_err(|error| format!("{}:{}: {error}", file.display(), number + 1))?;
+        for (name, figure) in figures.as_object().into_iter().flatten() {
+            *sums.entry(name.clone()).or_default() += figure.as_u64().unwrap_or(0);
+        }
+    }
+    let mut out = "| | |\n|---|---:|\n".to_owned();
+    let row = |name: &str, what: &str| format!("| {what} | {} |\n", sums.get(name).copied().unwrap_or(0));
+    for (name, what) in FIGURES {
+        out.push_str(&row(name, what));
+    }
+    out.push_str(&row("violations", "**violations**"));
+    Ok(out)
+}

@@ -1,0 +1,82 @@
+//! One WebSocket to a frontend, with a deadline on everything: whoever is paused or cut off never answers.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+/// How long a connection may be without a sign of life.
+pub const SILENCE_MAX: Duration = Duration::from_secs(4);
+/// How long it may be before the client asks for one.
+const PING_AFTER: Duration = Duration::from_secs(1);
+/// How often [`Wire::next`] looks at the time.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+pub struct Wire {
+    stream: WebSocketStream<TcpStream>,
+    heard: Instant,
+    pinged: Instant,
+}
+
+impl Wire {
+    pub async fn open(port: u16) -> Result<Self, String> {
+        let opening = async {
+            let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(|error| error.to_string())?;
+            drop(stream.set_nodelay(true));
+            let url = format!("ws://127.0.0.1:{port}/ws");
+            client_async(url, stream).await.map_err(|error| error.to_string())
+        };
+        let (stream, _) = timeout(SILENCE_MAX, opening).await.map_err(|_| "no upgrade in time")??;
+        let now = Instant::now();
+        Ok(Self { stream, heard: now, pinged: now })
+    }
+
+    pub async fn send(&mut self, text: String) -> Result<(), String> {
+        match timeout(SILENCE_MAX, self.stream.send(Message::text(text))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("nothing was taken in time".to_owned()),
+        }
+    }
+
+    /// The next message; an error when the connection is over, or silent for too long. Cancel safe.
+    pub async fn next(&mut self) -> Result<Value, String> {
+        loop {
+            match timeout(LOOK_EVERY, self.stream.next()).await {
+                Ok(Some(Ok(message))) => {
+                    self.heard = Instant::now();
+                    match message {
+                        Message::Text(text) => {
+                            return serde_json::from_str(&text)
+                                .map_err(|error| format!("{NOT_JSON} ({error}): {text:?}"));
+                        }
+                        Message::Close(frame) => {
+                            return Err(match frame {
+                                Some(frame) => format!("closed: {} {}", frame.code, frame.reason),
+                                None => "closed".to_owned(),
+                            });
+                        }
+                        _ => {}
+                    }
+                }
+                Ok(Some(Err(error))) => return Err(error.to_string()),
+                Ok(None) => return Err("ended".to_owned()),
+                Err(_) if self.heard.elapsed() > SILENCE_MAX => return Err("silent for too long".to_owned()),
+                Err(_) if self.heard.elapsed() > PING_AFTER && self.pinged.elapsed() > PING_AFTER => {
+                    self.pinged = Instant::now();
+                    if self.stream.send(Message::Ping(Default::default())).await.is_err() {
+                        return Err("broken".to_owned());
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// How an error begins that only a defect of the server's can cause.
+pub const NOT_JSON: &str = "not JSON";

@@ -15,6 +15,8 @@ pub mod frontend;
 pub mod log;
 pub mod protocol;
 pub mod rules;
+#[cfg(all(test, feature = "fault-points"))]
+mod simulation;
 pub mod state;
 pub mod telemetry;
 pub mod validator;

@@ -16,6 +16,9 @@ mod pending;
 mod ring;
 mod session;
 mod settings;
+#[cfg(all(test, feature = "fault-points"))]
+#[path = "../simulation/session.rs"]
+pub(crate) mod simulated_session;
 
 #[cfg(test)]
 mod testing;

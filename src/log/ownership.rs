@@ -55,6 +55,16 @@ impl OwnedSlot {
     pub fn pretend(slot: Slot, since: u64) -> Self {
         Self { slot, since, revision: 0 }
     }
+
+    /// A hold that a simulated log gave.
+    pub fn taken(slot: Slot, revision: u64) -> Self {
+        Self { slot, since: revision, revision }
+    }
+
+    /// The key's revision now.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
 }
 
 impl Log {

@@ -7,15 +7,12 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
 use super::port::Port;
 use super::{Shared, metrics};
 use crate::event::{
-    Draft, EventId, EventRecord, FieldError, Outcome, PartitionKey, Reason, ReplyTo, Submission, Submitter,
-    Unit,
+    Draft, EventId, EventRecord, FieldError, Outcome, PartitionKey, Reason, Submission, Submitter, Unit,
 };
-use crate::fault;
 use crate::log::BATCH_EVENTS_MAX;
 use crate::rules::{Decision, Rules};
 use crate::state::PartitionState;
@@ -34,9 +31,8 @@ pub(super) struct Work<D> {
     pub needs_answer: bool,
     /// Drafts that made a rule panic.
     pub poisoned: Vec<usize>,
-    /// When it was taken off the queue, and when all of it was decided for the first time.
-    pub taken: Instant,
-    pub decided: Option<Instant>,
+    /// Drafts before this place were decided before: see [`decided_before`].
+    decided_before: usize,
 }
 
 impl<D> Work<D> {
@@ -48,16 +44,7 @@ impl<D> Work<D> {
             settled: 0,
             needs_answer: false,
             poisoned: Vec::new(),
-            taken: Instant::now(),
-            decided: None,
-        }
-    }
-
-    /// Takes note of when all of it was decided.
-    pub(super) fn note_decided(&mut self) {
-        if self.decided.is_none() && self.is_decided() {
-            self.decided = Some(Instant::now());
-            metrics::stage_decided(self.taken.elapsed());
+            decided_before: 0,
         }
     }
 
@@ -118,6 +105,7 @@ pub(super) fn decide_round<P: Port>(
         if !round.staged.is_empty() && round.staged.len() + unit > events_max.min(BATCH_EVENTS_MAX) {
             break;
         }
+        work.decided_before = decided_before(round.state, &work.submission, work.outcomes.len());
         while !work.is_decided() {
             let each = work.submission.unit == Unit::Each;
             let full = round.staged.len() >= events_max || round.bytes >= settings.batch_bytes_max;
@@ -166,10 +154,10 @@ impl<P: Port> Round<'_, P> {
     /// Decides the next draft of `work`.
     fn decide(&mut self, index: usize, work: &mut Work<P::Draft>) -> Result<Step, Break> {
         let place = work.outcomes.len();
-        let Work { submission, outcomes, needs_answer, poisoned, .. } = work;
+        let Work { submission, outcomes, needs_answer, poisoned, decided_before, .. } = work;
         let Some(draft) = submission.drafts.get(place) else { return Ok(Step::Decided) };
         let submitter = &submission.submitter;
-        if was_decided_before(self.state, submission, place) {
+        if place < *decided_before && !is_known(self.state, submitter, draft) {
             outcomes.push(rejection(
                 Reason::Conflict,
                 "draftId",
@@ -210,7 +198,6 @@ impl<P: Port> Round<'_, P> {
         }
         let stops =
             submission.unit == Unit::Batch && matches!(outcomes.last(), Some(Outcome::Rejected { .. }));
-        let stops = stops && !fault::broken("batch_goes_on");
         if stops {
             outcomes.resize(submission.drafts.len(), Outcome::NotProcessed);
         }
@@ -242,24 +229,27 @@ impl<P: Port> Round<'_, P> {
     }
 }
 
-/// Whether an earlier copy of this submission, or this one when somebody else had the slot, has rejected the draft
-/// at `place`: a draft behind it was committed since the first attempt, so it was decided, and this one is not in
-/// the log. Nobody may have been told, or believed it; but decided again it might be accepted, behind what was sent after it.
-fn was_decided_before(state: &PartitionState, submission: &Submission, place: usize) -> bool {
-    let ReplyTo { since, .. } = submission.reply_to;
-    if submission.unit != Unit::Each || fault::broken("decide_again") {
-        return false;
+/// Whether a draft is in the log, or will be with this round.
+fn is_known(state: &PartitionState, submitter: &Submitter, draft: &Draft) -> bool {
+    let key = draft.key(&submitter.client_id);
+    state.is_staged(&key) || state.lookup(&key).is_some()
+}
+
+/// Up to which place a submission was decided before, by an earlier copy of it or by an earlier owner: a draft
+/// that is in the log since the first attempt, or will be with this round. What stands before it and is not
+/// in the log was rejected. Nobody may have been told, or believed it; but decided again it might be accepted,
+/// behind what was sent after it.
+fn decided_before(state: &PartitionState, submission: &Submission, from: usize) -> usize {
+    let since = submission.reply_to.since;
+    let nothing_later = state.head() <= since && state.staged() == 0;
+    if submission.unit != Unit::Each || submission.drafts.len() < from + 2 || nothing_later {
+        return 0;
     }
-    let key = |draft: &Draft| draft.key(&submission.submitter.client_id);
-    let Some((draft, behind)) = submission.drafts.get(place..).and_then(<[Draft]>::split_first) else {
-        return false;
-    };
-    let own = key(draft);
-    state.lookup(&own).is_none()
-        && !state.is_staged(&own)
-        && behind.iter().map(key).any(|key| {
-            state.is_staged(&key) || state.lookup(&key).is_some_and(|(event_id, _)| event_id > since)
-        })
+    let in_log = submission.drafts.iter().skip(from).rposition(|draft| {
+        let key = draft.key(&submission.submitter.client_id);
+        state.is_staged(&key) || state.lookup(&key).is_some_and(|(event_id, _)| event_id > since)
+    });
+    in_log.map_or(0, |place| from + place)
 }
 
 /// An accepted draft could not be staged: a defect in a rule. Logged where it was found.

@@ -6,16 +6,18 @@
 //! one, decided behind it, could commit what the client was told is rejected.
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 
 use lru::LruCache;
 
 use crate::event::ReplyTo;
 
-/// How many connections a slot remembers the latest publish of.
-const CONNECTIONS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+/// How many connections a validator remembers the latest publish of; some 100 bytes each.
+const CONNECTIONS_MAX: usize = 65_536;
 
-/// The latest publish of each connection that a slot has had drafts of, for the time of one ownership.
+/// The latest publish of each connection that this validator has had drafts of, under whichever ownership.
+///
+/// What another validator has taken before it is not known here: a copy that is overtaken by a later one *and*
+/// stored only after the slot has changed hands is decided all the same.
 pub(super) struct Latecomers {
     /// Frontends by name, so that a connection is two numbers.
     frontends: HashMap<String, usize>,
@@ -24,7 +26,7 @@ pub(super) struct Latecomers {
 
 impl Latecomers {
     pub(super) fn new() -> Self {
-        // It grows with what it holds: most slots see few connections.
+        // It grows with what it holds: most validators see few connections.
         Self { frontends: HashMap::new(), latest: LruCache::unbounded() }
     }
 
@@ -44,7 +46,7 @@ impl Latecomers {
         let latest = self.latest.get_or_insert_mut((frontend, reply_to.connection), || 0);
         let late = reply_to.publish < *latest;
         *latest = reply_to.publish.max(*latest);
-        if self.latest.len() > CONNECTIONS_MAX.get() {
+        if self.latest.len() > CONNECTIONS_MAX {
             self.latest.pop_lru();
         }
         late
@@ -75,11 +77,11 @@ mod tests {
     #[test]
     fn it_remembers_so_many_connections_and_no_more() {
         let mut latecomers = Latecomers::new();
-        for connection in 0..5000 {
+        for connection in 0..70_000 {
             assert!(!latecomers.is_late(&from("a", connection, 2)));
         }
-        assert_eq!(latecomers.latest.len(), CONNECTIONS_MAX.get());
-        assert!(latecomers.is_late(&from("a", 4999, 1)));
+        assert_eq!(latecomers.latest.len(), CONNECTIONS_MAX);
+        assert!(latecomers.is_late(&from("a", 69_999, 1)));
         assert!(!latecomers.is_late(&from("a", 0, 1)), "forgotten");
     }
 }

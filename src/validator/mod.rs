@@ -22,7 +22,7 @@ mod settings;
 mod slot;
 mod snapshotter;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -31,12 +31,13 @@ use tokio_util::sync::CancellationToken;
 
 pub use settings::ValidatorSettings;
 
-use crate::event::{ClientId, Draft, Submitter};
+use crate::event::{ClientId, Draft, ReplyTo, Submitter};
 use crate::log::{BootstrapError, Log, LogError};
 use crate::rules::RulesInForce;
 use crate::state::Fold;
 use cache::PartitionCache;
 use committer::Committer;
+use latecomers::Latecomers;
 use ownership::Slots;
 use port::Port;
 pub(crate) use snapshotter::Snapshotter;
@@ -52,8 +53,16 @@ struct Shared<P> {
     committer: Committer,
     snapshotter: Snapshotter,
     cache: PartitionCache,
+    latecomers: Mutex<Latecomers>,
     settings: ValidatorSettings,
     ownership_ttl: Duration,
+}
+
+impl<P> Shared<P> {
+    /// Whether a later copy of the same drafts was taken already.
+    fn is_late(&self, reply_to: &ReplyTo) -> bool {
+        self.latecomers.lock().unwrap_or_else(PoisonError::into_inner).is_late(reply_to)
+    }
 }
 
 /// Why a validator did not start, or ended.
@@ -141,6 +150,7 @@ pub(crate) fn launch<P: Port>(
         committer,
         snapshotter,
         cache: PartitionCache::new(settings.cache_bytes_max),
+        latecomers: Mutex::new(Latecomers::new()),
         settings,
     });
     let mut tasks = JoinSet::new();

@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::decide::{Work, rejection};
-use super::latecomers::Latecomers;
 use super::port::{ConsumerPort, DraftPort, Port};
 use super::round::{Partition, RoundError};
 use super::{Shared, metrics};
@@ -39,7 +38,6 @@ struct SlotWorker<P: Port> {
     /// Drafts that wait behind a round of their partition that is under way.
     waiting: HashMap<PartitionKey, VecDeque<Work<P::Draft>>>,
     rounds: FuturesUnordered<BoxFuture<'static, RoundEnd>>,
-    latecomers: Latecomers,
 }
 
 /// Works on a slot until told to stop or until the slot is lost.
@@ -61,7 +59,6 @@ pub(super) async fn run<P: Port>(
         stop: stop.clone(),
         waiting: HashMap::new(),
         rounds: FuturesUnordered::new(),
-        latecomers: Latecomers::new(),
     };
     let end = worker.work(&mut consumer).await;
     // What is in flight is finished; what only waits comes again, in order, to the next owner.
@@ -109,7 +106,7 @@ impl<P: Port> SlotWorker<P> {
             let why = format!("it names partition {:?}", submission.partition.as_str());
             return poison(&self.shared, message, &why).await;
         }
-        if self.latecomers.is_late(&submission.reply_to) {
+        if self.shared.is_late(&submission.reply_to) {
             metrics::late();
             debug!(partition = %key, "a copy that a later one has overtaken; the later one counts");
             return message.acknowledge().await;

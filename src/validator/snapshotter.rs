@@ -38,6 +38,12 @@ impl Snapshotter {
         (Self { requests }, run(log, fold, receiver, stop))
     }
 
+    /// One that never writes any: a simulated log makes its own.
+    #[cfg(all(test, feature = "fault-points"))]
+    pub(crate) fn idle() -> Self {
+        Self { requests: mpsc::channel(1).0 }
+    }
+
     /// Asks for a snapshot. If too many are waiting this one is left for later.
     pub(super) fn ask(&self, token: Token, progress: Arc<SnapshotProgress>) {
         if self.requests.try_send(Request { token, progress }).is_err() {

@@ -1,0 +1,352 @@
+//! The validator's [`Port`] on the simulated servers.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+use super::net::{Link, Lost};
+use super::world::{Mutation, Servers};
+use crate::event::{Answer, EventId, PartitionKey, Slot, Token};
+use crate::log::{
+    CommitError, CommitPart, ConnectionState, LoadError, Loaded, LogError, OwnedSlot, OwnershipView,
+    SnapshotInfo, StoredEvent, apply, parse,
+};
+use crate::state::{Fold, PartitionState};
+use crate::validator::port::{ChangesPort, ConsumerPort, DraftPort, Port};
+
+pub(crate) const SLOTS: u16 = 2;
+
+#[derive(Clone)]
+pub(crate) struct SimulatedLog(pub Link);
+
+pub(crate) struct SimulatedDraft {
+    link: Link,
+    slot: Slot,
+    consumer: u64,
+    sequence: u64,
+    token: Token,
+    body: Bytes,
+}
+
+pub(crate) struct SimulatedConsumer(mpsc::UnboundedReceiver<Result<SimulatedDraft, LogError>>);
+
+pub(crate) struct SimulatedChanges {
+    link: Link,
+    seen: u64,
+}
+
+fn lost(what: &'static str) -> impl FnOnce(Lost) -> LogError {
+    move |Lost| LogError::Unavailable { what, why: "no answer".to_owned() }
+}
+
+fn unknown(lost: Lost) -> CommitError {
+    CommitError::Unknown(self::lost("committing")(lost))
+}
+
+/// What a read of a partition gives: its events.
+fn read(servers: &Servers, token: &Token, after: EventId) -> Vec<StoredEvent> {
+    let mut events: Vec<_> =
+        servers.events(token, after).map(|(id, body)| StoredEvent { id, body: body.clone() }).collect();
+    if servers.is_broken(Mutation::LaggingHead) {
+        events.truncate(events.len().saturating_sub(2));
+    }
+    events
+}
+
+impl Port for SimulatedLog {
+    type Draft = SimulatedDraft;
+    type Consumer = SimulatedConsumer;
+    type Changes = SimulatedChanges;
+
+    fn slots(&self) -> u16 {
+        SLOTS
+    }
+
+    fn state(&self) -> watch::Receiver<ConnectionState> {
+        self.0.connection()
+    }
+
+    async fn commit_one(
+        &self,
+        token: &Token,
+        expected: EventId,
+        body: Bytes,
+    ) -> Result<EventId, CommitError> {
+        let part = CommitPart { token: token.clone(), expected, bodies: vec![body] };
+        Ok(self.commit_batch(&[part]).await?[0])
+    }
+
+    async fn commit_batch(&self, parts: &[CommitPart]) -> Result<Vec<EventId>, CommitError> {
+        let parts: Vec<_> =
+            parts.iter().map(|part| (part.token.clone(), part.expected, part.bodies.clone())).collect();
+        self.0.ask(move |servers| servers.commit(&parts)).await.map_err(unknown)?.ok_or(CommitError::Conflict)
+    }
+
+    async fn load_partition(&self, token: &Token, fold: &Arc<dyn Fold>) -> Result<Loaded, LoadError> {
+        let key = token.clone();
+        let (events, forgets) = self
+            .0
+            .ask(move |servers| {
+                (read(servers, &key, EventId::NONE), servers.is_broken(Mutation::ForgottenIndex))
+            })
+            .await
+            .map_err(lost("loading"))?;
+        // By way of a snapshot somewhere on the way, whose two parts are not of the same moment.
+        let at = self.0.world.roll(|rng| (rng.below(events.len() + 1), rng.below(events.len() + 1)));
+        let (state_at, index_at) = (at.0.max(at.1), at.0.min(at.1));
+        let mut state = PartitionState::new();
+        let mut index = None;
+        for (n, stored) in events[..state_at].iter().enumerate() {
+            if n == index_at {
+                index = state.to_snapshot().ok().map(|snapshot| snapshot.index);
+            }
+            apply(fold.as_ref(), &mut state, stored)?;
+        }
+        let broken = |error: crate::state::SnapshotError| LoadError::Broken {
+            event: EventId::NONE,
+            why: error.to_string(),
+        };
+        let snapshot = state.to_snapshot().map_err(broken)?;
+        let mut index = index.unwrap_or(snapshot.index);
+        let mut after = PartitionState::replay_from(&snapshot.state, &index);
+        if forgets {
+            index.entries.clear();
+            after = snapshot.state.event_id;
+        }
+        if state.ordinal() > 0 {
+            state = PartitionState::from_snapshot(&snapshot.state, index).map_err(broken)?;
+        }
+        for stored in events.iter().filter(|stored| stored.id > after) {
+            let event = parse(stored)?;
+            state
+                .replay(fold.as_ref(), &event, stored.body.len())
+                .map_err(|error| LoadError::Broken { event: stored.id, why: error.to_string() })?;
+        }
+        Ok(Loaded { state, snapshot: SnapshotInfo::default() })
+    }
+
+    async fn catch_up(
+        &self,
+        token: &Token,
+        fold: &Arc<dyn Fold>,
+        state: &mut PartitionState,
+    ) -> Result<u64, LoadError> {
+        let (key, after) = (token.clone(), state.head());
+        let events =
+            self.0.ask(move |servers| read(servers, &key, after)).await.map_err(lost("catching up"))?;
+        for stored in &events {
+            apply(fold.as_ref(), state, stored)?;
+        }
+        Ok(events.len() as u64)
+    }
+
+    async fn extend_history(
+        &self,
+        token: &Token,
+        fold: &Arc<dyn Fold>,
+        state: &mut PartitionState,
+        from: EventId,
+    ) -> Result<usize, LoadError> {
+        let (key, floor) = (token.clone(), state.touch_floor());
+        let mut events =
+            self.0.ask(move |servers| read(servers, &key, from)).await.map_err(lost("extending"))?;
+        events.retain(|stored| stored.id <= floor);
+        for stored in &events {
+            if !state.add_older_touch(fold.as_ref(), from, &parse(stored)?) {
+                break;
+            }
+        }
+        Ok(events.len())
+    }
+
+    async fn answer(&self, frontend: &str, answer: &Answer) -> Result<(), LogError> {
+        self.0.awake().await;
+        let (to, answer) = ((frontend.to_owned(), answer.connection), answer.clone());
+        // Nobody waits for it to have arrived.
+        drop(self.0.send(move |servers| {
+            if let Some(inbox) = servers.answers.get(&to) {
+                drop(inbox.send(answer));
+            }
+        }));
+        Ok(())
+    }
+
+    async fn slot_consumer(&self, slot: Slot, revision: u64) -> Result<SimulatedConsumer, LogError> {
+        self.0
+            .ask(move |servers| servers.make_consumer(slot, revision))
+            .await
+            .map_err(lost("making a consumer"))?;
+        let (deliver, delivered) = mpsc::unbounded_channel();
+        let link = self.0.clone();
+        tokio::spawn(async move {
+            loop {
+                let next = link.world.until(|servers| servers.pull(slot, revision).transpose());
+                let next = tokio::select! {
+                    biased;
+                    () = deliver.closed() => return,
+                    next = next => next,
+                };
+                sleep(link.world.delay()).await;
+                link.reachable().await;
+                let gone = next.is_err();
+                let next = next
+                    .map(|(sequence, token, body)| SimulatedDraft {
+                        link: link.clone(),
+                        slot,
+                        consumer: revision,
+                        sequence,
+                        token,
+                        body,
+                    })
+                    .map_err(|()| LogError::Unavailable {
+                        what: "taking a draft",
+                        why: "the consumer is gone".to_owned(),
+                    });
+                if deliver.send(next).is_err() || gone {
+                    return;
+                }
+            }
+        });
+        Ok(SimulatedConsumer(delivered))
+    }
+
+    async fn holds_slot(&self, slot: Slot, revision: u64) -> Result<bool, LogError> {
+        self.0
+            .ask(move |servers| {
+                servers.has_consumer(slot, revision) || servers.is_broken(Mutation::NoOwnerCheck)
+            })
+            .await
+            .map_err(lost("looking whether a slot is held"))
+    }
+
+    async fn announce(&self, validator: &str) -> Result<(), LogError> {
+        let (key, id) = (format!("validator.{validator}"), validator.to_owned());
+        self.0
+            .ask(move |servers| servers.set_key(&key, None, Some(&id)))
+            .await
+            .map_err(lost("announcing"))?;
+        Ok(())
+    }
+
+    async fn withdraw(&self, validator: &str) -> Result<(), LogError> {
+        let key = format!("validator.{validator}");
+        self.0.ask(move |servers| servers.set_key(&key, None, None)).await.map_err(lost("withdrawing"))?;
+        Ok(())
+    }
+
+    async fn ownership(&self) -> Result<OwnershipView, LogError> {
+        let keys = self.0.ask(Servers::keys).await.map_err(lost("reading ownership"))?;
+        let mut view = OwnershipView::default();
+        for (name, revision, value) in keys {
+            match name.split_once('.') {
+                Some(("validator", id)) if value.is_some() => drop(view.validators.insert(id.to_owned())),
+                Some(("slot", number)) => {
+                    let slot = Slot(number.parse().expect("a slot's key ends in its number"));
+                    view.revisions.insert(slot, revision);
+                    view.owners.extend(value.map(|owner| (slot, owner)));
+                }
+                _ => {}
+            }
+        }
+        Ok(view)
+    }
+
+    async fn take_slot(
+        &self,
+        slot: Slot,
+        validator: &str,
+        revision: Option<u64>,
+    ) -> Result<Option<OwnedSlot>, LogError> {
+        let taken = self.set_slot(slot, revision.unwrap_or(0), Some(validator)).await?;
+        Ok(taken.map(|revision| OwnedSlot::taken(slot, revision)))
+    }
+
+    async fn renew_slot(&self, held: OwnedSlot, validator: &str) -> Result<Option<OwnedSlot>, LogError> {
+        let renewed = self.set_slot(held.slot, held.revision(), Some(validator)).await?;
+        Ok(renewed.map(|revision| held.renewed_at(revision)))
+    }
+
+    async fn release_slot(&self, held: OwnedSlot) -> Result<(), LogError> {
+        self.set_slot(held.slot, held.revision(), None).await.map(drop)
+    }
+
+    async fn ownership_changes(&self) -> Result<SimulatedChanges, LogError> {
+        let seen = self.0.world.look(|servers| servers.comings_and_goings);
+        Ok(SimulatedChanges { link: self.0.clone(), seen })
+    }
+}
+
+impl SimulatedLog {
+    async fn set_slot(
+        &self,
+        slot: Slot,
+        expected: u64,
+        owner: Option<&str>,
+    ) -> Result<Option<u64>, LogError> {
+        let owner = owner.map(str::to_owned);
+        let set = move |servers: &mut Servers| {
+            servers.set_key(&format!("slot.{slot}"), Some(expected), owner.as_deref())
+        };
+        self.0.ask(set).await.map_err(lost("setting a slot's owner"))
+    }
+}
+
+impl DraftPort for SimulatedDraft {
+    type Port = SimulatedLog;
+
+    fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    fn partition(&self) -> Result<(Token, PartitionKey), LogError> {
+        Token::parse(self.token.as_str()).map_err(|error| LogError::Malformed {
+            what: "reading a draft's subject",
+            why: error.to_string(),
+        })
+    }
+
+    async fn acknowledge(&self) -> Result<(), LogError> {
+        self.link.awake().await;
+        let (slot, consumer, sequence) = (self.slot, self.consumer, self.sequence);
+        // Nobody waits for that to have happened.
+        drop(self.link.send(move |servers| servers.acknowledge(slot, consumer, sequence)));
+        Ok(())
+    }
+
+    async fn confirm(&self, _: &SimulatedLog) -> Result<(), LogError> {
+        const WHAT: &str = "confirming a rejection";
+        let (slot, consumer, sequence) = (self.slot, self.consumer, self.sequence);
+        let confirmed = self.link.ask(move |servers| servers.acknowledge(slot, consumer, sequence)).await;
+        match confirmed.map_err(lost(WHAT))? {
+            true => Ok(()),
+            false => Err(LogError::Unavailable { what: WHAT, why: "no responders".to_owned() }),
+        }
+    }
+
+    async fn terminate(&self, log: &SimulatedLog) -> Result<(), LogError> {
+        self.confirm(log).await
+    }
+}
+
+impl ConsumerPort for SimulatedConsumer {
+    type Draft = SimulatedDraft;
+
+    async fn next(&mut self) -> Result<SimulatedDraft, LogError> {
+        let gone = || LogError::Unavailable { what: "taking a draft", why: "the consumer ended".to_owned() };
+        self.0.recv().await.unwrap_or_else(|| Err(gone()))
+    }
+}
+
+impl ChangesPort for SimulatedChanges {
+    async fn next(&mut self, _: &BTreeSet<String>) -> Option<()> {
+        let (link, seen) = (self.link.clone(), self.seen);
+        let now =
+            link.world.until(|servers| Some(servers.comings_and_goings).filter(|now| *now != seen)).await;
+        link.reachable().await;
+        self.seen = now;
+        Some(())
+    }
+}

@@ -1,0 +1,428 @@
+//! One run: processes, clients, and a nemesis.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::history::{History, Life, Verdict, judge};
+use super::net::Link;
+use super::port::SimulatedLog;
+use super::world::{Mutation, TTL, Weather, World};
+use crate::event::{ClientId, Draft, PartitionKey};
+use crate::frontend::simulated_session::{Connection, Told, serve};
+use crate::rules::{Rules, RulesConfig, RulesInForce};
+use crate::validator::{Parts, RunningValidator, Snapshotter, ValidatorSettings, launch};
+
+/// What is run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    pub seed: u64,
+    pub mutation: Option<Mutation>,
+    /// Whether drafts of one process may overtake each other, as over a cluster's routes. Then there is one
+    /// validator, since a copy that is overtaken *and* finds the slot in other hands is beyond what is promised.
+    pub overtaking: bool,
+}
+
+const VALIDATORS: u64 = 3;
+const FRONTENDS: usize = 2;
+const CLIENTS: usize = 8;
+const PARTITIONS: [&str; 2] = ["p-0", "p-1"];
+/// So few ids that drafts are in each other's way.
+const NODES: usize = 5;
+/// How long everything may go wrong.
+const TROUBLE: Duration = Duration::from_secs(90);
+/// How long it may take afterwards until everybody has an answer.
+const QUIET: Duration = Duration::from_secs(120);
+
+struct Validator {
+    link: Link,
+    running: Option<RunningValidator>,
+    shutdown: CancellationToken,
+}
+
+struct Frontend {
+    id: String,
+    link: Link,
+    connections: JoinSet<()>,
+    alive: bool,
+}
+
+struct Cast {
+    world: World,
+    validators: Vec<Validator>,
+    frontends: Arc<std::sync::Mutex<Vec<Frontend>>>,
+    started: u64,
+}
+
+/// Plays a plan, and gives the verdict and the story.
+pub(crate) fn play(plan: Plan) -> (Verdict, Vec<String>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime needs nothing that could be missing");
+    runtime.block_on(run(plan))
+}
+
+async fn run(plan: Plan) -> (Verdict, Vec<String>) {
+    let world = World::new(plan.seed, weather(plan), plan.mutation);
+    let history = History::default();
+    let mut cast =
+        Cast { world: world.clone(), validators: Vec::new(), frontends: Arc::default(), started: 0 };
+    for _ in 0..if plan.overtaking { 1 } else { VALIDATORS } {
+        let validator = cast.validator();
+        cast.validators.push(validator);
+    }
+    for _ in 0..FRONTENDS {
+        let frontend = cast.frontend();
+        lock(&cast.frontends).push(frontend);
+    }
+    let calm = CancellationToken::new();
+    // Shorter than a take-over, and longer: what one defence catches hides from the others.
+    let answer_wait_ms = world.roll(|rng| *rng.pick(&[1_000, 5_000, 25_000]));
+    let clients: Vec<JoinHandle<()>> = (0..CLIENTS)
+        .map(|n| {
+            let client = Client {
+                name: format!("c{n}"),
+                partition: PartitionKey::new(PARTITIONS[n % PARTITIONS.len()]).expect("a name"),
+                world: world.clone(),
+                frontends: cast.frontends.clone(),
+                history: history.clone(),
+                calm: calm.clone(),
+                answer_wait_ms,
+                sent: 0,
+                connections: 0,
+            };
+            tokio::spawn(client.run())
+        })
+        .collect();
+
+    let until = Instant::now() + TROUBLE;
+    while Instant::now() < until {
+        let pause = world.roll(|rng| 200 + rng.below(8_000)) as u64;
+        sleep(Duration::from_millis(pause)).await;
+        cast.trouble().await;
+    }
+    world.tell(|| "-- all is healed".to_owned());
+    world.calm_down();
+    calm.cancel();
+    cast.heal();
+    let quiet = timeout(QUIET, async {
+        for client in clients {
+            client.await.expect("a client does not panic");
+        }
+        world.until(|servers| (servers.queued() == 0).then_some(())).await;
+    });
+    let quiet = quiet.await;
+    let mut verdict = judge(&world, &history, &initial());
+    if quiet.is_err() {
+        let queued = world.look(|servers| servers.queued());
+        verdict.findings.push(format!("it does not come to rest; {queued} messages are in the queue"));
+    }
+    (verdict, world.story())
+}
+
+fn weather(plan: Plan) -> Weather {
+    let mut rng = super::rng::Rng::new(plan.seed ^ 0x5eed);
+    Weather {
+        delay_ms: *rng.pick(&[1, 5, 20]),
+        slow_one_in: *rng.pick(&[0, 20, 200]),
+        lost_one_in: *rng.pick(&[0, 50, 500]),
+        full_one_in: *rng.pick(&[0, 0, 30]),
+        naps_one_in: if plan.mutation.is_some() {
+            *rng.pick(&[15, 50, 200])
+        } else {
+            *rng.pick(&[0, 300, 1000])
+        },
+        overtaken_one_in: if plan.overtaking { 20 } else { 0 },
+    }
+}
+
+fn initial() -> Value {
+    json!({ "t": { "items": {}, "tree": [] } })
+}
+
+impl Cast {
+    fn validator(&mut self) -> Validator {
+        self.started += 1;
+        let id = format!("v{}", self.started);
+        let link = Link::new(self.world.clone(), &id);
+        let rules = Rules::new(RulesConfig::default()).expect("the default rules are rules");
+        let shutdown = CancellationToken::new();
+        let parts = Parts {
+            id,
+            settings: ValidatorSettings::default(),
+            log: SimulatedLog(link.clone()),
+            rules: Arc::new(RulesInForce::new(rules)),
+            initial_state: Some(RawValue::from_string(initial().to_string()).expect("JSON")),
+            ownership_ttl: TTL,
+        };
+        let background = CancellationToken::new();
+        let idle = background.clone();
+        let snapshotting = async move { idle.cancelled().await };
+        let running = launch(parts, (Snapshotter::idle(), snapshotting), background, shutdown.clone());
+        Validator { link, running: Some(running), shutdown }
+    }
+
+    fn frontend(&mut self) -> Frontend {
+        self.started += 1;
+        let id = format!("f{}", self.started);
+        let link = Link::new(self.world.clone(), &id);
+        Frontend { id, link, connections: JoinSet::new(), alive: true }
+    }
+
+    /// Something goes wrong, or is made right again.
+    async fn trouble(&mut self) {
+        let world = self.world.clone();
+        let validators = self.validators.len();
+        let which = world.roll(|rng| rng.below(validators));
+        let front = world.roll(|rng| rng.below(FRONTENDS));
+        let (slept, v) = (world.roll(|rng| 500 + rng.below(20_000)), &mut self.validators[which]);
+        let nap = Duration::from_millis(slept as u64);
+        match world.roll(|rng| rng.below(12)) {
+            0 | 1 if validators > 1 => {
+                world.tell(|| format!("-- {} is killed", v.link.name));
+                v.running = None;
+            }
+            2 if validators > 1 => {
+                world.tell(|| format!("-- {} is told to stop", v.link.name));
+                v.shutdown.cancel();
+            }
+            3 | 4 => {
+                world.tell(|| format!("-- {} sleeps for {nap:?}", v.link.name));
+                v.link.nap(nap);
+            }
+            5 => {
+                world.tell(|| format!("-- {} is cut off for {nap:?}", v.link.name));
+                cut_for(v.link.clone(), nap);
+            }
+            6 => {
+                let mut frontends = lock(&self.frontends);
+                let frontend = &mut frontends[front];
+                world.tell(|| format!("-- {} is killed", frontend.id));
+                frontend.connections = JoinSet::new();
+                frontend.alive = false;
+            }
+            7 => {
+                let link = lock(&self.frontends)[front].link.clone();
+                world.tell(|| format!("-- {} sleeps for {nap:?}", link.name));
+                link.nap(nap);
+            }
+            8 => {
+                let link = lock(&self.frontends)[front].link.clone();
+                world.tell(|| format!("-- {} is cut off for {nap:?}", link.name));
+                cut_for(link, nap);
+            }
+            9 => {
+                let lost = world.roll(|rng| rng.below(4));
+                world.tell(|| format!("-- the servers are killed; {lost} drafts are lost"));
+                world.change(|servers| servers.crash(lost));
+                for link in self.links() {
+                    link.reconnect();
+                }
+            }
+            _ => self.restart(),
+        }
+    }
+
+    /// Starts what is down.
+    fn restart(&mut self) {
+        for at in 0..self.validators.len() {
+            if self.validators[at].running.is_none() || self.validators[at].shutdown.is_cancelled() {
+                let fresh = self.validator();
+                self.world.tell(|| format!("-- {} is started", fresh.link.name));
+                let old = std::mem::replace(&mut self.validators[at], fresh);
+                // One that was told to stop does so by itself; whoever was killed is gone already.
+                if let Some(running) = old.running {
+                    tokio::spawn(async move { drop(timeout(QUIET, running.join()).await) });
+                }
+            }
+        }
+        for at in 0..FRONTENDS {
+            if !lock(&self.frontends)[at].alive {
+                let fresh = self.frontend();
+                lock(&self.frontends)[at] = fresh;
+            }
+        }
+    }
+
+    fn heal(&mut self) {
+        for link in self.links() {
+            link.sleep(false);
+            if link.is_cut() {
+                link.reconnect();
+            }
+        }
+        self.restart();
+    }
+
+    fn links(&self) -> Vec<Link> {
+        let frontends = lock(&self.frontends);
+        let validators = self.validators.iter().map(|validator| validator.link.clone());
+        validators.chain(frontends.iter().map(|frontend| frontend.link.clone())).collect()
+    }
+}
+
+fn cut_for(link: Link, nap: Duration) {
+    link.cut();
+    tokio::spawn(async move {
+        sleep(nap).await;
+        if link.is_cut() {
+            link.reconnect();
+        }
+    });
+}
+
+/// A client as real ones are: it holds its drafts until they are answered, and sends them again under the same
+/// ids when it has to connect anew.
+struct Client {
+    name: String,
+    partition: PartitionKey,
+    world: World,
+    frontends: Arc<std::sync::Mutex<Vec<Frontend>>>,
+    history: History,
+    /// From then on it sends nothing new.
+    calm: CancellationToken,
+    answer_wait_ms: u64,
+    sent: usize,
+    connections: u64,
+}
+
+struct Wire {
+    name: String,
+    drafts: mpsc::UnboundedSender<Draft>,
+    told: mpsc::UnboundedReceiver<(String, Told)>,
+    sent: u64,
+    /// When the client, or something on the way, ends it.
+    until: Instant,
+}
+
+impl Client {
+    async fn run(mut self) {
+        let mut open: Vec<Draft> = Vec::new();
+        loop {
+            let mut wire = self.connect().await;
+            for draft in &open {
+                self.send(&mut wire, draft);
+            }
+            loop {
+                if self.calm.is_cancelled() && open.is_empty() {
+                    return;
+                }
+                let (calm, pause) =
+                    (self.calm.is_cancelled(), self.world.roll(|rng| rng.below(1_500)) as u64);
+                tokio::select! {
+                    biased;
+                    told = wire.told.recv() => match told {
+                        Some((id, told)) => self.take(&mut wire, &mut open, id, told),
+                        None => break,
+                    },
+                    () = tokio::time::sleep_until(wire.until), if !calm => break,
+                    () = self.calm.cancelled(), if !calm => {}
+                    () = sleep(Duration::from_millis(pause)), if !calm && open.len() < 12 => {
+                        for _ in 0..1 + self.world.roll(|rng| rng.below(4)) {
+                            let draft = self.draft();
+                            self.send(&mut wire, &draft);
+                            open.push(draft);
+                        }
+                    }
+                }
+            }
+            drop(wire);
+            sleep(Duration::from_millis(self.world.roll(|rng| 10 + rng.below(1_000)) as u64)).await;
+        }
+    }
+
+    fn take(&mut self, wire: &mut Wire, open: &mut Vec<Draft>, id: String, told: Told) {
+        if told == Told::Again {
+            if let Some(draft) = open.iter().find(|draft| draft.draft_id == id).cloned() {
+                self.send(wire, &draft);
+            }
+            return;
+        }
+        open.retain(|draft| draft.draft_id != id);
+        let log = self.world.look(|servers| servers.log.len());
+        self.history.with(|lives| {
+            if let Some(life) = lives.get_mut(&id) {
+                life.end.get_or_insert((told, log));
+            }
+        });
+    }
+
+    async fn connect(&mut self) -> Wire {
+        loop {
+            let which = self.world.roll(|rng| rng.below(FRONTENDS));
+            if let Some(frontend) = lock(&self.frontends).get_mut(which).filter(|frontend| frontend.alive) {
+                self.connections += 1;
+                let (drafts, taken) = mpsc::unbounded_channel();
+                let (tell, told) = mpsc::unbounded_channel();
+                let number = self.connections * 1000 + self.name.as_bytes()[1] as u64;
+                let connection = Connection {
+                    link: frontend.link.clone(),
+                    frontend: frontend.id.clone(),
+                    number,
+                    client: ClientId::new(self.name.as_str()).expect("a name"),
+                    partition: self.partition.clone(),
+                    answer_wait_ms: self.answer_wait_ms,
+                };
+                frontend.connections.spawn(serve(connection, taken, tell));
+                let name = format!("{}/{number}", frontend.id);
+                self.world.tell(|| format!("{} connects as {name}", self.name));
+                let life = self.world.roll(|rng| 2_000 + rng.below(40_000)) as u64;
+                let until = Instant::now() + Duration::from_millis(life);
+                return Wire { name, drafts, told, sent: 0, until };
+            }
+            sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    fn draft(&mut self) -> Draft {
+        self.sent += 1;
+        let node = format!("n{}", self.world.roll(|rng| rng.below(NODES)));
+        let (event_type, payload) = match self.world.roll(|rng| rng.below(5)) {
+            0 => ("treeDelete", json!({ "target": "t", "options": { "id": node } })),
+            1 => (
+                "treeUpdate",
+                json!({ "target": "t", "value": { "v": self.sent }, "options": { "id": node } }),
+            ),
+            _ => ("treePush", json!({ "target": "t", "value": { "id": node, "v": self.sent } })),
+        };
+        Draft {
+            draft_id: format!("{}-{}", self.name, self.sent),
+            event_type: event_type.to_owned(),
+            payload: RawValue::from_string(payload.to_string()).expect("JSON"),
+            base_event_id: None,
+            v1: None,
+        }
+    }
+
+    fn send(&mut self, wire: &mut Wire, draft: &Draft) {
+        wire.sent += 1;
+        let log = self.world.look(|servers| servers.log.len());
+        self.history.with(|lives| {
+            let life = lives.entry(draft.draft_id.clone()).or_insert_with(|| Life {
+                partition: self.partition.clone(),
+                event: json!({
+                    "type": draft.event_type,
+                    "payload": serde_json::from_str::<Value>(draft.payload.get()).expect("JSON"),
+                }),
+                sent: Vec::new(),
+                log_at_first: log,
+                end: None,
+            });
+            life.sent.push((wire.name.clone(), wire.sent));
+        });
+        // A connection that has just gone shows when it is listened to.
+        drop(wire.drafts.send(draft.clone()));
+    }
+}
+
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -4,11 +4,14 @@
 mod harness;
 
 mod stories {
+    mod attacks;
     mod catch_up;
     mod command_line;
     mod damage;
     mod dev_command;
     mod dialects;
+    mod drain;
+    mod edge;
     mod histories;
     mod idempotency;
     mod javascript;
@@ -23,6 +26,7 @@ mod stories {
     mod real_input;
     mod rule_codes;
     mod schemas;
+    mod tls;
     mod tokens;
     mod two_owners;
 }

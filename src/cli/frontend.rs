@@ -40,13 +40,14 @@ impl Frontend {
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         roles::check_frontend_auth(&config)?;
+        crate::frontend::Frontend::check_files(&config.frontend)?;
         let mut side = roles::Side::start(&config, &shutdown).await?;
         let Some(log) = connect::connect_to_streams(&config, "frontend", &shutdown).await? else {
             return side.end().await;
         };
         side.watch(&log);
         let frontend = roles::start_frontend(&config, log, shutdown.clone()).await?;
-        say(&format!("frontend ready: ws://{}/ws", frontend.local_addr()))?;
+        say(&format!("frontend ready: {}", frontend.url()))?;
         side.beside(hangups.ignored_beside(frontend.join()), &shutdown).await
     }
 }

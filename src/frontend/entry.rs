@@ -3,9 +3,9 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use axum::extract::ws::Utf8Bytes;
 use bytes::Bytes;
 
+use super::ws::Wire;
 use crate::event::canonical::content_hash;
 use crate::event::{CommittedEvent, Draft, DraftKey, EventId, EventRecord};
 use crate::log::StoredEvent;
@@ -32,7 +32,7 @@ pub(super) struct Entry {
 /// An event encoded in one dialect.
 pub(super) struct Encoded {
     /// The broadcast frame.
-    pub frame: Utf8Bytes,
+    pub frame: Wire,
     event: std::ops::Range<usize>,
 }
 
@@ -69,10 +69,10 @@ impl Entry {
         cell.get_or_init(|| match EventRecord::parse(&self.body) {
             Ok(record) => {
                 let encoded = dialect.encode_broadcast(&CommittedEvent { id: self.id, record });
-                Encoded { event: encoded.event_start..encoded.event_end, frame: encoded.frame.into() }
+                Encoded { event: encoded.event_start..encoded.event_end, frame: Wire::text(&encoded.frame) }
             }
             // Not reached: the same bytes were parsed when the entry was made.
-            Err(_) => Encoded { frame: Utf8Bytes::default(), event: 0..0 },
+            Err(_) => Encoded { frame: Wire::text(""), event: 0..0 },
         })
     }
 

@@ -1,9 +1,11 @@
-//! How much a client may do: connections and submissions by client id, frames by connection.
+//! How much a client may do: connections by address and client id, upgrades in all, submissions by client id,
+//! frames by connection.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use governor::clock::{Clock, DefaultClock};
 use governor::state::InMemoryState;
@@ -11,23 +13,35 @@ use governor::state::direct::NotKeyed;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 
+use super::edge::{AddressKey, Refusal};
 use super::lock;
 use super::settings::FrontendSettings;
 use crate::event::ClientId;
 
 type ByClient = RateLimiter<ClientId, HashMapStateStore<ClientId>, DefaultClock>;
+type Direct = RateLimiter<NotKeyed, InMemoryState, DefaultClock>;
+
+/// How often at most the counted clients are gone through for those that need not be counted any more.
+const CROWDED_PAUSE: Duration = Duration::from_secs(1);
 
 /// The limits that hold over all connections of a frontend.
 pub(super) struct Limits {
     connections_max: usize,
+    per_address_max: usize,
     per_client_max: usize,
+    retry_after: Duration,
     open: Mutex<Open>,
+    upgrades: Option<Direct>,
     submissions: Option<ByClient>,
+    counted_clients_max: usize,
+    /// When the counted clients were last gone through because there were too many.
+    crowded: Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
 struct Open {
     all: usize,
+    by_address: HashMap<AddressKey, usize>,
     by_client: HashMap<ClientId, usize>,
 }
 
@@ -38,26 +52,70 @@ impl Limits {
         });
         Arc::new(Self {
             connections_max: settings.connections_max,
+            per_address_max: settings.connections_per_address_max,
             per_client_max: settings.connections_per_client_max,
+            retry_after: Duration::from_millis(settings.retry_after_ms),
             open: Mutex::default(),
+            upgrades: NonZeroU32::new(settings.upgrades_per_second_max)
+                .map(|max| RateLimiter::direct(Quota::per_second(max))),
             submissions,
+            counted_clients_max: settings.counted_clients_max,
+            crowded: Mutex::default(),
         })
     }
 
-    /// A place for one more connection, kept until it is dropped; `None` when there is none left.
-    pub(super) fn admit(self: &Arc<Self>) -> Option<Admission> {
+    /// A place for one more connection, kept until it is dropped; or why there is none, and when to ask again.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        address: AddressKey,
+    ) -> Result<Admission, (Refusal, Option<Duration>)> {
         let mut open = lock(&self.open);
         if open.all >= self.connections_max {
-            return None;
+            return Err((Refusal::Full, Some(self.retry_after())));
+        }
+        let of_address = open.by_address.get(&address).copied().unwrap_or(0);
+        if self.per_address_max > 0 && of_address >= self.per_address_max {
+            return Err((Refusal::Address, Some(self.retry_after())));
+        }
+        if let Some(limiter) = &self.upgrades
+            && let Err(not_until) = limiter.check()
+        {
+            let wait = not_until.wait_time_from(limiter.clock().now());
+            return Err((Refusal::Rate, Some(wait + self.retry_after())));
         }
         open.all += 1;
-        Some(Admission { limits: self.clone(), client: None })
+        *open.by_address.entry(address).or_default() += 1;
+        Ok(Admission { limits: self.clone(), address, client: None })
+    }
+
+    /// How many connections there are.
+    pub(super) fn connections(&self) -> usize {
+        lock(&self.open).all
+    }
+
+    /// How long whoever finds no room is told to wait: by chance, so that not all come back at once.
+    pub(super) fn retry_after(&self) -> Duration {
+        self.retry_after.mul_f64(1.0 + rand::random::<f64>())
     }
 
     /// Takes one submission of the client's allowance, or says how long to wait for it.
     pub(super) fn submission(&self, client: &ClientId) -> Result<(), Duration> {
         let Some(limiter) = &self.submissions else { return Ok(()) };
+        if limiter.len() >= self.counted_clients_max && !self.made_room() {
+            return Err(self.retry_after());
+        }
         limiter.check_key(client).map_err(|not_until| not_until.wait_time_from(limiter.clock().now()))
+    }
+
+    /// Makes room for one more client to be counted; false when there is none. Going through all of them costs
+    /// time, so it is done once in a while.
+    fn made_room(&self) -> bool {
+        let mut crowded = lock(&self.crowded);
+        if crowded.is_none_or(|at| at.elapsed() >= CROWDED_PAUSE) {
+            *crowded = Some(Instant::now());
+            self.forget_idle();
+        }
+        self.submissions.as_ref().is_none_or(|limiter| limiter.len() < self.counted_clients_max)
     }
 
     /// Forgets clients whose allowance is whole again.
@@ -72,6 +130,7 @@ impl Limits {
 /// A connection's place.
 pub(super) struct Admission {
     limits: Arc<Limits>,
+    address: AddressKey,
     client: Option<ClientId>,
 }
 
@@ -92,40 +151,73 @@ impl Admission {
     pub(super) fn unclaim(&mut self) {
         let Some(client) = self.client.take() else { return };
         let mut open = lock(&self.limits.open);
-        if let Some(count) = open.by_client.get_mut(&client) {
-            *count -= 1;
-            if *count == 0 {
-                open.by_client.remove(&client);
-            }
-        }
+        one_less(&mut open.by_client, &client);
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
         self.unclaim();
-        lock(&self.limits.open).all -= 1;
+        let mut open = lock(&self.limits.open);
+        open.all -= 1;
+        one_less(&mut open.by_address, &self.address);
     }
 }
 
-/// One connection's allowance of frames.
-pub(super) struct FrameLimit(Option<RateLimiter<NotKeyed, InMemoryState, DefaultClock>>);
+/// Counts one less under a key; what is at nought is forgotten, and the map gives back its room when most of
+/// it is empty.
+fn one_less<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    let Some(count) = counts.get_mut(key) else { return };
+    *count -= 1;
+    if *count == 0 {
+        counts.remove(key);
+        if counts.capacity() > 1024 && counts.len() < counts.capacity() / 8 {
+            counts.shrink_to(2 * counts.len());
+        }
+    }
+}
+
+/// One connection's allowance of frames and of their bytes.
+pub(super) struct FrameLimit {
+    frames: Option<Direct>,
+    bytes: Option<Direct>,
+}
 
 impl FrameLimit {
-    pub(super) fn new(per_second_max: u32) -> Self {
-        Self(NonZeroU32::new(per_second_max).map(|max| RateLimiter::direct(Quota::per_second(max))))
+    pub(super) fn new(settings: &FrontendSettings) -> Self {
+        let at_once = u32::try_from(settings.frame_bytes_max).unwrap_or(u32::MAX);
+        Self {
+            frames: NonZeroU32::new(settings.frames_per_second_max)
+                .map(|max| RateLimiter::direct(Quota::per_second(max))),
+            bytes: NonZeroU32::new(settings.bytes_per_second_max).map(|max| {
+                let burst = max.max(NonZeroU32::new(at_once).unwrap_or(max));
+                RateLimiter::direct(Quota::per_second(max).allow_burst(burst))
+            }),
+        }
     }
 
-    /// Takes one frame of the allowance, or says how long to wait for it.
-    pub(super) fn frame(&self) -> Result<(), Duration> {
-        let Some(limiter) = &self.0 else { return Ok(()) };
-        limiter.check().map_err(|not_until| not_until.wait_time_from(limiter.clock().now()))
+    /// Takes one frame of so many bytes of the allowance, or says how long to wait for it.
+    pub(super) fn frame(&self, bytes: usize) -> Result<(), Duration> {
+        if let Some(limiter) = &self.frames {
+            limiter.check().map_err(|not_until| not_until.wait_time_from(limiter.clock().now()))?;
+        }
+        let bytes = u32::try_from(bytes).ok().and_then(NonZeroU32::new);
+        let (Some(limiter), Some(bytes)) = (&self.bytes, bytes) else { return Ok(()) };
+        match limiter.check_n(bytes) {
+            Ok(checked) => checked.map_err(|not_until| not_until.wait_time_from(limiter.clock().now())),
+            // More than may ever come at once: such a frame is refused for its size.
+            Err(_) => Ok(()),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn address(n: u8) -> AddressKey {
+        AddressKey::of([10, 0, 0, n].into())
+    }
 
     fn client(id: &str) -> ClientId {
         ClientId::new(id).unwrap()
@@ -136,15 +228,35 @@ mod tests {
         let settings =
             FrontendSettings { connections_max: 3, connections_per_client_max: 2, ..Default::default() };
         let limits = Limits::new(&settings);
-        let mut open: Vec<Admission> = (0..3).map(|_| limits.admit().unwrap()).collect();
-        assert!(limits.admit().is_none());
+        let mut open: Vec<Admission> = (0..3).map(|n| limits.admit(address(n)).unwrap()).collect();
+        let (refusal, wait) = limits.admit(address(9)).err().unwrap();
+        assert_eq!(refusal, Refusal::Full);
+        assert!(wait.unwrap() >= limits.retry_after && wait.unwrap() <= 2 * limits.retry_after);
         assert!(open[0].claim(&client("a")) && open[1].claim(&client("a")));
         assert!(!open[2].claim(&client("a")) && open[2].claim(&client("b")));
         open.remove(0);
-        assert!(limits.admit().unwrap().claim(&client("a")));
+        assert!(limits.admit(address(0)).unwrap().claim(&client("a")));
         drop(open);
-        assert!(lock(&limits.open).by_client.is_empty());
-        assert_eq!(lock(&limits.open).all, 0);
+        let open = lock(&limits.open);
+        assert!(open.by_client.is_empty() && open.by_address.is_empty());
+        assert_eq!(open.all, 0);
+    }
+
+    #[test]
+    fn connections_are_counted_by_address_and_upgrades_by_time() {
+        let settings = FrontendSettings { connections_per_address_max: 2, ..Default::default() };
+        let limits = Limits::new(&settings);
+        let open: Vec<Admission> = (0..2).map(|_| limits.admit(address(1)).unwrap()).collect();
+        assert_eq!(limits.admit(address(1)).err().unwrap().0, Refusal::Address);
+        assert!(limits.admit(address(2)).is_ok());
+        drop(open);
+        assert!(limits.admit(address(1)).is_ok());
+
+        let settings = FrontendSettings { upgrades_per_second_max: 3, ..Default::default() };
+        let limits = Limits::new(&settings);
+        let taken: Vec<_> = (0..20).map(|_| limits.admit(address(1))).collect();
+        assert_eq!(taken.iter().filter(|taken| taken.is_ok()).count(), 3);
+        assert_eq!(taken.last().unwrap().as_ref().err().unwrap().0, Refusal::Rate);
     }
 
     #[test]
@@ -164,9 +276,31 @@ mod tests {
         let settings = FrontendSettings { submissions_per_minute_max: 0, ..Default::default() };
         let limits = Limits::new(&settings);
         assert!((0..1000).all(|_| limits.submission(&client("a")).is_ok()));
-        let frames = FrameLimit::new(0);
-        assert!((0..1000).all(|_| frames.frame().is_ok()));
-        let frames = FrameLimit::new(5);
-        assert_eq!((0..100).filter(|_| frames.frame().is_ok()).count(), 5);
+        let limit = |frames_per_second_max, bytes_per_second_max| {
+            let settings = FrontendSettings {
+                frames_per_second_max,
+                bytes_per_second_max,
+                frame_bytes_max: 1_000,
+                ..Default::default()
+            };
+            FrameLimit::new(&settings)
+        };
+        let none = limit(0, 0);
+        assert!((0..1000).all(|_| none.frame(1_000).is_ok()));
+        let frames = limit(5, 0);
+        assert_eq!((0..100).filter(|_| frames.frame(1_000).is_ok()).count(), 5);
+        // As much as one frame at once, whatever the limit is.
+        let bytes = limit(0, 10);
+        assert!(bytes.frame(1_000).is_ok());
+        let wait = bytes.frame(20).unwrap_err();
+        assert!(wait > Duration::from_secs(1) && wait <= Duration::from_secs(2), "{wait:?}");
+    }
+
+    #[test]
+    fn only_so_many_clients_are_counted_and_more_wait() {
+        let settings = FrontendSettings { counted_clients_max: 3, ..Default::default() };
+        let limits = Limits::new(&settings);
+        let taken = (0..10).filter(|n| limits.submission(&client(&n.to_string())).is_ok()).count();
+        assert_eq!(taken, 3);
     }
 }

@@ -14,6 +14,12 @@ pub const CONNECTIONS: &str = "insieme_connections";
 pub const OPENED: &str = "insieme_connections_opened_total";
 /// Connections that have more than one event to be written to them.
 pub const BEHIND: &str = "insieme_connections_behind";
+/// Connections that got no WebSocket, by reason.
+pub const UPGRADES_REFUSED: &str = "insieme_upgrades_refused_total";
+/// Times that no connection could be accepted for want of something, such as file descriptors.
+pub const ACCEPT_ERRORS: &str = "insieme_accept_errors_total";
+/// Tries at taking a changed certificate, by result.
+pub const TLS_RELOADS: &str = "insieme_tls_reloads_total";
 /// Connections closed by the server, by close code.
 pub const CLOSED: &str = "insieme_connections_closed_total";
 /// Frames received.
@@ -82,6 +88,9 @@ pub fn describe() {
     describe_gauge!(PAGE_CACHE_BYTES, Unit::Bytes, "What the cache of the log's pages holds");
     describe_histogram!(CATCH_UP_SECONDS, Unit::Seconds, "From a greeting behind the head to the head");
     describe_histogram!(PAGE_SECONDS, Unit::Seconds, "Reading a page of the log");
+    describe_counter!(UPGRADES_REFUSED, Unit::Count, "Connections that got no WebSocket, by reason");
+    describe_counter!(ACCEPT_ERRORS, Unit::Count, "Failures to accept a connection, such as no descriptors");
+    describe_counter!(TLS_RELOADS, Unit::Count, "Tries at taking a changed certificate, by result");
     describe_counter!(CLOSED, Unit::Count, "Connections closed by the server, by close code");
     describe_counter!(FRAMES_IN, Unit::Count, "Frames received");
     describe_counter!(FRAMES_OUT, Unit::Count, "Frames sent");

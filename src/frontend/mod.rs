@@ -6,9 +6,9 @@
 //! the validator: they meet in the log.
 
 mod answers;
+mod edge;
 mod entry;
 mod feed;
-mod http;
 mod limits;
 pub mod metrics;
 mod pages;
@@ -16,6 +16,7 @@ mod pending;
 mod ring;
 mod session;
 mod settings;
+mod ws;
 #[cfg(all(test, feature = "fault-points"))]
 #[path = "../simulation/session.rs"]
 pub(crate) mod simulated_session;
@@ -24,11 +25,9 @@ pub(crate) mod simulated_session;
 mod testing;
 
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +37,7 @@ use tracing::{info, warn};
 pub use settings::FrontendSettings;
 
 use self::answers::AnswerDesk;
+use self::edge::{Edge, Gate, Origins, Proxies, Tls};
 use self::feed::{Feeds, Shared};
 use self::limits::Limits;
 use self::pages::Pages;
@@ -63,9 +63,6 @@ pub enum FrontendError {
         /// Why not.
         error: std::io::Error,
     },
-    /// The HTTP server failed.
-    #[error("the HTTP server failed: {0}")]
-    Serve(std::io::Error),
     /// The log cannot be used.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -91,6 +88,11 @@ pub struct RunningFrontend {
 }
 
 impl Frontend {
+    /// Says what is wrong with the files that the settings name, before anything is started.
+    pub fn check_files(settings: &FrontendSettings) -> Result<(), FrontendError> {
+        gate(settings).map(|_| ()).map_err(FrontendError::Settings)
+    }
+
     /// Starts a frontend; when this returns, it listens. It goes away when `shutdown` is cancelled: takes no
     /// more connections, answers what is under way for a while, and closes every connection.
     pub async fn start(
@@ -107,7 +109,9 @@ impl Frontend {
         metrics::describe();
         crate::auth::metrics::describe();
         let settings = Arc::new(settings);
-        let drain = shutdown.child_token();
+        let (closing, drain) = (shutdown.child_token(), CancellationToken::new());
+        let (gate, known) = gate(&settings).map_err(FrontendError::Settings)?;
+        let tls = gate.tls.clone();
         let listener = TcpListener::bind(settings.listen)
             .await
             .map_err(|error| FrontendError::Listen { address: settings.listen, error })?;
@@ -131,28 +135,33 @@ impl Frontend {
             answers: desk.clone(),
             limits: limits.clone(),
             auth,
+            closing: closing.clone(),
             drain: drain.clone(),
         });
         let (stop, sessions) = (CancellationToken::new(), TaskTracker::new());
-        let http = http::Http {
-            hub: hub.clone(),
-            sessions: sessions.clone(),
-            // Never the numbers of an earlier process of the same id: its late answers must find nobody.
-            connections: Arc::new(AtomicU64::new(now_ms() << 20)),
-        };
+        // Never the numbers of an earlier process of the same id: its late answers must find nobody.
+        let first_connection = now_ms() << 20;
+        let edge = Edge::new(hub.clone(), sessions.clone(), gate, first_connection);
         let mut tasks = JoinSet::new();
-        // A frame is flushed when nothing more is to come just now: the kernel has nothing to wait for.
-        let listener = listener.tap_io(|stream| {
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "cannot switch off a socket's delay");
-            }
-        });
+        let until = drain.clone();
         tasks.spawn(async move {
-            axum::serve(listener, http::router(http))
-                .with_graceful_shutdown(drain.cancelled_owned())
-                .await
-                .map_err(FrontendError::Serve)
+            edge.run(listener, until).await;
+            Ok(())
         });
+        let wait = Duration::from_millis(hub.settings.drain_wait_ms);
+        tasks.spawn(async move {
+            drain.run_until_cancelled(closing.cancelled()).await;
+            drain.run_until_cancelled(tokio::time::sleep(wait)).await;
+            drain.cancel();
+            Ok(())
+        });
+        if let (Some(tls), Some(known)) = (tls, known) {
+            let (every, until) = (Duration::from_millis(hub.settings.tls_poll_ms), stop.clone());
+            tasks.spawn(async move {
+                tls.keep_up(known, every, until).await;
+                Ok(())
+            });
+        }
         let until = stop.clone();
         tasks.spawn(async move {
             desk.run(answers, until.clone()).await;
@@ -177,6 +186,12 @@ impl RunningFrontend {
     /// The address that it listens on.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where clients connect to.
+    pub fn url(&self) -> String {
+        let scheme = if self.hub.settings.tls_cert_file.is_some() { "wss" } else { "ws" };
+        format!("{scheme}://{}/ws", self.address)
     }
 
     /// Waits until it has gone away, because it was told to or because something failed.
@@ -206,6 +221,23 @@ impl Drop for RunningFrontend {
         self.stop.cancel();
         self.hub.feeds.cancel();
     }
+}
+
+/// Whom the edge believes and lets in, and by what its certificate is known.
+fn gate(settings: &FrontendSettings) -> Result<(Gate, Option<edge::Fingerprint>), String> {
+    let (tls, known) = match (&settings.tls_cert_file, &settings.tls_key_file) {
+        (Some(certificates), Some(key)) => {
+            let (tls, known) = Tls::load(certificates, key).map_err(|why| format!("TLS: {why}"))?;
+            (Some(Arc::new(tls)), Some(known))
+        }
+        _ => (None, None),
+    };
+    let gate = Gate {
+        proxies: Proxies::parse(&settings.trusted_proxies)?,
+        origins: Origins::parse(&settings.allowed_origins)?,
+        tls,
+    };
+    Ok((gate, known))
 }
 
 fn flat(ended: Result<Result<(), FrontendError>, tokio::task::JoinError>) -> Result<(), FrontendError> {

@@ -1,8 +1,11 @@
 //! What an operator can set of a frontend, and what it is when he does not.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+use super::edge::{Origins, Proxies};
 
 /// A frontend's settings. Every limit that a client or an operator can run into is here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,6 +15,17 @@ pub struct FrontendSettings {
     pub listen: SocketAddr,
     /// This frontend's name among all: letters, digits, `_` and `-`; empty for a random one.
     pub id: String,
+    /// The pages whose visitors' browsers may connect, as origins: `https://app.example.com`, or
+    /// `https://*.example.com` for every host below that one. Any, if there are none. Whoever says no origin
+    /// is no browser and is let in.
+    pub allowed_origins: Vec<String>,
+    /// The certificate for TLS, with its chain, PEM. Without it connections are not encrypted. Taken anew when
+    /// it changes.
+    pub tls_cert_file: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub tls_key_file: Option<PathBuf>,
+    /// How often the two files are looked at for a change, in milliseconds.
+    pub tls_poll_ms: u64,
     /// Takes anyone, with all permissions. For development only.
     pub allow_anyone: bool,
     /// Asks the validator to commit a partition's configured initial state when its first client connects.
@@ -21,6 +35,21 @@ pub struct FrontendSettings {
 
     /// The most connections.
     pub connections_max: usize,
+    /// The most connections of one address (IPv6: of one /64 network); 0 for any number. Behind a proxy that
+    /// is not in `trusted_proxies` all connections are of one address.
+    pub connections_per_address_max: usize,
+    /// Proxies and load balancers, as addresses (`10.0.0.7`) or networks (`10.0.0.0/8`), whose
+    /// `X-Forwarded-For` tells a client's address.
+    pub trusted_proxies: Vec<String>,
+    /// The most connections that are not upgraded yet; more wait in the kernel.
+    pub handshakes_max: usize,
+    /// How long a connection may take from its first byte to its upgrade, in milliseconds.
+    pub handshake_timeout_ms: u64,
+    /// How many connections may be upgraded in a second, and at once; 0 for any number.
+    pub upgrades_per_second_max: u32,
+    /// How long whoever is refused for want of room is told to wait, in milliseconds; by chance up to twice
+    /// that, so that not all come back at once.
+    pub retry_after_ms: u64,
     /// The most connections of one client id.
     pub connections_per_client_max: usize,
     /// The largest frame that a client may send, in bytes.
@@ -29,11 +58,17 @@ pub struct FrontendSettings {
     pub frame_depth_max: usize,
     /// How many frames a connection may send in a second; 0 for any number.
     pub frames_per_second_max: u32,
-    /// How many frames over that limit, none in between that kept it, close the connection.
+    /// How many bytes of frames a connection may send in a second, and at once; 0 for any number. At least
+    /// one frame of `frame_bytes_max` may always be sent at once.
+    pub bytes_per_second_max: u32,
+    /// How many frames over either limit, none in between that kept it, close the connection.
     pub frames_over_limit_max: u32,
     /// How many submissions a client id may make in a minute, over all its connections here, and at once;
     /// 0 for any number.
     pub submissions_per_minute_max: u32,
+    /// The most client ids whose submissions are counted at a time; those beyond wait until one of the others
+    /// has been quiet for a while.
+    pub counted_clients_max: usize,
     /// How many bad requests in a row close the connection.
     pub bad_requests_max: u32,
 
@@ -46,7 +81,14 @@ pub struct FrontendSettings {
     pub write_stall_ms_max: u64,
     /// How long a closed connection is kept for the client to read why, in milliseconds.
     pub close_linger_ms: u64,
-    /// How long a frontend that goes away waits for the answers to what it has sent, in milliseconds.
+    /// How long a frontend that is told to go away still takes connections, though it says that it is not
+    /// ready, in milliseconds: as long as a load balancer needs to notice.
+    pub drain_wait_ms: u64,
+    /// How many connections a frontend that goes away sends off in a second, so that not all come to the
+    /// others at once; 0 for all at once. Never takes more than half of `drain_ms_max`.
+    pub drain_connections_per_second: u32,
+    /// How long a frontend that goes away takes at most to send its connections off, and waits for the
+    /// answers to what they have sent, in milliseconds.
     pub drain_ms_max: u64,
 
     /// The most drafts of one connection that are not answered yet.
@@ -107,24 +149,38 @@ impl Default for FrontendSettings {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             id: String::new(),
+            allowed_origins: Vec::new(),
+            tls_cert_file: None,
+            tls_key_file: None,
+            tls_poll_ms: 2_000,
             allow_anyone: false,
             open_empty_partitions: false,
             open_wait_ms: 3_000,
 
             connections_max: 10_000,
+            connections_per_address_max: 0,
+            trusted_proxies: Vec::new(),
+            handshakes_max: 1_024,
+            handshake_timeout_ms: 10_000,
+            upgrades_per_second_max: 5_000,
+            retry_after_ms: 1_000,
             connections_per_client_max: 64,
             frame_bytes_max: 256 * 1024,
             frame_depth_max: 64,
             frames_per_second_max: 200,
+            bytes_per_second_max: 8 << 20,
             frames_over_limit_max: 50,
             submissions_per_minute_max: 100,
+            counted_clients_max: 100_000,
             bad_requests_max: 5,
 
             connect_timeout_ms: 10_000,
             heartbeat_interval_ms: 30_000,
             write_stall_ms_max: 10_000,
             close_linger_ms: 1_000,
-            drain_ms_max: 5_000,
+            drain_wait_ms: 0,
+            drain_connections_per_second: 1_000,
+            drain_ms_max: 10_000,
 
             pending_drafts_max: 1_024,
             submissions_unanswered_max: 1,
@@ -161,11 +217,18 @@ impl FrontendSettings {
         if self.id.len() > 64 || !self.id.bytes().all(plain) {
             return Err(format!("frontend id {:?} must be at most 64 of A-Z a-z 0-9 _ -", self.id));
         }
+        Proxies::parse(&self.trusted_proxies).map_err(|error| format!("trusted_proxies: {error}"))?;
+        Origins::parse(&self.allowed_origins).map_err(|error| format!("allowed_origins: {error}"))?;
+        if self.tls_cert_file.is_some() != self.tls_key_file.is_some() {
+            return Err("tls_cert_file and tls_key_file go together; set both or neither".to_owned());
+        }
         let counts = [
             ("connections_max", self.connections_max),
+            ("handshakes_max", self.handshakes_max),
             ("connections_per_client_max", self.connections_per_client_max),
             ("frame_bytes_max", self.frame_bytes_max),
             ("frame_depth_max", self.frame_depth_max),
+            ("counted_clients_max", self.counted_clients_max),
             ("pending_drafts_max", self.pending_drafts_max),
             ("submissions_unanswered_max", self.submissions_unanswered_max),
             ("submission_drafts_max", self.submission_drafts_max),
@@ -177,6 +240,9 @@ impl FrontendSettings {
             ("sync_events_max", self.sync_events_max),
         ];
         let times = [
+            ("handshake_timeout_ms", self.handshake_timeout_ms),
+            ("retry_after_ms", self.retry_after_ms),
+            ("tls_poll_ms", self.tls_poll_ms),
             ("heartbeat_interval_ms", self.heartbeat_interval_ms),
             ("write_stall_ms_max", self.write_stall_ms_max),
             ("answer_wait_ms", self.answer_wait_ms),

@@ -176,6 +176,8 @@ pub enum CloseCode {
     Normal,
     /// This frontend goes away, or took the client for gone.
     GoingAway,
+    /// What came is no WebSocket.
+    Protocol,
     /// A text frame was not UTF-8.
     NotUtf8,
     /// Auth, or a limit on behaviour.
@@ -194,6 +196,7 @@ impl CloseCode {
         match self {
             Self::Normal => 1000,
             Self::GoingAway => 1001,
+            Self::Protocol => 1002,
             Self::NotUtf8 => 1007,
             Self::Policy => 1008,
             Self::TooLarge => 1009,
@@ -207,6 +210,7 @@ impl CloseCode {
         match self {
             Self::Normal => "normal",
             Self::GoingAway => "going_away",
+            Self::Protocol => "protocol_error",
             Self::NotUtf8 => "not_utf8",
             Self::Policy => "policy",
             Self::TooLarge => "too_large",

@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod http;
 pub mod model;
 pub mod nats;
 pub mod nats_cluster;

@@ -99,9 +99,9 @@ impl Dev {
                 return ended(&mut parts).await.and(Err(error));
             }
         };
-        let address = frontend.local_addr();
+        let url = frontend.url();
         parts.spawn(async move { frontend.join().await.context("the frontend") });
-        let mut result = greet(address, dir, server.url());
+        let mut result = greet(&url, dir, server.url());
         if result.is_ok() {
             result = tokio::select! {
                 () = stop.cancelled() => Ok(()),
@@ -127,10 +127,10 @@ async fn ended(parts: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
 }
 
 /// Says how to reach it and what to try first.
-fn greet(address: SocketAddr, dir: &DataDir, nats: &str) -> anyhow::Result<()> {
+fn greet(url: &str, dir: &DataDir, nats: &str) -> anyhow::Result<()> {
     say(&format!(
         r#"
-  clients   ws://{address}/ws
+  clients   {url}
   NATS      {nats}
   data      {data}
 
@@ -140,7 +140,7 @@ then submit something; every client of the partition gets it as a broadcast:
 {{"id":"2","type":"submit_event","timestamp":0,"payload":{{"draftId":"d1","event":{{"type":"set","payload":{{"target":"greeting","value":"hello"}}}}}}}}
 
 Ctrl-C ends it; the data stays.
-dev ready: ws://{address}/ws"#,
+dev ready: {url}"#,
         data = dir.path().display(),
     ))
 }

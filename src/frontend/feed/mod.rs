@@ -139,7 +139,8 @@ impl Feed {
             }
             RingRead::Left => {
                 metrics::hot().ring_misses.increment(1);
-                let page = self.shared.pages.page(&self.token, position).await?;
+                // Boxed: few connections at a time are here, and all would keep the room.
+                let page = Box::pin(self.shared.pages.page(&self.token, position)).await?;
                 let page = page.ok_or_else(|| LogError::Unavailable {
                     what: "reading a page of the log",
                     why: format!("no event behind {position} yet, where {upto} is known"),

@@ -38,7 +38,7 @@ enum ItemEnd {
 impl Session {
     /// Takes a batch in, or says why not.
     pub(super) async fn submit_batch(&mut self, id: Option<String>, batch: SubmitBatch) -> Result<(), End> {
-        if self.leave_by.is_some() {
+        if self.leaves() {
             return Err(unavailable("this frontend is going away; reconnect", CloseCode::GoingAway));
         }
         let items_max = self.hub.settings.pending_drafts_max;
@@ -57,7 +57,7 @@ impl Session {
         let ends = drafts.iter().map(|_| None).collect();
         for (place, draft) in drafts.into_iter().enumerate() {
             match self.pending.submit(draft, place.to_string(), Instant::now()) {
-                Taken::Queued(key) => self.feed.look_out(key, self.connection, &self.committed_sender),
+                Taken::Queued(key) => self.look_out(key),
                 // The same event twice in one batch is one event.
                 Taken::Attached => {}
                 Taken::Full => {

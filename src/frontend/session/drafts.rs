@@ -49,12 +49,12 @@ impl Session {
             let retry_after_ms = Some(wait.as_millis() as u64 + 1);
             return self.reject(&id, &draft.draft_id, Reason::RateLimited, retry_after_ms).await;
         }
-        if self.leave_by.is_some() {
+        if self.leaves() {
             return self.reject(&id, &draft.draft_id, Reason::Unavailable, None).await;
         }
         let draft_id = draft.draft_id.clone();
         match self.pending.submit(draft, id.clone(), Instant::now()) {
-            Taken::Queued(key) => self.feed.look_out(key, self.connection, &self.committed_sender),
+            Taken::Queued(key) => self.look_out(key),
             Taken::Attached => debug!(draft = draft_id, "the same draft again; it is pending already"),
             Taken::Full => return self.reject(&id, &draft_id, Reason::Unavailable, None).await,
         }
@@ -70,8 +70,14 @@ impl Session {
     ) -> Result<(), End> {
         metrics::count_by(metrics::REJECTED, "code", reason.as_str());
         debug!(draft = draft_id, reason = reason.as_str(), "draft refused");
+        let retry_after_ms = retry_after_ms.or_else(|| self.retry_after_ms(reason));
         let notice = Notice::Rejected { draft_id, reason, errors: &[], retry_after_ms };
         self.socket.send(Some(id), &notice).await
+    }
+
+    /// When to send a draft again that was rejected for this reason, where only time can help.
+    fn retry_after_ms(&self, reason: Reason) -> Option<u64> {
+        matches!(reason, Reason::Unavailable | Reason::RateLimited).then(|| self.socket.retry_after_ms())
     }
 
     /// Starts the next publish, when none is under way and something is to be published.
@@ -139,8 +145,8 @@ impl Session {
     /// Answers what the feed has found so far. Done after a head is read and before anything up to that head
     /// is sent, it puts every acceptance before its event.
     pub(super) async fn drain_committed(&mut self) -> Result<(), End> {
-        while let Ok(entry) = self.committed.try_recv() {
-            self.committed(&entry).await?;
+        while let Some(entry) = self.found() {
+            Box::pin(self.committed(&entry)).await?;
         }
         Ok(())
     }
@@ -202,7 +208,8 @@ impl Session {
         if self.batch.is_some() {
             return self.item_done(Done { draft, key, since, asked, end }, entry).await;
         }
-        let details = serde_json::json!({ "draftId": draft_id });
+        let details =
+            serde_json::json!({ "draftId": draft_id, "retryAfterMs": self.socket.retry_after_ms() });
         for id in asked {
             let encoded = entry.map(|entry| (entry.id, entry.encoded(self.socket.dialect())));
             let notice = match (&end, &encoded) {
@@ -212,7 +219,8 @@ impl Session {
                 }
                 (pending::End::Rejected(reason, errors), _) => {
                     metrics::count_by(metrics::REJECTED, "code", reason.as_str());
-                    Notice::Rejected { draft_id, reason: *reason, errors, retry_after_ms: None }
+                    let retry_after_ms = self.retry_after_ms(*reason);
+                    Notice::Rejected { draft_id, reason: *reason, errors, retry_after_ms }
                 }
                 (pending::End::Forgotten | pending::End::NotProcessed | pending::End::Accepted, _) => {
                     metrics::count(metrics::FORGOTTEN);

@@ -9,10 +9,9 @@ use tracing::{Span, info, warn};
 
 use super::Hub;
 use super::frames::Frames;
-use super::socket::{End, Incoming, Socket};
+use super::socket::{End, Socket};
 use crate::auth::Identity;
 use crate::event::{EventId, ReplyTo, Submission, Unit};
-use crate::frontend::answers::AnswerInbox;
 use crate::frontend::feed::Watched;
 use crate::frontend::limits::Admission;
 use crate::protocol::{BadRequest, CloseCode, Connect, Dialect, ErrorCode, Notice, Request};
@@ -24,7 +23,6 @@ pub(super) struct Greeted {
     pub identity: Identity,
     pub feed: Watched,
     pub position: EventId,
-    pub answers: AnswerInbox,
 }
 
 /// Why a `connect` was refused though the connection stays.
@@ -59,12 +57,7 @@ pub(super) async fn greet(
                 return Err(End::Close(ErrorCode::BadRequest, why.into(), CloseCode::Policy));
             }
             incoming = socket.next() => {
-                let text = match incoming? {
-                    Incoming::Alive => continue,
-                    Incoming::Binary => None,
-                    Incoming::Text(text) => Some(text),
-                };
-                let Some(frame) = frames.take(socket, text.as_ref()).await? else { continue };
+                let Some(frame) = frames.take(socket, &incoming?).await? else { continue };
                 let Request::Connect(connect) = frame.request else {
                     let message = "`connect` must come first".to_owned();
                     frames.refuse(socket, BadRequest { reply_to: frame.id, message }).await?;
@@ -104,8 +97,7 @@ pub(super) async fn greet(
             Ok(position) => {
                 frames.good();
                 info!(%position, "connected");
-                let answers = hub.answers.open(connection);
-                return Ok(Greeted { admission, frames, identity, feed, position, answers });
+                return Ok(Greeted { admission, frames, identity, feed, position });
             }
             Err(refused) => {
                 admission.unclaim();
@@ -129,9 +121,7 @@ async fn refuse(
         Refused::Error(code, message) if socket.dialect() == Dialect::V1 => {
             Err(socket.last_word(id, code, &message, CloseCode::Policy).await)
         }
-        Refused::Error(code, message) => {
-            socket.send(id, &Notice::Error { code, message: &message, details: None }).await
-        }
+        Refused::Error(code, message) => socket.error(id, code, &message, None).await,
     }
 }
 

@@ -10,6 +10,7 @@ mod drafts;
 mod expiry;
 mod frames;
 mod greet;
+mod outcomes;
 mod socket;
 mod sync;
 
@@ -17,8 +18,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{Utf8Bytes, WebSocket};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -26,15 +26,18 @@ use tracing::{debug, warn};
 use self::batch::Batch;
 use self::drafts::Publishing;
 use self::frames::Frames;
+use self::outcomes::{Outcome, Outcomes};
 use self::socket::{End, Incoming, Socket};
 use self::sync::Cycle;
-use super::answers::{AnswerDesk, AnswerInbox};
+use super::answers::AnswerDesk;
+use super::edge::Stream;
 use super::entry::Entry;
 use super::feed::{Feeds, Watched};
 use super::limits::{Admission, Limits};
 use super::metrics;
 use super::pending::Pending;
 use super::settings::FrontendSettings;
+use super::ws::WebSocket;
 use crate::auth::{Authenticator, Identity};
 use crate::event::EventId;
 use crate::log::{ConnectionState, Log};
@@ -48,7 +51,9 @@ pub(super) struct Hub {
     pub answers: Arc<AnswerDesk>,
     pub limits: Arc<Limits>,
     pub auth: Authenticator,
-    /// Cancelled when the frontend goes away.
+    /// Cancelled when the frontend is told to go away.
+    pub closing: CancellationToken,
+    /// Cancelled when it does.
     pub drain: CancellationToken,
 }
 
@@ -80,56 +85,70 @@ struct Session {
     /// Since when it catches up with the head as it was at the greeting.
     catching_up: Option<Instant>,
     publishing: Publishing,
-    committed: mpsc::Receiver<Arc<Entry>>,
-    committed_sender: mpsc::Sender<Arc<Entry>>,
-    answers: AnswerInbox,
+    outcomes: Option<Box<Outcomes>>,
     look_at: Instant,
     looks_without_life: u32,
-    leave_by: Option<Instant>,
+    leaving: Option<Leaving>,
     _admission: Admission,
+}
+
+/// A connection that is to end because its frontend goes away.
+struct Leaving {
+    /// When it takes no more drafts, and ends as soon as it owes no answer.
+    from: Instant,
+    /// When it ends whatever it owes.
+    by: Instant,
 }
 
 /// Serves a connection until it ends.
 pub(super) async fn serve(
     hub: Arc<Hub>,
     connection: u64,
-    socket: WebSocket,
-    admission: Option<Admission>,
+    socket: WebSocket<Stream>,
+    admission: Admission,
     token: Option<String>,
 ) {
     let _counted = metrics::Counted::one(metrics::CONNECTIONS);
     metrics::count(metrics::OPENED);
     let linger = Duration::from_millis(hub.settings.close_linger_ms);
-    let stall = Duration::from_millis(hub.settings.write_stall_ms_max);
-    let mut socket = Socket::new(socket, connection, stall);
-    let Some(admission) = admission else {
-        let why = "this frontend has as many connections as it takes";
-        let end = End::Close(ErrorCode::Unavailable, why.into(), CloseCode::TryAgainLater);
-        socket.close(end, linger).await;
-        return;
-    };
-    let frames = Frames::new(&hub.settings);
-    let (socket, end) = match greet::greet(&hub, connection, &mut socket, frames, admission, token).await {
-        Err(end) => (socket, end),
-        Ok(greeted) => {
-            let mut session = Session::new(hub, connection, socket, greeted);
-            let end = session.run().await;
-            session.forget_drafts();
-            (session.socket, end)
-        }
+    let socket = Socket::new(socket, connection, &hub.settings);
+    let (socket, end) = match Box::pin(begin(hub, connection, socket, admission, token)).await {
+        Ok(session) => Box::pin(carry_on(session)).await,
+        Err(ended) => *ended,
     };
     if let End::Close(ErrorCode::ServerError, why, _) = &end {
         tracing::error!(%why, "a defect closes a connection");
     }
-    let closed = socket.close(end, linger).await;
+    let closed = Box::pin(socket.close(end, linger)).await;
     debug!(closed, "connection ended");
+}
+
+/// Greets a connection; gives its session, or why there is none.
+async fn begin(
+    hub: Arc<Hub>,
+    connection: u64,
+    mut socket: Socket,
+    admission: Admission,
+    token: Option<String>,
+) -> Result<Box<Session>, Box<(Socket, End)>> {
+    let frames = Frames::new(&hub.settings);
+    match greet::greet(&hub, connection, &mut socket, frames, admission, token).await {
+        Ok(greeted) => Ok(Box::new(Session::new(hub, connection, socket, greeted))),
+        Err(end) => Err(Box::new((socket, end))),
+    }
+}
+
+/// Serves a connection that has been greeted.
+async fn carry_on(mut session: Box<Session>) -> (Socket, End) {
+    let end = session.run().await;
+    session.forget_drafts();
+    (session.socket, end)
 }
 
 impl Session {
     fn new(hub: Arc<Hub>, connection: u64, socket: Socket, greeted: greet::Greeted) -> Self {
-        let greet::Greeted { admission, frames, identity, feed, position, answers } = greeted;
+        let greet::Greeted { admission, frames, identity, feed, position } = greeted;
         let settings = &hub.settings;
-        let (committed_sender, committed) = mpsc::channel(settings.pending_drafts_max);
         let mut log_state = hub.log.state();
         let epoch = log_state.borrow_and_update().epoch;
         let pending = Pending::new(settings, identity.client_id.clone(), hub.log.message_bytes_max());
@@ -155,12 +174,10 @@ impl Session {
             behind_share: metrics::Share::of(&metrics::hot().behind),
             catching_up,
             publishing: Publishing::default(),
-            committed,
-            committed_sender,
-            answers,
+            outcomes: None,
             look_at,
             looks_without_life: 0,
-            leave_by: None,
+            leaving: None,
             _admission: admission,
             hub,
         }
@@ -175,7 +192,8 @@ impl Session {
         }
     }
 
-    /// Does all that can be done now, and then waits for one thing to happen.
+    /// Does all that can be done now, and then waits for one thing to happen. What is done then is boxed: a
+    /// connection that waits, as most do most of the time, does not keep room for it.
     async fn turn(&mut self, timer: &mut std::pin::Pin<Box<Sleep>>) -> Result<(), End> {
         self.check_identity()?;
         let behind = self.write_events().await?;
@@ -189,21 +207,18 @@ impl Session {
         }
         tokio::select! {
             biased;
-            () = self.hub.drain.cancelled(), if self.leave_by.is_none() => {
-                let patience = Duration::from_millis(self.hub.settings.drain_ms_max);
-                self.leave_by = Some(Instant::now() + patience);
+            () = self.hub.drain.cancelled(), if self.leaving.is_none() => {
+                self.leaving = Some(self.leaving());
                 Ok(())
             }
-            published = self.publishing.done() => self.published(published).await,
-            Some(entry) = self.committed.recv() => self.committed(&entry).await,
-            Some(answer) = self.answers.next() => self.answered(*answer).await,
+            published = self.publishing.done() => Box::pin(self.published(published)).await,
+            outcome = outcomes::next(&mut self.outcomes) => match outcome {
+                Outcome::Committed(entry) => Box::pin(self.committed(&entry)).await,
+                Outcome::Answered(answer) => Box::pin(self.answered(*answer)).await,
+            },
             incoming = self.socket.next(), if self.batch.is_none() => {
                 self.looks_without_life = 0;
-                match incoming? {
-                    Incoming::Alive => Ok(()),
-                    Incoming::Binary => self.frame(None).await,
-                    Incoming::Text(text) => self.frame(Some(text)).await,
-                }
+                Box::pin(self.frame(incoming?)).await
             }
             Ok(()) = self.log_state.changed() => {
                 let epoch = self.log_state.borrow_and_update().epoch;
@@ -213,7 +228,7 @@ impl Session {
                 }
                 Ok(())
             }
-            () = timer.as_mut() => self.time_passed().await,
+            () = timer.as_mut() => Box::pin(self.time_passed()).await,
             Ok(()) = self.head.changed(), if self.cycle.is_none() => Ok(()),
             () = std::future::ready(()), if behind => Ok(()),
         }
@@ -260,7 +275,7 @@ impl Session {
                 continue;
             }
             let frame = entry.encoded(self.socket.dialect()).frame.clone();
-            bytes += frame.as_str().len() as u64;
+            bytes += frame.len() as u64;
             broadcasts += 1;
             self.socket.send_encoded(frame).await?;
         }
@@ -280,9 +295,9 @@ impl Session {
         Ok(self.position < head)
     }
 
-    /// Takes a frame: a text, or something else.
-    async fn frame(&mut self, text: Option<Utf8Bytes>) -> Result<(), End> {
-        let Some(frame) = self.frames.take(&mut self.socket, text.as_ref()).await? else { return Ok(()) };
+    /// Takes a frame.
+    async fn frame(&mut self, incoming: Incoming) -> Result<(), End> {
+        let Some(frame) = self.frames.take(&mut self.socket, &incoming).await? else { return Ok(()) };
         let id = frame.id;
         if !matches!(frame.request, Request::Connect(_)) {
             self.frames.good();
@@ -305,7 +320,7 @@ impl Session {
         if self.socket.dialect().closes_on(code) {
             return Err(self.socket.last_word(reply_to, code, message, CloseCode::TryAgainLater).await);
         }
-        self.socket.send(reply_to, &Notice::Error { code, message, details: None }).await
+        self.socket.error(reply_to, code, message, None).await
     }
 
     async fn time_passed(&mut self) -> Result<(), End> {
@@ -316,6 +331,9 @@ impl Session {
                 return Err(End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway));
             }
             self.looks_without_life += 1;
+            if self.pending.is_empty() {
+                self.outcomes = None;
+            }
             self.look_at = now + Duration::from_millis(self.hub.settings.heartbeat_interval_ms);
             self.socket.ping().await?;
         }
@@ -331,16 +349,36 @@ impl Session {
     fn wake_at(&self) -> Instant {
         let idle = self.cycle.as_ref().map(|cycle| cycle.idle_at);
         let drafts = self.pending.wake_at().map(Instant::from_std);
-        [self.expires, idle, drafts, self.leave_by, self.read_after]
+        let leave =
+            self.leaving.as_ref().map(|leaving| if self.leaves() { leaving.by } else { leaving.from });
+        [self.expires, idle, drafts, leave, self.read_after]
             .into_iter()
             .flatten()
             .fold(self.look_at, Instant::min)
     }
 
+    /// When to leave: each connection at a time of its own, so that not all come to other frontends at once.
+    fn leaving(&self) -> Leaving {
+        let settings = &self.hub.settings;
+        let patience = Duration::from_millis(settings.drain_ms_max);
+        let spread = match settings.drain_connections_per_second {
+            0 => Duration::ZERO,
+            rate => Duration::from_secs(self.hub.limits.connections() as u64) / rate,
+        };
+        let now = Instant::now();
+        let from = now + spread.min(patience / 2).mul_f64(rand::random());
+        Leaving { from, by: now + patience }
+    }
+
+    /// Whether its time to leave has come.
+    fn leaves(&self) -> bool {
+        self.leaving.as_ref().is_some_and(|leaving| leaving.from <= Instant::now())
+    }
+
     /// Leaves, when the frontend goes away and nothing is left to answer, or not in time.
     fn leave_if_done(&self) -> Result<(), End> {
-        match self.leave_by {
-            Some(by) if self.pending.is_empty() || by <= Instant::now() => {
+        match &self.leaving {
+            Some(leaving) if self.leaves() && (self.pending.is_empty() || leaving.by <= Instant::now()) => {
                 let why = "this frontend is going away; reconnect";
                 Err(End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway))
             }

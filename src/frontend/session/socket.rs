@@ -1,13 +1,16 @@
 //! A client's socket: notices out, each write within its deadline; frames in.
 
 use std::borrow::Cow;
+use std::io;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
-use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use serde_json::json;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::debug;
 
+use crate::frontend::edge::Stream;
+use crate::frontend::settings::FrontendSettings;
+use crate::frontend::ws::{Message, ReadError, WebSocket, Wire};
 use crate::frontend::{metrics, now_ms};
 use crate::protocol::{CloseCode, Dialect, ErrorCode, Header, Notice};
 
@@ -27,28 +30,36 @@ pub(super) enum End {
 /// What came in.
 pub(super) enum Incoming {
     /// A text frame.
-    Text(Utf8Bytes),
-    /// A binary frame.
-    Binary,
+    Text(String),
+    /// A binary frame of so many bytes.
+    Binary(usize),
     /// A ping or pong.
     Alive,
 }
 
 /// A client's socket.
 pub(super) struct Socket {
-    socket: WebSocket,
+    socket: WebSocket<Stream>,
     dialect: Option<Dialect>,
     connection: u64,
     messages: u64,
     stall: Duration,
-    dirty: bool,
+    retry_after: Duration,
     /// Nothing more can be read.
     deaf: bool,
 }
 
 impl Socket {
-    pub(super) fn new(socket: WebSocket, connection: u64, stall: Duration) -> Self {
-        Self { socket, dialect: None, connection, messages: 0, stall, dirty: false, deaf: false }
+    pub(super) fn new(socket: WebSocket<Stream>, connection: u64, settings: &FrontendSettings) -> Self {
+        Self {
+            socket,
+            dialect: None,
+            connection,
+            messages: 0,
+            stall: Duration::from_millis(settings.write_stall_ms_max),
+            retry_after: Duration::from_millis(settings.retry_after_ms),
+            deaf: false,
+        }
     }
 
     /// The dialect that the client speaks.
@@ -69,30 +80,49 @@ impl Socket {
         message: &str,
         close: CloseCode,
     ) -> End {
-        match self.send(reply_to, &Notice::Error { code, message, details: None }).await {
+        match self.error(reply_to, code, message, None).await {
             Ok(()) => End::Told(close),
             Err(end) => end,
         }
     }
 
+    /// Answers with an error. Where another try makes sense, it says when: after `wait`, or where nobody knows,
+    /// after a while.
+    pub(super) async fn error(
+        &mut self,
+        reply_to: Option<&str>,
+        code: ErrorCode,
+        message: &str,
+        wait: Option<Duration>,
+    ) -> Result<(), End> {
+        let wait_ms = match (wait, code) {
+            (Some(wait), _) => Some(wait.as_millis() as u64 + 1),
+            (None, ErrorCode::Unavailable | ErrorCode::RateLimited) => Some(self.retry_after_ms()),
+            (None, _) => None,
+        };
+        let details = wait_ms.map(|wait_ms| json!({ "retryAfterMs": wait_ms }));
+        self.send(reply_to, &Notice::Error { code, message, details: details.as_ref() }).await
+    }
+
+    /// When to try again what did not work just now, in milliseconds: by chance, so that not all come at once.
+    pub(super) fn retry_after_ms(&self) -> u64 {
+        self.retry_after.mul_f64(1.0 + rand::random::<f64>()).as_millis() as u64
+    }
+
     /// The next frame. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<Incoming, End> {
-        match self.socket.next().await {
-            Some(Ok(Message::Text(text))) => {
-                metrics::hot().frames_in.increment(1);
-                Ok(Incoming::Text(text))
-            }
-            Some(Ok(Message::Binary(_))) => {
-                metrics::hot().frames_in.increment(1);
-                Ok(Incoming::Binary)
-            }
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(Incoming::Alive),
-            Some(Ok(Message::Close(_))) | None => Err(End::Gone),
-            Some(Err(error)) => {
+        let incoming = match self.socket.next().await {
+            Ok(Message::Text(text)) => Incoming::Text(text),
+            Ok(Message::Binary(bytes)) => Incoming::Binary(bytes),
+            Ok(Message::Alive) => return Ok(Incoming::Alive),
+            Ok(Message::Close) => return Err(End::Gone),
+            Err(error) => {
                 self.deaf = true;
-                Err(broken(&error.to_string()))
+                return Err(broken(error));
             }
-        }
+        };
+        metrics::hot().frames_in.increment(1);
+        Ok(incoming)
     }
 
     /// Writes a notice; it leaves with the next [`Socket::flush`].
@@ -104,25 +134,24 @@ impl Socket {
         let id = format!("s{}-{}", self.connection, self.messages);
         let header = Header { id: &id, timestamp_ms: now_ms(), reply_to };
         let frame = self.dialect().encode(&header, notice);
-        self.write(Message::Text(frame.into())).await
+        self.write(Wire::text(&frame)).await
     }
 
     /// Writes a frame that was encoded before; it leaves with the next [`Socket::flush`].
-    pub(super) async fn send_encoded(&mut self, frame: Utf8Bytes) -> Result<(), End> {
-        self.write(Message::Text(frame)).await
+    pub(super) async fn send_encoded(&mut self, frame: Wire) -> Result<(), End> {
+        self.write(frame).await
     }
 
     /// Asks for a sign of life.
     pub(super) async fn ping(&mut self) -> Result<(), End> {
-        self.write(Message::Ping(Bytes::new())).await
+        self.write(Wire::ping()).await
     }
 
     /// Sends off what was written.
     pub(super) async fn flush(&mut self) -> Result<(), End> {
-        if !self.dirty {
+        if !self.socket.has_output() {
             return Ok(());
         }
-        self.dirty = false;
         settle(timeout(self.stall, self.socket.flush()).await)
     }
 
@@ -131,7 +160,11 @@ impl Socket {
         let (error, close) = match end {
             End::Gone => {
                 // The answer to the client's own close frame.
-                let _ = timeout(linger, self.socket.flush()).await;
+                let _ = timeout(linger, async {
+                    self.socket.flush().await?;
+                    self.socket.shutdown().await
+                })
+                .await;
                 return "gone";
             }
             End::Told(close) => (None, close),
@@ -143,12 +176,11 @@ impl Socket {
         };
         metrics::count_by(metrics::CLOSED, "code", close.as_str());
         self.stall = self.stall.min(linger);
-        let frame = CloseFrame { code: close.as_u16(), reason: close.as_str().into() };
         let sent = async {
             if let Some((code, message)) = &error {
-                self.send(None, &Notice::Error { code: *code, message, details: None }).await?;
+                self.error(None, *code, message, None).await?;
             }
-            self.write(Message::Close(Some(frame))).await?;
+            self.write(Wire::close(close.as_u16(), close.as_str())).await?;
             self.flush().await
         };
         if sent.await.is_err() {
@@ -156,21 +188,25 @@ impl Socket {
         }
         // A socket closed on unread input is reset, and takes our last words with it.
         let until = Instant::now() + linger;
-        if self.deaf {
-            sleep_until(until).await;
+        if !self.deaf {
+            while let Ok(Ok(message)) = timeout_at(until, self.socket.next()).await {
+                if message == Message::Close {
+                    break;
+                }
+            }
         }
-        while let Ok(Some(Ok(_))) = timeout_at(until, self.socket.next()).await {}
+        let _ = timeout_at(until, self.socket.shutdown()).await;
+        while let Ok(true) = timeout_at(until, self.socket.discard()).await {}
         close.as_str()
     }
 
-    async fn write(&mut self, message: Message) -> Result<(), End> {
+    async fn write(&mut self, frame: Wire) -> Result<(), End> {
         metrics::hot().frames_out.increment(1);
-        self.dirty = true;
-        settle(timeout(self.stall, self.socket.feed(message)).await)
+        settle(timeout(self.stall, self.socket.feed(frame)).await)
     }
 }
 
-fn settle(written: Result<Result<(), axum::Error>, tokio::time::error::Elapsed>) -> Result<(), End> {
+fn settle(written: Result<io::Result<()>, tokio::time::error::Elapsed>) -> Result<(), End> {
     match written {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(End::Gone),
@@ -178,19 +214,21 @@ fn settle(written: Result<Result<(), axum::Error>, tokio::time::error::Elapsed>)
     }
 }
 
-/// What a read error means. The WebSocket library's errors come through `axum` as text only; the tests of
-/// the protocol's limits hold this in place.
-fn broken(error: &str) -> End {
-    if error.contains("too long") {
-        too_large()
-    } else if error.contains("UTF-8") || error.contains("utf-8") {
-        End::Close(ErrorCode::BadRequest, "a text frame is not UTF-8".into(), CloseCode::NotUtf8)
-    } else {
-        End::Gone
+/// What a read error means.
+fn broken(error: ReadError) -> End {
+    match error {
+        ReadError::TooLarge => {
+            let why = "the frame is larger than allowed";
+            End::Close(ErrorCode::MessageTooLarge, why.into(), CloseCode::TooLarge)
+        }
+        ReadError::NotUtf8 => {
+            End::Close(ErrorCode::BadRequest, "a text frame is not UTF-8".into(), CloseCode::NotUtf8)
+        }
+        ReadError::Protocol(why) => End::Close(ErrorCode::BadRequest, why.into(), CloseCode::Protocol),
+        ReadError::Ended => End::Gone,
+        ReadError::Io(error) => {
+            debug!(%error, "a connection broke");
+            End::Gone
+        }
     }
-}
-
-/// A frame over the limit.
-pub(super) fn too_large() -> End {
-    End::Close(ErrorCode::MessageTooLarge, "the frame is larger than allowed".into(), CloseCode::TooLarge)
 }

@@ -7,12 +7,14 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::port::Port;
 use super::{Shared, metrics};
 use crate::event::{
     Draft, EventId, EventRecord, FieldError, Outcome, PartitionKey, Reason, Submission, Submitter, Unit,
 };
+use crate::fault;
 use crate::log::BATCH_EVENTS_MAX;
 use crate::rules::{Decision, Rules};
 use crate::state::PartitionState;
@@ -33,6 +35,9 @@ pub(super) struct Work<D> {
     pub poisoned: Vec<usize>,
     /// Drafts before this place were decided before: see [`decided_before`].
     decided_before: usize,
+    /// When it was taken off the queue, and when all of it was decided for the first time.
+    pub taken: Instant,
+    pub decided: Option<Instant>,
 }
 
 impl<D> Work<D> {
@@ -45,6 +50,16 @@ impl<D> Work<D> {
             needs_answer: false,
             poisoned: Vec::new(),
             decided_before: 0,
+            taken: Instant::now(),
+            decided: None,
+        }
+    }
+
+    /// Takes note of when all of it was decided.
+    pub(super) fn note_decided(&mut self) {
+        if self.decided.is_none() && self.is_decided() {
+            self.decided = Some(Instant::now());
+            metrics::stage_decided(self.taken.elapsed());
         }
     }
 
@@ -198,6 +213,7 @@ impl<P: Port> Round<'_, P> {
         }
         let stops =
             submission.unit == Unit::Batch && matches!(outcomes.last(), Some(Outcome::Rejected { .. }));
+        let stops = stops && !fault::broken("batch_goes_on");
         if stops {
             outcomes.resize(submission.drafts.len(), Outcome::NotProcessed);
         }
@@ -242,7 +258,8 @@ fn is_known(state: &PartitionState, submitter: &Submitter, draft: &Draft) -> boo
 fn decided_before(state: &PartitionState, submission: &Submission, from: usize) -> usize {
     let since = submission.reply_to.since;
     let nothing_later = state.head() <= since && state.staged() == 0;
-    if submission.unit != Unit::Each || submission.drafts.len() < from + 2 || nothing_later {
+    let one_by_one = submission.unit == Unit::Each && !fault::broken("decide_again");
+    if !one_by_one || submission.drafts.len() < from + 2 || nothing_later {
         return 0;
     }
     let in_log = submission.drafts.iter().skip(from).rposition(|draft| {

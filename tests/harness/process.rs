@@ -72,11 +72,6 @@ impl Process {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Its process id.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Its memory just now (VmRSS), in bytes.
     pub fn memory_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();

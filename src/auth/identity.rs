@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use super::jwt::{JwtVerifier, TokenRules};
-use super::keys::KeySet;
 use super::metrics;
 use super::permissions::allows;
 use super::refusal::Refusal;
+use super::source::{Keys, Renewal};
 use crate::event::{ClientId, Submitter};
 
 /// Who a connection is, as far as we believe it.
@@ -60,6 +62,10 @@ pub enum AuthError {
     /// The token is not good.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The keys cannot be had from their issuer just now, and those that there are do not include the
+    /// token's: nobody can say whether it is good.
+    #[error("the token cannot be checked just now: its key is not known, and the keys cannot be fetched")]
+    Unavailable,
 }
 
 /// Who decides on that.
@@ -75,23 +81,47 @@ pub enum Authenticator {
 #[derive(Debug)]
 pub struct Tokens {
     verifier: JwtVerifier,
-    keys: KeySet,
+    keys: Keys,
 }
 
 impl Tokens {
-    /// Checks by these rules, with these keys.
-    pub fn new(rules: TokenRules, keys: KeySet) -> Self {
+    /// Checks by these rules, with the keys from there.
+    pub fn new(rules: TokenRules, keys: Keys) -> Self {
         Self { verifier: JwtVerifier::new(rules), keys }
     }
 
     /// Whose token this is, if it is good.
     pub async fn identify(&self, token: Option<&str>) -> Result<Identity, AuthError> {
-        let verified = self.verifier.verify(&self.keys, token);
+        let keys = self.keys.now();
+        let mut verified = self.verifier.verify(&keys, token);
+        if verified == Err(Refusal::UnknownKey) {
+            match self.keys.renew(&keys).await {
+                Renewal::Keys(keys) => verified = self.verifier.verify(&keys, token),
+                Renewal::Same => {}
+                Renewal::Failed => return Err(AuthError::Unavailable),
+            }
+        }
         Ok(verified.inspect_err(metrics::refused)?)
     }
 }
 
 impl Authenticator {
+    /// Whether it can let anybody in.
+    pub fn is_ready(&self) -> bool {
+        match self {
+            Self::Anyone => true,
+            Self::Jwt(tokens) => !tokens.keys.now().is_empty(),
+        }
+    }
+
+    /// Keeps the keys as they are where they come from, until told to stop.
+    pub async fn keep_current(&self, stop: &CancellationToken) {
+        match self {
+            Self::Anyone => stop.cancelled().await,
+            Self::Jwt(tokens) => tokens.keys.keep_current(stop).await,
+        }
+    }
+
     /// Checks a token for a client that says it is `client_id`.
     pub async fn authenticate(
         &self,

@@ -29,6 +29,23 @@ pub enum KeyError {
     /// The key is one, but does not sign.
     #[error("the key does not sign: {0}")]
     CannotSign(String),
+    /// Not a key set.
+    #[error("not a key set (JWKS): {0}")]
+    NotAKeySet(String),
+    /// A key set without a key for tokens.
+    #[error("no key of the set can be used for tokens: {0}")]
+    NoneUsable(String),
+}
+
+/// Why the keys in a file cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyFileError {
+    /// It cannot be read.
+    #[error("{0}")]
+    Read(String),
+    /// It holds no key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
 }
 
 /// The shortest secret that is taken, in bytes.
@@ -44,8 +61,12 @@ pub(super) struct Key {
 }
 
 /// The keys in force.
-#[derive(Clone)]
-pub struct KeySet(pub(super) Vec<Key>);
+#[derive(Clone, Default)]
+pub struct KeySet {
+    pub(super) keys: Vec<Key>,
+    /// What is wrong with the others that came with them.
+    pub(super) passed_over: Vec<String>,
+}
 
 /// Why there is no key for a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +81,7 @@ pub(super) enum NoKey {
 
 impl std::fmt::Debug for KeySet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|key| (&key.id, key.algorithm))).finish()
+        f.debug_list().entries(self.keys.iter().map(|key| (&key.id, key.algorithm))).finish()
     }
 }
 
@@ -87,30 +108,33 @@ impl KeySet {
     }
 
     fn one(key: DecodingKey, algorithm: Algorithm) -> Self {
-        Self(vec![Key { id: None, algorithm, key }])
+        Self { keys: vec![Key { id: None, algorithm, key }], passed_over: Vec::new() }
     }
 
     /// How many keys there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.keys.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
     }
 
     /// The key for a token that begins so.
     pub(super) fn find(&self, header: &Header) -> Result<&Key, NoKey> {
-        let is_named = |key: &&Key| match (&key.id, &header.kid) {
-            (Some(id), Some(wanted)) => id == wanted,
-            _ => true,
+        let is_meant = |key: &&Key| match &header.kid {
+            None => true,
+            Some(_) => key.id == header.kid,
         };
-        let mut named = self.0.iter().filter(is_named).peekable();
-        if named.peek().is_none() {
+        let mut meant: Vec<&Key> = self.keys.iter().filter(is_meant).collect();
+        if meant.is_empty() {
+            meant = self.keys.iter().filter(|key| key.id.is_none()).collect();
+        }
+        if meant.is_empty() {
             return Err(NoKey::Unknown);
         }
-        let mut fitting = named.filter(|key| key.algorithm == header.alg);
+        let mut fitting = meant.into_iter().filter(|key| key.algorithm == header.alg);
         match (fitting.next(), fitting.next()) {
             (None, _) => Err(NoKey::Algorithm),
             (Some(key), None) => Ok(key),
@@ -120,3 +144,36 @@ impl KeySet {
 }
 
 const PRIVATE_KEY: &[u8] = b"PRIVATE KEY-----";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_chooses_among_the_keys_and_the_algorithm_must_be_that_keys() {
+        let key = |id: Option<&str>, algorithm| Key {
+            id: id.map(str::to_owned),
+            algorithm,
+            key: DecodingKey::from_secret(b"any"),
+        };
+        let of = |keys: Vec<Key>| KeySet { keys, passed_over: Vec::new() };
+        let header =
+            |id: Option<&str>, algorithm| Header { kid: id.map(str::to_owned), ..Header::new(algorithm) };
+        let found = |keys: &KeySet, id, algorithm| {
+            keys.find(&header(id, algorithm)).map(|key| (key.id.clone(), key.algorithm))
+        };
+        use Algorithm::{ES256, HS256, RS256};
+        let set = of(vec![key(Some("a"), RS256), key(Some("b"), RS256), key(Some("c"), ES256)]);
+        assert_eq!(found(&set, Some("b"), RS256), Ok((Some("b".to_owned()), RS256)));
+        assert_eq!(found(&set, Some("b"), HS256), Err(NoKey::Algorithm));
+        assert_eq!(found(&set, Some("c"), RS256), Err(NoKey::Algorithm));
+        assert_eq!(found(&set, Some("d"), RS256), Err(NoKey::Unknown));
+        assert_eq!(found(&set, None, RS256), Err(NoKey::Unnamed));
+        assert_eq!(found(&set, None, ES256), Ok((Some("c".to_owned()), ES256)));
+        assert_eq!(found(&KeySet::default(), None, RS256), Err(NoKey::Unknown));
+        // One without a name is for every token, but for one that names another.
+        let set = of(vec![key(None, RS256), key(Some("a"), RS256)]);
+        assert_eq!(found(&set, Some("x"), RS256), Ok((None, RS256)));
+        assert_eq!(found(&set, Some("a"), RS256), Ok((Some("a".to_owned()), RS256)));
+    }
+}

@@ -1,18 +1,47 @@
 //! Every metric about tokens and their keys: its name, its unit and what it tells.
 
-use metrics::{Unit, counter, describe_counter};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
 use super::refusal::Refusal;
 
 /// Tokens refused, by reason.
 pub const REFUSED: &str = "insieme_tokens_refused_total";
+/// Looks at where the keys for tokens come from, by result.
+pub const KEY_LOOKS: &str = "insieme_key_looks_total";
+/// The keys that tokens are checked with.
+pub const KEYS: &str = "insieme_keys_in_force";
+/// When the keys were last seen to be those where they come from.
+pub const KEYS_CURRENT: &str = "insieme_keys_current_timestamp_seconds";
 
 /// Tells the recorder what the metrics are. Called once, when a frontend starts.
 pub fn describe() {
     describe_counter!(REFUSED, Unit::Count, "Tokens refused, by reason");
+    describe_counter!(KEY_LOOKS, Unit::Count, "Looks at where the keys for tokens come from, by result");
+    describe_gauge!(KEYS, Unit::Count, "Keys that tokens are checked with");
+    describe_gauge!(
+        KEYS_CURRENT,
+        Unit::Seconds,
+        "When the keys were last seen to be current, in Unix seconds"
+    );
 }
 
 /// Counts a token that is refused.
 pub(super) fn refused(why: &Refusal) {
     counter!(REFUSED, "reason" => why.as_str()).increment(1);
+}
+
+/// Counts a look at where the keys come from.
+pub(super) fn looked(is_good: bool) {
+    counter!(KEY_LOOKS, "result" => if is_good { "ok" } else { "failed" }).increment(1);
+    if is_good {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        gauge!(KEYS_CURRENT).set(now.floor());
+    }
+}
+
+/// Says how many keys are in force.
+pub(super) fn keys_in_force(count: usize) {
+    gauge!(KEYS).set(count as f64);
 }

@@ -40,8 +40,8 @@ pub(super) async fn start_frontend(
 pub(super) fn check_frontend_auth(config: &Config) -> anyhow::Result<()> {
     match (config.auth.is_set(), config.frontend.allow_anyone) {
         (true, true) => bail!(
-            "both a key for tokens (auth.secret_file or auth.public_key_file) and frontend.allow_anyone are \
-             set; to ask for tokens, unset the latter"
+            "both keys for tokens (auth.secret_file, auth.public_key_file, auth.jwks_file or auth.jwks_url) and \
+             frontend.allow_anyone are set; to ask for tokens, unset the latter"
         ),
         (true, false) => {
             config.auth.authenticator()?;
@@ -50,7 +50,7 @@ pub(super) fn check_frontend_auth(config: &Config) -> anyhow::Result<()> {
         (false, true) => Ok(()),
         (false, false) => bail!(
             "nothing says who may connect, so the frontend does not start. Give it the key that tokens are \
-             signed with, auth.secret_file or auth.public_key_file; or to take anyone, with all permissions, \
+             signed with, auth.secret_file, auth.public_key_file, auth.jwks_file or auth.jwks_url; or to take anyone, with all permissions, \
              say so: --allow-anyone, or frontend.allow_anyone = true"
         ),
     }

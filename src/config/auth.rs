@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
-use crate::auth::{Authenticator, KeyError, KeySet, TokenRules, Tokens, permissions};
+use crate::auth::{Authenticator, FileKind, Keys, Remote, RemoteSettings, TokenRules, Tokens, permissions};
 
-/// Clients' tokens (JWT). A frontend needs one of the two keys, or to be told that it takes anyone.
+/// Clients' tokens (JWT). A frontend needs one of the first four, or to be told that it takes anyone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthSettings {
@@ -19,6 +20,23 @@ pub struct AuthSettings {
     /// A file with the public key of whoever signs the tokens, PEM: RSA (RS256), P-256 (ES256) or Ed25519
     /// (EdDSA).
     pub public_key_file: Option<PathBuf>,
+    /// A file with a set of keys (JWKS), of which a token names one (`kid`).
+    pub jwks_file: Option<PathBuf>,
+    /// Where the issuer publishes its set of keys: https, or http from this machine itself.
+    pub jwks_url: Option<String>,
+    /// The certificates, PEM, of those who may vouch for that address; in the place of the system's.
+    pub jwks_ca_file: Option<PathBuf>,
+    /// How often the set is fetched from there, in seconds.
+    pub jwks_refresh_s: u64,
+    /// How soon it is fetched again, in seconds, if that failed; and how long after a fetch there is no other
+    /// because a token names an unknown key.
+    pub jwks_retry_s: u64,
+    /// How long fetching it may take.
+    pub jwks_timeout_ms: u64,
+    /// The largest set that is taken from there, in bytes.
+    pub jwks_bytes_max: usize,
+    /// How often the files above are looked at for changes.
+    pub keys_poll_ms: u64,
     /// The issuer (`iss`) that a token must name. Not asked for unless set.
     pub issuer: Option<String>,
     /// The audience (`aud`) that a token must name. Not asked for unless set.
@@ -43,6 +61,14 @@ impl Default for AuthSettings {
         Self {
             secret_file: None,
             public_key_file: None,
+            jwks_file: None,
+            jwks_url: None,
+            jwks_ca_file: None,
+            jwks_refresh_s: 300,
+            jwks_retry_s: 10,
+            jwks_timeout_ms: 5_000,
+            jwks_bytes_max: 256 * 1024,
+            keys_poll_ms: 2_000,
             issuer: None,
             audience: None,
             leeway_s: 5,
@@ -54,12 +80,25 @@ impl Default for AuthSettings {
 }
 
 impl AuthSettings {
-    /// Whether a key is configured.
+    /// Whether keys are configured.
     pub fn is_set(&self) -> bool {
-        self.secret_file.is_some() || self.public_key_file.is_some()
+        !self.sources().is_empty()
     }
 
-    /// What checks tokens, with its key read.
+    /// The keys of the configuration that say where the keys for tokens are, as far as they are set.
+    fn sources(&self) -> Vec<&'static str> {
+        [
+            ("auth.secret_file", self.secret_file.is_some()),
+            ("auth.public_key_file", self.public_key_file.is_some()),
+            ("auth.jwks_file", self.jwks_file.is_some()),
+            ("auth.jwks_url", self.jwks_url.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(key, is_set)| is_set.then_some(key))
+        .collect()
+    }
+
+    /// What checks tokens. Files are read; what is at a URL is not asked for yet.
     pub fn authenticator(&self) -> Result<Authenticator, ConfigError> {
         let rules = TokenRules {
             issuer: self.issuer.clone(),
@@ -69,24 +108,66 @@ impl AuthSettings {
             token_bytes_max: self.token_bytes_max,
             roles: self.roles.clone(),
         };
-        let keys = match (&self.secret_file, &self.public_key_file) {
-            (Some(_), Some(_)) => {
-                let why = "auth: secret_file and public_key_file exclude each other; set one".to_owned();
-                return Err(ConfigError(vec![why]));
-            }
-            (Some(file), None) => read("auth.secret_file", file, |bytes| KeySet::secret(bytes.trim_ascii()))?,
-            (None, Some(file)) => read("auth.public_key_file", file, KeySet::public_key)?,
+        Ok(Authenticator::Jwt(Arc::new(Tokens::new(rules, self.keys()?))))
+    }
+
+    fn keys(&self) -> Result<Keys, ConfigError> {
+        if let Some(path) = &self.secret_file {
+            return self.file("auth.secret_file", path, FileKind::Secret);
+        }
+        if let Some(path) = &self.public_key_file {
+            return self.file("auth.public_key_file", path, FileKind::PublicKey);
+        }
+        if let Some(path) = &self.jwks_file {
+            return self.file("auth.jwks_file", path, FileKind::KeySet);
+        }
+        let Some(url) = &self.jwks_url else {
             // Taking anyone is never what a missing key means; that is said elsewhere, and by name.
-            (None, None) => {
-                let why = "auth: neither secret_file nor public_key_file is set".to_owned();
-                return Err(ConfigError(vec![why]));
-            }
+            return Err(wrong("auth: none of secret_file, public_key_file, jwks_file and jwks_url is set"));
         };
-        Ok(Authenticator::Jwt(Arc::new(Tokens::new(rules, keys))))
+        let ca_pem = self.jwks_ca_file.as_ref().map(std::fs::read).transpose().map_err(|error| {
+            let file = self.jwks_ca_file.as_deref().unwrap_or(Path::new(""));
+            wrong(format!("auth.jwks_ca_file: {}: {error}", file.display()))
+        })?;
+        let settings = RemoteSettings {
+            url: url.clone(),
+            ca_pem,
+            timeout: Duration::from_millis(self.jwks_timeout_ms),
+            bytes_max: self.jwks_bytes_max,
+        };
+        let remote = Remote::new(&settings).map_err(|why| wrong(format!("auth.jwks_url: {why}")))?;
+        let (refresh, retry) =
+            (Duration::from_secs(self.jwks_refresh_s), Duration::from_secs(self.jwks_retry_s));
+        Ok(Keys::of_url(remote, refresh, retry))
+    }
+
+    fn file(&self, key: &str, path: &Path, kind: FileKind) -> Result<Keys, ConfigError> {
+        Keys::of_file(path, kind, Duration::from_millis(self.keys_poll_ms))
+            .map_err(|error| wrong(format!("{key}: {}: {error}", path.display())))
     }
 
     /// Says what cannot work.
     pub(super) fn check(&self, problems: &mut Vec<String>) {
+        if let [one, others @ ..] = self.sources().as_slice()
+            && !others.is_empty()
+        {
+            problems.push(format!("{one} and {} exclude each other; set one", others.join(" and ")));
+        }
+        if self.jwks_ca_file.is_some() && self.jwks_url.is_none() {
+            problems.push("auth.jwks_ca_file: there is no auth.jwks_url that it could be for".to_owned());
+        }
+        let at_least = [
+            ("jwks_refresh_s", self.jwks_refresh_s, 1),
+            ("jwks_retry_s", self.jwks_retry_s, 1),
+            ("jwks_timeout_ms", self.jwks_timeout_ms, 100),
+            ("jwks_bytes_max", self.jwks_bytes_max as u64, 1024),
+            ("keys_poll_ms", self.keys_poll_ms, 100),
+        ];
+        for (key, value, least) in at_least {
+            if value < least {
+                problems.push(format!("auth.{key}: at least {least}, not {value}"));
+            }
+        }
         if self.leeway_s > LEEWAY_S_MAX {
             problems
                 .push(format!("auth.leeway_s: at most {LEEWAY_S_MAX}; clocks can be kept closer than that"));
@@ -106,12 +187,6 @@ impl AuthSettings {
     }
 }
 
-fn read(
-    key: &str,
-    file: &Path,
-    keys: impl FnOnce(&[u8]) -> Result<KeySet, KeyError>,
-) -> Result<KeySet, ConfigError> {
-    let wrong = |why: String| ConfigError(vec![format!("{key}: {}: {why}", file.display())]);
-    let bytes = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
-    keys(&bytes).map_err(|error| wrong(error.to_string()))
+fn wrong(why: impl Into<String>) -> ConfigError {
+    ConfigError(vec![why.into()])
 }

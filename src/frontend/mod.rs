@@ -174,6 +174,11 @@ impl Frontend {
             }
             Ok(())
         });
+        let (until, keys) = (stop.clone(), hub.auth.clone());
+        tasks.spawn(async move {
+            keys.keep_current(&until).await;
+            Ok(())
+        });
         info!(%address, id = hub.settings.id, "frontend listens");
         if matches!(hub.auth, Authenticator::Anyone) {
             warn!("this frontend takes anyone, with all permissions");

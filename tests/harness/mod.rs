@@ -8,6 +8,7 @@
 pub mod client;
 pub mod cluster;
 pub mod http;
+pub mod key_server;
 pub mod model;
 pub mod nats;
 pub mod nats_cluster;

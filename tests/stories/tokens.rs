@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use crate::harness::cluster::{Cluster, Frontend, Plan, binary};
+use crate::harness::key_server::{KeyServer, Mood};
 use crate::harness::socket::Socket;
-use crate::harness::tokens::{SECRET, TestKey, claims, forged, now_s, rsa_file, rsa_public_pem};
-use crate::harness::{DEADLINE, temp_dir};
+use crate::harness::tokens::{SECRET, TestKey, claims, forged, key_set, now_s, rsa_file, rsa_public_pem};
+use crate::harness::{DEADLINE, temp_dir, until};
 
 /// A backend that takes tokens signed with the stories' secret, and the folder that the secret lies in.
 fn with_secret() -> (Plan, tempfile::TempDir) {
@@ -419,4 +420,275 @@ async fn a_token_made_on_the_command_line_opens_the_door() {
     let with_key = ["--client", "me", "--key-file", rsa.to_str().unwrap(), "--permission", "read"];
     let (token, made, _) = make(&with_key);
     assert!(made && token.split('.').count() == 3);
+}
+
+/// A backend that takes the keys from there. A look is asked for by an unknown key, or comes late.
+fn with_url(server: &KeyServer) -> Plan {
+    Cluster::start()
+        .set("auth.jwks_url", &server.url)
+        .set("auth.jwks_refresh_s", 3600)
+        .set("auth.jwks_retry_s", 1)
+        .set("auth.jwks_timeout_ms", 2000)
+}
+
+/// The code with which a token is refused, or none.
+async fn refused(frontend: &Frontend, token: &str) -> Option<String> {
+    let (_, answer) = connect(frontend, "ann", "default", Some(token)).await;
+    answer["payload"]["code"].as_str().map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_key_in_a_published_set_checks_the_tokens_of_its_name_and_no_others() {
+    let (rsa, ec, ed) = (TestKey::rsa("a").named("r"), TestKey::ec().named("e"), TestKey::ed().named("d"));
+    let shared = TestKey::secret("a secret that is published").named("s");
+    let mut for_secrecy = TestKey::rsa("b").named("x").jwk();
+    for_secrecy["use"] = "enc".into();
+    let mut set: Value = serde_json::from_str(&key_set(&[&rsa, &ec, &ed, &shared])).unwrap();
+    set["keys"].as_array_mut().unwrap().push(for_secrecy);
+    let server = KeyServer::start(Mood::Set(set.to_string())).await;
+    let cluster = with_url(&server).await;
+    let frontend = &cluster.frontends[0];
+    for key in [&rsa, &ec, &ed] {
+        connected(frontend, "ann", &key.token("ann", json!({}))).await;
+    }
+    let all = claims("ann", json!({}));
+    let public = set["keys"][0]["n"].as_str().unwrap();
+    let attacks = [
+        ("a key for another use", TestKey::rsa("b").named("x").sign(&all), "not known"),
+        ("a secret that was published", shared.sign(&all), "not known"),
+        ("another key's name", TestKey::ec().named("r").sign(&all), "algorithm is not the key's"),
+        ("another key under the name", TestKey::ec().named("e").sign(&all), "signature is wrong"),
+        (
+            "a public key as a secret",
+            TestKey::secret(public).named("r").sign(&all),
+            "algorithm is not the key's",
+        ),
+        ("an unknown name", TestKey::rsa("a").named("new").sign(&all), "not known"),
+        ("no name, secret", TestKey::secret(SECRET).sign(&all), "algorithm is not the key's"),
+        ("a giant name", TestKey::rsa("a").named(&"k".repeat(6000)).sign(&all), "not known"),
+        ("a name for the file system", TestKey::rsa("b").named("../../e").sign(&all), "not known"),
+        ("alg: none", forged(&json!({ "alg": "none", "kid": "r" }), &all, ""), "cannot be read"),
+        (
+            "keys from elsewhere",
+            forged(&json!({ "alg": "RS256", "kid": "n", "jku": "http://127.0.0.1:1/" }), &all, "AA"),
+            "not known",
+        ),
+    ];
+    for (what, token, says) in attacks {
+        let (mut socket, answer) = connect(frontend, "ann", "default", Some(&token)).await;
+        assert_eq!(answer["payload"]["code"], "auth_failed", "{what}: {answer}");
+        let message = answer["payload"]["message"].as_str().unwrap();
+        assert!(message.contains(says), "{what}: {message}");
+        assert_eq!(socket.expect_closed().await, 1008, "{what}");
+        println!("{what:<28} auth_failed, closed 1008: {message}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_rotated_while_clients_go_on() {
+    let (old, new) = (TestKey::rsa("a").named("old"), TestKey::ec().named("new"));
+    let server = KeyServer::start(Mood::Set(key_set(&[&old]))).await;
+    let cluster = with_url(&server).await;
+    let frontend = &cluster.frontends[0];
+    let mut client = cluster.client(0, "ann").token(old.token("ann", json!({}))).await;
+    client.commit("set", set("before")).await;
+
+    // The issuer adds a key; a token that names it makes the frontend fetch, at once.
+    server.change(Mood::Set(key_set(&[&old, &new])));
+    until("a token of the new key to be taken", async || {
+        refused(frontend, &new.token("ann", json!({}))).await.is_none().then_some(())
+    })
+    .await;
+    client.commit("set", set("between")).await;
+    // A client that is connected changes over without a break.
+    client.send("refresh_token", json!({ "token": new.token("ann", json!({})) })).await;
+    while client.step().await["type"] != "token_refreshed" {}
+
+    // The issuer takes the old one away; that is seen at the next fetch.
+    server.change(Mood::Set(key_set(&[&new])));
+    until("a token of the old key to be refused", async || {
+        refused(frontend, &TestKey::ec().named("unknown").token("ann", json!({}))).await;
+        refused(frontend, &old.token("ann", json!({}))).await.map(|code| assert_eq!(code, "auth_failed"))
+    })
+    .await;
+    client.commit("set", set("after")).await;
+    assert_eq!(client.connections, 1);
+    assert_eq!(frontend.metric("insieme_keys_in_force", "").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_in_trouble_changes_nothing_for_the_keys_that_there_are() {
+    let (known, other) = (TestKey::ec().named("known"), TestKey::ec().named("other"));
+    let server = KeyServer::start(Mood::Set(key_set(&[&known]))).await;
+    let elsewhere = KeyServer::start(Mood::Set(key_set(&[&other]))).await;
+    let cluster = with_url(&server).set("auth.jwks_timeout_ms", 500).await;
+    let frontend = &cluster.frontends[0];
+    let (good, unknown) = (known.token("ann", json!({})), other.token("ann", json!({})));
+    assert_eq!(refused(frontend, &good).await, None);
+    let moods = [
+        ("an error", Mood::Status("500 Internal Server Error", key_set(&[&other]))),
+        (
+            "elsewhere",
+            Mood::Status(
+                Box::leak(format!("302 Found\r\nlocation: {}", elsewhere.url).into_boxed_str()),
+                String::new(),
+            ),
+        ),
+        ("no set", Mood::Set("<html>come back later</html>".to_owned())),
+        ("an empty set", Mood::Set(r#"{"keys":[]}"#.to_owned())),
+        ("a set without end", Mood::Endless),
+        ("silence", Mood::Silent),
+    ];
+    for (what, mood) in moods {
+        let failures = frontend.metric("insieme_key_looks_total", "failed").await;
+        server.change(mood);
+        // As long as the issuer cannot be asked, nobody knows whether the token is good.
+        until("a look that fails", async || {
+            let code = refused(frontend, &unknown).await;
+            assert!(matches!(code.as_deref(), Some("auth_failed" | "unavailable")), "{what}: {code:?}");
+            let failed = frontend.metric("insieme_key_looks_total", "failed").await > failures;
+            (failed && code.as_deref() == Some("unavailable")).then_some(())
+        })
+        .await;
+        assert_eq!(refused(frontend, &good).await, None, "{what}");
+        let (mut socket, answer) = connect_v1(frontend, "ann", &unknown).await;
+        assert_eq!(answer["payload"]["code"], "server_error", "{what}: {answer}");
+        assert_eq!(socket.expect_closed().await, 1013, "{what}");
+    }
+    assert_eq!(elsewhere.asked(), 0, "a redirect was followed");
+    assert!(frontend.process.output().contains("the keys for tokens cannot be had"));
+    // When the issuer is well again, so are we, by ourselves.
+    server.change(Mood::Set(key_set(&[&known, &other])));
+    until("a token of the new key", async || refused(frontend, &unknown).await.is_none().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_keys_do_not_make_a_frontend_ask_more_often_than_it_may() {
+    let known = TestKey::ec().named("known");
+    let server = KeyServer::start(Mood::Set(key_set(&[&known]))).await;
+    let cluster = with_url(&server).set("auth.jwks_retry_s", 3600).await;
+    let frontend = &cluster.frontends[0];
+    assert_eq!(refused(frontend, &known.token("ann", json!({}))).await, None);
+    for n in 0..40 {
+        let token = TestKey::ec().named(&format!("guess-{n}")).token("ann", json!({}));
+        assert_eq!(refused(frontend, &token).await.as_deref(), Some("auth_failed"));
+    }
+    assert_eq!(server.asked(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frontend_without_keys_yet_is_not_ready_and_says_so_to_clients() {
+    let key = TestKey::ec().named("k");
+    let server = KeyServer::start(Mood::Status("503 Service Unavailable", String::new())).await;
+    let cluster = with_url(&server).await;
+    let frontend = &cluster.frontends[0];
+    let (mut socket, answer) = connect(frontend, "ann", "default", Some(&key.token("ann", json!({})))).await;
+    assert_eq!(answer["payload"]["code"], "unavailable", "{answer}");
+    let ready = frontend.url().replace("ws://", "http://").replace("/ws", "/readyz");
+    let is_ready = || binary().args(["health", &ready]).output().unwrap().status.success();
+    assert!(!is_ready());
+    // What is wrong with a token whatever the keys is said all the same.
+    assert_eq!(refused(frontend, "no token").await.as_deref(), Some("auth_failed"));
+    server.change(Mood::Set(key_set(&[&key])));
+    until("the frontend to be ready", async || is_ready().then_some(())).await;
+    // On the connection that had to wait.
+    let payload = json!({ "clientId": "ann", "version": "t", "token": key.token("ann", json!({})) });
+    socket.send("connect", payload).await.unwrap();
+    socket.expect("connected").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_come_over_tls_only_from_whom_the_configured_authority_vouches_for() {
+    let key = TestKey::ec().named("k");
+    let (honest, impostor) =
+        (KeyServer::start_tls(Mood::Set(key_set(&[&key]))).await, KeyServer::start_tls(Mood::Silent).await);
+    let dir = temp_dir();
+    let ca_file = dir.path().join("ca.pem");
+    std::fs::write(&ca_file, honest.ca_pem.as_ref().unwrap()).unwrap();
+    let cluster = with_url(&honest).set("auth.jwks_ca_file", ca_file.display()).await;
+    assert_eq!(refused(&cluster.frontends[0], &key.token("ann", json!({}))).await, None);
+    let cluster = with_url(&impostor).set("auth.jwks_ca_file", ca_file.display()).await;
+    let code = refused(&cluster.frontends[0], &key.token("ann", json!({}))).await;
+    assert_eq!(code.as_deref(), Some("unavailable"));
+    assert_eq!(impostor.asked(), 0);
+    assert!(cluster.frontends[0].process.output().contains("certificate"), "the reason is not told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_keys_are_taken_when_they_change_and_not_when_they_are_broken() {
+    let (old, new) = (TestKey::ec().named("old"), TestKey::ed().named("new"));
+    let shared = TestKey::secret("a secret in a file of our own").named("shared");
+    let dir = temp_dir();
+    let file = dir.path().join("keys.json");
+    std::fs::write(&file, key_set(&[&old])).unwrap();
+    let cluster = Cluster::start().set("auth.jwks_file", file.display()).set("auth.keys_poll_ms", 100).await;
+    let frontend = &cluster.frontends[0];
+    let mut client = cluster.client(0, "ann").token(old.token("ann", json!({}))).await;
+    std::fs::write(&file, "{\"keys\":[").unwrap();
+    frontend_says(frontend, "the keys for tokens cannot be had").await;
+    assert_eq!(refused(frontend, &old.token("ann", json!({}))).await, None);
+    std::fs::write(&file, key_set(&[&new, &shared])).unwrap();
+    until("the new keys to be taken", async || {
+        refused(frontend, &new.token("ann", json!({}))).await.is_none().then_some(())
+    })
+    .await;
+    assert_eq!(refused(frontend, &shared.token("ann", json!({}))).await, None);
+    assert_eq!(refused(frontend, &old.token("ann", json!({}))).await.as_deref(), Some("auth_failed"));
+    client.commit("set", set("still")).await;
+    // A file that goes away takes nobody's key away either.
+    std::fs::remove_file(&file).unwrap();
+    until("the missing file to be noticed", async || {
+        frontend.process.output().contains("No such file").then_some(())
+    })
+    .await;
+    assert_eq!(refused(frontend, &new.token("ann", json!({}))).await, None);
+}
+
+async fn frontend_says(frontend: &Frontend, text: &str) {
+    until(text, async || frontend.process.output().contains(text).then_some(())).await;
+}
+
+#[test]
+fn what_cannot_be_a_source_of_keys_is_told_at_the_start() {
+    let dir = temp_dir();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let private = std::fs::read_to_string(rsa_file("a")).unwrap();
+    let cases = [
+        (vec![format!("auth.secret_file={}", file("short", "short"))], "at least 16 bytes"),
+        (vec![format!("auth.public_key_file={}", file("private", &private))], "this is a private key"),
+        (vec![format!("auth.jwks_file={}", file("empty", r#"{"keys":[]}"#))], "it is empty"),
+        (
+            vec![format!("auth.jwks_file={}", file("none", r#"{"keys":[{"kty":"new"}]}"#))],
+            "no key of the set",
+        ),
+        (vec!["auth.jwks_file=/nowhere/at/all".to_owned()], "/nowhere/at/all: No such file"),
+        (vec!["auth.jwks_url=http://issuer.example/keys".to_owned()], "only from this machine"),
+        (vec!["auth.jwks_url=https://a:b@issuer.example/keys".to_owned()], "user or password"),
+        (
+            vec!["auth.jwks_url=https://issuer.example/".to_owned(), "auth.secret_file=x".to_owned()],
+            "auth.secret_file and auth.jwks_url exclude each other",
+        ),
+        (vec!["auth.jwks_ca_file=/x".to_owned()], "no auth.jwks_url that it could be for"),
+        (vec!["auth.leeway_s=86400".to_owned()], "auth.leeway_s: at most 600"),
+        (vec!["auth.jwks_retry_s=0".to_owned()], "auth.jwks_retry_s: at least 1"),
+        (
+            vec![r#"auth.roles={ editor = ["set:"] }"#.to_owned()],
+            "auth.roles: editor: \"set:\" is no permission",
+        ),
+    ];
+    for (settings, says) in cases {
+        let mut command = binary();
+        command.arg("check-config");
+        for setting in &settings {
+            command.arg("--set").arg(setting);
+        }
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(says), "{settings:?}: {said}");
+        assert!(!said.contains("a:b@"), "{said}");
+    }
 }

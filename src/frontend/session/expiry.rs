@@ -39,6 +39,10 @@ impl Session {
                 let (code, why) = (ErrorCode::AuthFailed, why.to_string());
                 return Err(self.socket.last_word(id, code, &why, CloseCode::Policy).await);
             }
+            // Whether it is good will be known later: the client may ask again while its token lasts.
+            Err(error @ AuthError::Unavailable) => {
+                return self.error(id, ErrorCode::Unavailable, &error.to_string()).await;
+            }
         };
         if !(fresh.may_read() && fresh.may_enter(self.feed.partition().as_str())) {
             let why = "the fresh token does not permit what this connection is for";

@@ -10,7 +10,7 @@ use tracing::{Span, info, warn};
 use super::Hub;
 use super::frames::Frames;
 use super::socket::{End, Socket};
-use crate::auth::Identity;
+use crate::auth::{AuthError, Identity};
 use crate::event::{EventId, ReplyTo, Submission, Unit};
 use crate::frontend::feed::Watched;
 use crate::frontend::limits::Admission;
@@ -71,9 +71,14 @@ pub(super) async fn greet(
         let token = connect.token.as_deref().or(token.as_deref());
         let identity = match hub.auth.authenticate(&connect.client_id, token).await {
             Ok(identity) => identity,
-            Err(error) => {
-                let (code, why) = (ErrorCode::AuthFailed, error.to_string());
+            Err(AuthError::Refused(why)) => {
+                let (code, why) = (ErrorCode::AuthFailed, why.to_string());
                 return Err(socket.last_word(id.as_deref(), code, &why, CloseCode::Policy).await);
+            }
+            Err(error @ AuthError::Unavailable) => {
+                let refused = Refused::Error(ErrorCode::Unavailable, error.to_string());
+                refuse(socket, &mut frames, id.as_deref(), refused).await?;
+                continue;
             }
         };
         if !identity.may_read() {
@@ -119,7 +124,11 @@ async fn refuse(
         }
         // In the v1 dialect whoever is refused here has no second try.
         Refused::Error(code, message) if socket.dialect() == Dialect::V1 => {
-            Err(socket.last_word(id, code, &message, CloseCode::Policy).await)
+            let close = match code {
+                ErrorCode::Unavailable => CloseCode::TryAgainLater,
+                _ => CloseCode::Policy,
+            };
+            Err(socket.last_word(id, code, &message, close).await)
         }
         Refused::Error(code, message) => socket.error(id, code, &message, None).await,
     }

@@ -6,6 +6,7 @@
 mod harness;
 
 mod client;
+mod engine;
 mod history;
 mod judge;
 mod log;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 
+use engine::Kind;
 use harness::rng::Rng;
 use nemesis::Rage;
 use round::Outcome;
@@ -44,8 +46,14 @@ struct Arguments {
     #[arg(long, default_value_t = 1.0)]
     minutes: f64,
     /// How long until everything is healed and judged, and a new round begins.
-    #[arg(long, default_value_t = 30.0)]
+    #[arg(long, default_value_t = 20.0)]
     round_seconds: f64,
+    /// Three NATS servers and three replicas instead of one.
+    #[arg(long)]
+    cluster: bool,
+    /// The NATS server's store is on a small disk, which is filled now and then. Takes root.
+    #[arg(long)]
+    disk_full: bool,
     /// How many clients, half of each dialect.
     #[arg(long, default_value_t = 36)]
     clients: usize,
@@ -113,7 +121,13 @@ async fn run(arguments: Arguments) -> Result<bool, String> {
         "seed {seed}: {} minutes, {} clients on {} partitions",
         arguments.minutes, arguments.clients, arguments.partitions
     );
-    let plan = Plan::of(seed);
+    let engine = match (arguments.cluster, arguments.disk_full) {
+        (false, false) => Kind::Single,
+        (false, true) => Kind::SmallDisk,
+        (true, false) => Kind::Cluster,
+        (true, true) => return Err("--disk-full is for one NATS server, without --cluster".to_owned()),
+    };
+    let plan = Plan::of(seed, engine);
     println!(
         "{} frontends, {} validators, {}{}",
         plan.frontends,
@@ -127,6 +141,9 @@ async fn run(arguments: Arguments) -> Result<bool, String> {
     Ok(findings.is_empty())
 }
 
+/// How long a product that is broken on purpose may take to quiesce.
+const PATIENCE_WITH_MUTATIONS: Duration = Duration::from_secs(20);
+
 /// Rages for so many minutes, or until something is found; gives what was found.
 async fn torture(
     arguments: &Arguments,
@@ -137,7 +154,7 @@ async fn torture(
 ) -> Result<(Totals, Vec<String>), String> {
     let counters = Arc::new(Counters::default());
     let mut totals = Totals::new(seed);
-    let mut world = World::start(plan).await;
+    let mut world = World::start(plan).await?;
     let baseline = round::baseline(&world);
     let mut rng = Rng::new(seed);
     let mut after = 0;
@@ -153,6 +170,7 @@ async fn torture(
             partitions: arguments.partitions,
             clients: arguments.clients,
             pace: Duration::from_millis(arguments.pace_ms),
+            patience: if report { round::PATIENCE } else { PATIENCE_WITH_MUTATIONS },
             rage: Rage {
                 pause: if fault.is_zero() { Duration::from_secs(3600) } else { fault },
                 nats_pause: if fault.is_zero() { Duration::from_secs(3600) } else { fault * 3 },
@@ -212,8 +230,8 @@ fn keep(seed: u64, number: u64, world: &mut World, outcome: &Outcome) -> std::io
         let entry = entry?;
         std::fs::copy(entry.path(), folder.join(entry.file_name()))?;
     }
-    if let Some(nats) = &mut world.nats {
-        std::fs::write(folder.join("nats.log"), nats.process().output())?;
+    for (index, server) in world.nats.iter_mut().flat_map(|nats| nats.servers.iter_mut().enumerate()) {
+        std::fs::write(folder.join(format!("nats-{index}.log")), server.process().output())?;
     }
     std::fs::write(folder.join("findings.txt"), outcome.accounts.join("\n"))?;
     for (violation, account) in outcome.verdict.violations.iter().zip(&outcome.accounts).take(FINDINGS_MAX) {

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use super::engine::Kind;
 use super::world::Plan;
 use super::{Arguments, torture};
 
@@ -100,7 +101,7 @@ pub async fn run(arguments: &Arguments, seed: u64) -> Result<bool, String> {
     };
     for mutation in MUTATIONS.iter().filter(chosen) {
         let began = Instant::now();
-        let plan = Plan::of(seed).broken(mutation.fault, mutation.setting);
+        let plan = Plan::of(seed, Kind::Single).broken(mutation.fault, mutation.setting);
         let (_, found) = torture(arguments, seed, plan, arguments.minutes_per_mutation, false).await?;
         let seconds = began.elapsed().as_secs();
         match found.first() {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::engine::{Engine, Kind};
 use super::proxy::Link;
 use super::world::{Counters, Managed, count};
-use crate::harness::nats::NatsServer;
 use crate::harness::rng::Rng;
 
 /// How hard it is.
@@ -56,22 +56,22 @@ pub async fn torment(
                 victim.resume();
             }
             65..80 => {
-                victim.proxy.set(Link::Cut);
+                victim.link(Link::Cut);
                 count(&counters.cuts);
                 wait(100 + rng.below(4_000), &stop).await;
             }
             80..90 => {
-                victim.proxy.set(*rng.pick(&[Link::Silent, Link::Deaf, Link::Mute]));
+                victim.link(*rng.pick(&[Link::Silent, Link::Deaf, Link::Mute]));
                 count(&counters.half_open);
                 wait(200 + rng.below(6_000), &stop).await;
                 if rng.one_in(2) {
                     // What was under way is lost, or arrives late.
-                    victim.proxy.set(Link::Cut);
+                    victim.link(Link::Cut);
                     wait(50, &stop).await;
                 }
             }
             90..96 => {
-                victim.proxy.set(Link::Slow(Duration::from_millis(1 + rng.below(80) as u64)));
+                victim.link(Link::Slow(Duration::from_millis(1 + rng.below(80) as u64)));
                 count(&counters.slow);
                 wait(500 + rng.below(4_000), &stop).await;
             }
@@ -81,7 +81,7 @@ pub async fn torment(
                 victim.start();
             }
         }
-        victim.proxy.set(Link::Whole);
+        victim.link(Link::Whole);
     }
     if let Some(said) = victim.ended_by_itself() {
         findings.push(said);
@@ -89,30 +89,80 @@ pub async fn torment(
     (victim, findings)
 }
 
-/// Torments NATS.
+/// Torments NATS. An `Err` says what the machine could not do.
 pub async fn torment_nats(
-    mut nats: NatsServer,
+    nats: &mut Engine,
     seed: u64,
     rage: Rage,
     counters: Arc<Counters>,
     stop: CancellationToken,
-) -> NatsServer {
+) -> Result<(), String> {
     let mut rng = Rng::new(seed);
     while pause(&mut rng, rage.nats_pause, &stop).await {
-        if rng.one_in(3) {
-            nats.process().pause();
-            count(&counters.pauses);
-            wait(200 + rng.below(2_500), &stop).await;
-            nats.process().resume();
-        } else {
-            nats.kill9();
-            count(&counters.nats_kills);
-            let away = if rng.one_in(4) { rng.below(4_000) } else { rng.below(300) };
-            wait(away, &stop).await;
-            nats.restart().await;
+        let one = rng.below(nats.servers.len());
+        match (nats.kind(), rng.below(100)) {
+            (Kind::SmallDisk, 0..40) => {
+                nats.fill_disk()?;
+                count(&counters.disks_full);
+                wait(300 + rng.below(3_000), &stop).await;
+                nats.empty_disk()?;
+                // A server that could not write has given up JetStream.
+                kill_nats(nats, one, &mut rng, &counters, &stop).await;
+            }
+            (Kind::Cluster, 0..30) => {
+                // One is alone; or two do not hear each other, and the third hears both.
+                let other = rng.one_in(2).then_some((one + 1) % nats.servers.len());
+                let link = *rng.pick(&[Link::Cut, Link::Silent, Link::Slow(Duration::from_millis(100))]);
+                nats.link(one, other, link);
+                count(&counters.splits);
+                wait(500 + rng.below(8_000), &stop).await;
+                nats.link(one, other, Link::Whole);
+            }
+            (Kind::Cluster, 30..36) => {
+                // All at once.
+                for server in &mut nats.servers {
+                    server.kill9();
+                    count(&counters.nats_kills);
+                }
+                wait(rng.below(1_000), &stop).await;
+                for server in &mut nats.servers {
+                    server.restart().await;
+                }
+            }
+            (Kind::Cluster, 36..46) => {
+                // A rolling restart.
+                for server in &mut nats.servers {
+                    server.process().signal(libc::SIGTERM);
+                    wait(1_500, &stop).await;
+                    server.restart().await;
+                    wait(2_000, &stop).await;
+                }
+                count(&counters.rolling);
+            }
+            (_, 46..65) => {
+                let server = &mut nats.servers[one];
+                server.process().pause();
+                count(&counters.pauses);
+                wait(200 + rng.below(2_500), &stop).await;
+                server.process().resume();
+            }
+            _ => kill_nats(nats, one, &mut rng, &counters, &stop).await,
         }
     }
-    nats
+    Ok(())
+}
+
+async fn kill_nats(
+    nats: &mut Engine,
+    one: usize,
+    rng: &mut Rng,
+    counters: &Counters,
+    stop: &CancellationToken,
+) {
+    nats.servers[one].kill9();
+    count(&counters.nats_kills);
+    wait(if rng.one_in(4) { rng.below(4_000) } else { rng.below(300) }, stop).await;
+    nats.servers[one].restart().await;
 }
 
 /// Waits about so long; false when it is time to stop.

@@ -19,10 +19,9 @@ use super::nemesis::{self, Rage};
 use super::world::{Counters, Role, World};
 use crate::harness::rng::Rng;
 
-/// How long everything may take to be answered once all is healed.
-const SETTLE_MAX: Duration = Duration::from_secs(60);
-/// How long everybody may take to catch up then, and resources to return.
-const QUIET_MAX: Duration = Duration::from_secs(45);
+/// How long everything may take to be answered once all is healed; and then to be quiet, everybody to catch up,
+/// and resources to return.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How many files, and how many threads, a process may have more than it had when it was new.
 const FILES_SLACK: usize = 8;
 const THREADS_SLACK: usize = 8;
@@ -37,6 +36,8 @@ pub struct Plan {
     pub clients: usize,
     pub pace: Duration,
     pub rage: Rage,
+    /// See [`PATIENCE`].
+    pub patience: Duration,
 }
 
 /// What came of it.
@@ -95,7 +96,7 @@ pub async fn play(
         players.spawn(client::play(spec, phases.clone()));
     }
 
-    rage(world, plan, counters, &mut rng, &mut quiet).await;
+    rage(world, plan, counters, &mut rng, &mut quiet).await?;
     if let Err(why) = world.heal().await {
         quiet(why);
     }
@@ -103,16 +104,17 @@ pub async fn play(
 
     phase.send_replace(Phase::Settle);
     let began = Instant::now();
-    while settled.load(Ordering::Acquire) < plan.clients && began.elapsed() < SETTLE_MAX {
+    while settled.load(Ordering::Acquire) < plan.clients && began.elapsed() < plan.patience {
         sleep(Duration::from_millis(50)).await;
     }
     let missing = plan.clients - settled.load(Ordering::Acquire);
     if missing > 0 {
         quiet(format!(
-            "{missing} clients have no answer to something {SETTLE_MAX:?} after everything was healed"
+            "{missing} clients have no answer to something {:?} after everything was healed",
+            plan.patience
         ));
-    } else if let Some(unrest) = unrest(&truth).await? {
-        quiet(format!("{QUIET_MAX:?} after everything was answered {unrest}"));
+    } else if let Some(unrest) = unrest(&truth, plan.patience).await? {
+        quiet(format!("{:?} after everything was answered {unrest}", plan.patience));
     }
 
     let (logs, _) = truth.events(*after).await?;
@@ -128,7 +130,7 @@ pub async fn play(
         }
         Ok::<(), String>(())
     };
-    if let Ok(joined) = timeout(QUIET_MAX, joining).await {
+    if let Ok(joined) = timeout(plan.patience, joining).await {
         joined?;
     }
     phase.send_replace(Phase::GiveUp);
@@ -136,8 +138,8 @@ pub async fn play(
         histories.push(history.map_err(|error| format!("a client panicked: {error}"))?);
     }
 
-    let newcomers = newcomers(world, &names, &mut quiet).await;
-    resources_returned(world, baseline, &mut quiet).await;
+    let newcomers = newcomers(world, &names, plan.patience, &mut quiet).await;
+    resources_returned(world, baseline, plan.patience, &mut quiet).await;
     let (mut logs, last) = truth.events(*after).await?;
     *after = last;
     let mut outcome = Outcome::default();
@@ -162,14 +164,14 @@ async fn rage(
     counters: &Arc<Counters>,
     rng: &mut Rng,
     quiet: &mut impl FnMut(String),
-) {
+) -> Result<(), String> {
     let stop = CancellationToken::new();
     let mut tormentors = JoinSet::new();
     for process in std::mem::take(&mut world.processes) {
         tormentors.spawn(nemesis::torment(process, rng.next(), plan.rage, counters.clone(), stop.clone()));
     }
-    let nats = world.nats.take().expect("NATS is back after every round");
-    let nats = nemesis::torment_nats(nats, rng.next(), plan.rage, counters.clone(), stop.clone());
+    let mut engine = world.nats.take().expect("NATS is back after every round");
+    let nats = nemesis::torment_nats(&mut engine, rng.next(), plan.rage, counters.clone(), stop.clone());
     let raging = async {
         sleep(plan.length).await;
         stop.cancel();
@@ -179,21 +181,22 @@ async fn rage(
         }
         back
     };
-    let (nats, back) = tokio::join!(nats, raging);
+    let (tormented, back) = tokio::join!(nats, raging);
     for (process, said) in back {
         said.into_iter().for_each(&mut *quiet);
         world.processes.push(process);
     }
     world.processes.sort_by(|a, b| a.name.cmp(&b.name));
-    world.nats = Some(nats);
+    world.nats = Some(engine);
+    tormented
 }
 
 /// Waits until nothing is left in the queue; gives what still is.
-async fn unrest(truth: &Truth) -> Result<Option<String>, String> {
+async fn unrest(truth: &Truth, patience: Duration) -> Result<Option<String>, String> {
     let began = Instant::now();
     loop {
         let unrest = truth.unrest(super::world::SLOTS).await?;
-        if unrest.is_none() || began.elapsed() > QUIET_MAX {
+        if unrest.is_none() || began.elapsed() > patience {
             return Ok(unrest);
         }
         sleep(Duration::from_millis(200)).await;
@@ -210,9 +213,9 @@ pub async fn readers_left(world: &World) -> Result<Option<String>, String> {
         if readers == 0 {
             return Ok(None);
         }
-        if began.elapsed() > QUIET_MAX {
+        if began.elapsed() > PATIENCE {
             return Ok(Some(format!(
-                "{readers} consumers are left on the log {QUIET_MAX:?} after everybody left"
+                "{readers} consumers are left on the log {PATIENCE:?} after everybody left"
             )));
         }
         sleep(Duration::from_millis(500)).await;
@@ -223,16 +226,15 @@ pub async fn readers_left(world: &World) -> Result<Option<String>, String> {
 async fn newcomers(
     world: &World,
     names: &[String],
+    patience: Duration,
     quiet: &mut impl FnMut(String),
 ) -> HashMap<String, Vec<(u64, String)>> {
+    let began = Instant::now();
     let mut newcomers: HashMap<String, Vec<(u64, String)>> = HashMap::new();
     for name in names {
         for port in world.frontends() {
             let mut said = client::newcomer(port, name).await;
-            for _ in 0..20 {
-                if said.is_ok() {
-                    break;
-                }
+            while said.is_err() && began.elapsed() < patience {
                 sleep(Duration::from_millis(250)).await;
                 said = client::newcomer(port, name).await;
             }
@@ -246,7 +248,12 @@ async fn newcomers(
 }
 
 /// Everybody has left: connections, feeds, files and threads go back to what they were.
-async fn resources_returned(world: &World, baseline: &Baseline, quiet: &mut impl FnMut(String)) {
+async fn resources_returned(
+    world: &World,
+    baseline: &Baseline,
+    patience: Duration,
+    quiet: &mut impl FnMut(String),
+) {
     let began = Instant::now();
     for process in &world.processes {
         loop {
@@ -271,7 +278,7 @@ async fn resources_returned(world: &World, baseline: &Baseline, quiet: &mut impl
             if much.is_empty() {
                 break;
             }
-            if began.elapsed() > QUIET_MAX {
+            if began.elapsed() > patience {
                 quiet(format!("{}, with no client left: {}", process.name, much.join("; ")));
                 break;
             }

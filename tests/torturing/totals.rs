@@ -14,7 +14,7 @@ use super::round::Outcome;
 use super::world::Counters;
 
 /// The figures, in the order of the table, with what they are.
-const FIGURES: [(&str, &str); 17] = [
+const FIGURES: &[(&str, &str)] = &[
     ("runs", "runs"),
     ("rounds", "rounds, each healed and judged"),
     ("seconds", "seconds, healing and judging included"),
@@ -31,6 +31,8 @@ const FIGURES: [(&str, &str); 17] = [
     ("half_open", "links silent in one direction or both"),
     ("slow", "links slowed down"),
     ("rolling", "processes restarted in good order"),
+    ("splits", "NATS servers cut off from each other"),
+    ("disks_full", "times that the disk of NATS was full"),
     (
         "late_copies",
         "late copies (a draft submitted on two connections, rejected on the second, committed for the first)",
@@ -81,6 +83,8 @@ impl Totals {
         self.count("half_open", of(&counters.half_open));
         self.count("slow", of(&counters.slow));
         self.count("rolling", of(&counters.rolling));
+        self.count("splits", of(&counters.splits));
+        self.count("disks_full", of(&counters.disks_full));
         self.count("seconds", took.as_secs());
     }
 
@@ -98,7 +102,7 @@ impl Totals {
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, what) in FIGURES {
-            writeln!(f, "{:>12} {what}", self.figures.get(name).copied().unwrap_or(0))?;
+            writeln!(f, "{:>12} {what}", self.figures.get(*name).copied().unwrap_or(0))?;
         }
         write!(f, "{:>12} violations", self.violations)
     }

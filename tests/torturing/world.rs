@@ -11,10 +11,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::engine::{Engine, Kind};
 use super::proxy::{Link, Proxy};
 use crate::harness::cluster::binary;
 use crate::harness::free_port;
-use crate::harness::nats::NatsServer;
 use crate::harness::process::Process;
 use crate::harness::rng::Rng;
 
@@ -28,6 +28,9 @@ pub struct Counters {
     pub half_open: AtomicU64,
     pub slow: AtomicU64,
     pub rolling: AtomicU64,
+    /// NATS servers cut off from each other.
+    pub splits: AtomicU64,
+    pub disks_full: AtomicU64,
 }
 
 pub fn count(counter: &AtomicU64) {
@@ -50,7 +53,7 @@ pub struct Managed {
     /// Where clients reach a frontend.
     pub port: u16,
     health: u16,
-    pub proxy: Proxy,
+    proxies: Vec<Proxy>,
     process: Process,
     faults: String,
     settings: Arc<Vec<String>>,
@@ -59,8 +62,11 @@ pub struct Managed {
 }
 
 impl Managed {
-    async fn new(role: Role, index: usize, nats: u16, plan: &Plan, dir: &Path) -> Self {
-        let proxy = Proxy::start(nats).await;
+    async fn new(role: Role, index: usize, nats: &[u16], plan: &Plan, dir: &Path) -> Self {
+        let mut proxies = Vec::new();
+        for port in nats {
+            proxies.push(Proxy::start(*port).await);
+        }
         let name = match role {
             Role::Frontend => format!("frontend-{index}"),
             Role::Validator => format!("validator-{index}"),
@@ -71,8 +77,13 @@ impl Managed {
         }
         let (port, health) = (free_port(), free_port());
         let settings = plan.settings.clone();
-        let process = spawn(role, &name, &proxy, (port, health), &settings, &faults, dir);
-        Self { role, name, port, health, proxy, process, faults, settings, dir: dir.into(), generation: 0 }
+        let process = spawn(role, &name, &proxies, (port, health), &settings, &faults, dir);
+        Self { role, name, port, health, proxies, process, faults, settings, dir: dir.into(), generation: 0 }
+    }
+
+    /// What its ways to NATS do.
+    pub fn link(&self, link: Link) {
+        self.proxies.iter().for_each(|proxy| proxy.set(link));
     }
 
     pub fn kill(&mut self) {
@@ -99,7 +110,7 @@ impl Managed {
         self.generation += 1;
         let name = format!("{}-{}", self.name, self.generation);
         let ports = (self.port, self.health);
-        self.process = spawn(self.role, &name, &self.proxy, ports, &self.settings, &self.faults, &self.dir);
+        self.process = spawn(self.role, &name, &self.proxies, ports, &self.settings, &self.faults, &self.dir);
     }
 
     pub fn pause(&mut self) {
@@ -154,7 +165,7 @@ impl Managed {
 fn spawn(
     role: Role,
     name: &str,
-    proxy: &Proxy,
+    proxies: &[Proxy],
     (port, health): (u16, u16),
     settings: &[String],
     faults: &str,
@@ -167,7 +178,8 @@ fn spawn(
         }
         Role::Validator => drop(command.arg("validator")),
     }
-    command.arg("--nats").arg(proxy.url()).arg("--set").arg(format!("metrics.listen=127.0.0.1:{health}"));
+    let urls: Vec<String> = proxies.iter().map(Proxy::url).collect();
+    command.arg("--nats").arg(urls.join(",")).arg("--set").arg(format!("metrics.listen=127.0.0.1:{health}"));
     for setting in settings {
         command.arg("--set").arg(setting);
     }
@@ -211,11 +223,12 @@ pub struct Plan {
     pub faults: String,
     /// Whether the first validator believes to own every slot.
     pub slot_fight: bool,
+    pub engine: Kind,
 }
 
 impl Plan {
     /// The plan of a seed: sizes and limits that a day's work would hardly reach.
-    pub fn of(seed: u64) -> Self {
+    pub fn of(seed: u64, engine: Kind) -> Self {
         let mut rng = Rng::new(seed ^ 0x706c_616e);
         let mut settings = vec![
             "frontend.submissions_per_minute_max=0".to_owned(),
@@ -227,6 +240,9 @@ impl Plan {
             "validator.snapshot_share_min=0.1".to_owned(),
             format!("nats.slots={SLOTS}"),
         ];
+        if engine == Kind::Cluster {
+            settings.push("nats.replicas=3".to_owned());
+        }
         let mut choose = |key: &str, values: &[u64]| settings.push(format!("{key}={}", rng.pick(values)));
         choose("nats.ownership_ttl_ms", &[1500, 3000]);
         choose("nats.request_timeout_ms", &[1500, 3000]);
@@ -241,7 +257,14 @@ impl Plan {
         choose("validator.batch_events_max", &[1, 8, 500]);
         let (frontends, validators) = (2 + rng.below(2), 2 + rng.below(2));
         let slot_fight = rng.one_in(3);
-        Self { frontends, validators, settings: Arc::new(settings), faults: String::new(), slot_fight }
+        Self {
+            frontends,
+            validators,
+            settings: Arc::new(settings),
+            faults: String::new(),
+            slot_fight,
+            engine,
+        }
     }
 
     /// Switches a fault on in every process, and a setting with it.
@@ -254,14 +277,14 @@ impl Plan {
 
 /// All of it.
 pub struct World {
-    pub nats: Option<NatsServer>,
+    pub nats: Option<Engine>,
     pub processes: Vec<Managed>,
     pub dir: tempfile::TempDir,
 }
 
 impl World {
-    pub async fn start(plan: Plan) -> Self {
-        let nats = NatsServer::start().await;
+    pub async fn start(plan: Plan) -> Result<Self, String> {
+        let nats = Engine::start(plan.engine).await?;
         let dir = crate::harness::temp_dir();
         let mut bootstrap = backend();
         bootstrap.args(["bootstrap", "--nats", &nats.url()]);
@@ -272,15 +295,15 @@ impl World {
         assert!(output.status.success(), "bootstrap failed: {}", String::from_utf8_lossy(&output.stderr));
         let mut processes = Vec::new();
         for index in 0..plan.validators {
-            processes.push(Managed::new(Role::Validator, index, nats.port(), &plan, dir.path()).await);
+            processes.push(Managed::new(Role::Validator, index, &nats.ports(), &plan, dir.path()).await);
         }
         for index in 0..plan.frontends {
-            processes.push(Managed::new(Role::Frontend, index, nats.port(), &plan, dir.path()).await);
+            processes.push(Managed::new(Role::Frontend, index, &nats.ports(), &plan, dir.path()).await);
         }
         for process in &mut processes {
-            process.ready(Duration::from_secs(60)).await.expect("a fresh process");
+            process.ready(Duration::from_secs(60)).await?;
         }
-        Self { nats: Some(nats), processes, dir }
+        Ok(Self { nats: Some(nats), processes, dir })
     }
 
     pub fn frontends(&self) -> Vec<u16> {
@@ -290,8 +313,11 @@ impl World {
 
     /// Makes everything whole again, and waits until it works.
     pub async fn heal(&mut self) -> Result<(), String> {
+        if let Some(nats) = &mut self.nats {
+            nats.heal().await;
+        }
         for process in &mut self.processes {
-            process.proxy.set(Link::Whole);
+            process.link(Link::Whole);
             process.resume();
             if !process.process.is_running() {
                 process.start();

@@ -9,6 +9,9 @@ ARG BINARY=compiled
 FROM rust:1.95-bookworm AS compiled
 WORKDIR /src
 COPY . .
+# The commit, for /version and --version.
+ARG GIT_REVISION
+ENV GIT_REVISION=${GIT_REVISION}
 RUN cargo build --release --locked --bin insieme-backend && cp target/release/insieme-backend /insieme-backend
 
 FROM scratch AS local

@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+pub mod admin;
 pub mod auth;
 pub mod cli;
 pub mod config;
@@ -20,3 +21,4 @@ mod simulation;
 pub mod state;
 pub mod telemetry;
 pub mod validator;
+pub mod version;

@@ -4,6 +4,7 @@
 mod harness;
 
 mod stories {
+    mod administration;
     mod attacks;
     mod catch_up;
     mod command_line;

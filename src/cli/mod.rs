@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Each takes the configuration and a token that says when to
 //! stop, and returns when it is through; signals, logs and exit codes are dealt with here, once.
 
+mod admin;
 mod bootstrap;
 mod check_config;
 mod connect;
@@ -38,7 +39,7 @@ const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
 /// Clients submit drafts over WebSockets to a frontend; a validator decides each against its partition's
 /// state and commits what passes to the log in NATS; every frontend broadcasts the log from there.
 #[derive(Debug, Parser)]
-#[command(name = "insieme-backend", version, after_help = EXAMPLES)]
+#[command(name = "insieme-backend", version = crate::version::line(), after_help = EXAMPLES)]
 struct Cli {
     #[command(flatten)]
     common: Common,
@@ -80,6 +81,7 @@ enum Command {
     Frontend(frontend::Frontend),
     Validator(validator::Validator),
     Bootstrap(bootstrap::Bootstrap),
+    Admin(admin::Admin),
     CheckConfig(check_config::CheckConfig),
     State(state::State),
     Log(log::ShowLog),
@@ -165,6 +167,7 @@ impl Command {
             Self::Frontend(command) => command.overrides(),
             Self::Validator(command) => command.overrides(),
             Self::Bootstrap(command) => command.nats.overrides(),
+            Self::Admin(command) => command.overrides(),
             Self::State(command) => command.nats.overrides(),
             Self::Log(command) => command.nats.overrides(),
             Self::CheckConfig(_) | Self::Health(_) | Self::Token(_) => Vec::new(),
@@ -182,6 +185,7 @@ impl Command {
             Self::Frontend(command) => command.run(loaded.config, Hangups::listen(source), shutdown).await?,
             Self::Validator(command) => command.run(loaded.config, Hangups::listen(source), shutdown).await?,
             Self::Bootstrap(command) => command.run(loaded.config, shutdown).await?,
+            Self::Admin(command) => command.run(loaded.config, source, shutdown).await?,
             Self::CheckConfig(command) => command.run(&loaded)?,
             Self::State(command) => command.run(loaded.config, shutdown).await?,
             Self::Log(command) => command.run(loaded.config, shutdown).await?,

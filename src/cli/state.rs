@@ -8,10 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{NatsArgs, connect, say};
 use crate::config::Config;
-use crate::event::{EventId, PartitionKey, Token};
-use crate::log::{self, Log, SnapshotPart};
+use crate::event::{EventId, PartitionKey};
 use crate::rules::Registry;
-use crate::state::{Fold, PartitionState, StatePart};
+use crate::state::Fold;
 
 /// Print a partition's state, as the log gives it, in canonical form (RFC 8785).
 #[derive(Debug, Args)]
@@ -38,7 +37,10 @@ impl State {
         let fold: Arc<dyn Fold> = Arc::new(Registry::built_in()?);
         let state = match self.at {
             None => log.load_partition(&token, &fold, false).await?.state,
-            Some(id) => state_at(&log, fold.as_ref(), &token, EventId(id)).await?,
+            Some(id) => log
+                .state_at(&token, &fold, EventId(id))
+                .await
+                .context("`insieme-backend log` lists the partition's events")?,
         };
         if self.hash {
             let hash: String = state.document().hash().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -46,25 +48,4 @@ impl State {
         }
         say(&String::from_utf8_lossy(&state.document().canonical()))
     }
-}
-
-/// The state right after event `id`: from the snapshot, if that lies before, and what came between.
-async fn state_at(log: &Log, fold: &dyn Fold, token: &Token, id: EventId) -> anyhow::Result<PartitionState> {
-    match log.event(id).await? {
-        Some((of, _)) if of == *token => {}
-        Some(_) => bail!("event {id} is of another partition; `insieme-backend log` lists this one's"),
-        None => bail!("there is no event {id}; `insieme-backend log` lists the partition's"),
-    }
-    let mut state = PartitionState::follower();
-    if let Some(bytes) = log.read_snapshot(token, SnapshotPart::State).await? {
-        let snapshot = StatePart::decode(&bytes).context("the snapshot")?;
-        if snapshot.event_id <= id {
-            state = PartitionState::from_state_part(&snapshot).context("the snapshot")?;
-        }
-    }
-    let mut replay = log.replay(token, state.head(), id).await?;
-    while let Some(stored) = replay.next().await? {
-        log::apply(fold, &mut state, &stored)?;
-    }
-    Ok(state)
 }

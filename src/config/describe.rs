@@ -17,6 +17,7 @@ const DECLARATIONS: &[(&str, &str, &str)] = &[
     ("rules", "RulesSettings", include_str!("rules.rs")),
     ("log", "LogOutput", include_str!("../telemetry/logs.rs")),
     ("metrics", "MetricsConfig", include_str!("mod.rs")),
+    ("admin", "AdminSettings", include_str!("../admin/settings.rs")),
 ];
 
 /// A configuration file with every key, described, at its default. Keys that are unset by default are
@@ -108,5 +109,6 @@ pub(super) fn areas() -> impl Iterator<Item = (&'static str, BTreeMap<String, St
 
 const _: fn(&Config) = |config| {
     // A new area does not compile until it stands here, and then in DECLARATIONS.
-    let Config { nats: _, auth: _, frontend: _, validator: _, rules: _, log: _, metrics: _ } = config;
+    let Config { nats: _, auth: _, frontend: _, validator: _, rules: _, log: _, metrics: _, admin: _ } =
+        config;
 };

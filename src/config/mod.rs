@@ -27,6 +27,7 @@ pub use nats::NatsConfig;
 pub use rules::{BaseEventId, RulesSettings, UnknownTypes};
 pub use schema_folder::{Fingerprint, SchemaFolder, SchemaFolderError};
 
+use crate::admin::AdminSettings;
 use crate::frontend::FrontendSettings;
 use crate::telemetry::LogOutput;
 use crate::validator::ValidatorSettings;
@@ -49,6 +50,8 @@ pub struct Config {
     pub log: LogOutput,
     /// Metrics and health over HTTP.
     pub metrics: MetricsConfig,
+    /// The administration over HTTP.
+    pub admin: AdminSettings,
 }
 
 /// Metrics and health over HTTP.
@@ -115,6 +118,9 @@ impl Config {
         }
         if self.metrics.store_look_ms < 100 {
             problems.push("metrics.store_look_ms: at least 100".to_owned());
+        }
+        if let Err(error) = self.admin.check() {
+            problems.push(format!("admin.{error}"));
         }
         if let Err(error) = self.log.parse_filter() {
             problems.push(format!("log.filter: {error}"));

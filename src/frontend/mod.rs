@@ -16,10 +16,10 @@ mod pending;
 mod ring;
 mod session;
 mod settings;
-mod ws;
 #[cfg(all(test, feature = "fault-points"))]
 #[path = "../simulation/session.rs"]
 pub(crate) mod simulated_session;
+mod ws;
 
 #[cfg(test)]
 mod testing;

@@ -20,7 +20,9 @@ mod partition_load;
 mod replay;
 mod settings;
 mod snapshots;
+mod state_at;
 mod subjects;
+mod survey;
 mod watch;
 
 pub use answers::Answers;
@@ -35,3 +37,5 @@ pub use partition_load::{LoadError, Loaded, apply, parse};
 pub use replay::{Page, Replay, StoredEvent};
 pub use settings::LogSettings;
 pub use snapshots::{SnapshotInfo, SnapshotPart};
+pub use state_at::StateAtError;
+pub use survey::{PartitionPage, SurveyedPartition};

@@ -135,7 +135,11 @@ impl Log {
     }
 
     /// A snapshot object's bytes; one that cannot be read back counts as none.
-    async fn usable(&self, token: &Token, part: SnapshotPart) -> Result<Option<Vec<u8>>, LogError> {
+    pub(super) async fn usable(
+        &self,
+        token: &Token,
+        part: SnapshotPart,
+    ) -> Result<Option<Vec<u8>>, LogError> {
         match self.read_snapshot(token, part).await {
             Err(LogError::Malformed { why, .. }) => {
                 tracing::error!(%token, ?part, why, "the snapshot cannot be read; reading the log instead");

@@ -23,6 +23,18 @@ pub struct StoredEvent {
     pub body: Bytes,
 }
 
+impl StoredEvent {
+    /// The record as it is stored, with its id in front, as one line of JSON. A payload stands as its client
+    /// wrote it, so there may be line breaks between its parts; inside strings JSON has none.
+    pub fn to_line(&self) -> Vec<u8> {
+        let mut line = format!("{{\"eventId\":{},", self.id).into_bytes();
+        let record = self.body.strip_prefix(b"{").unwrap_or(&self.body);
+        line.extend(record.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
+        line.push(b'\n');
+        line
+    }
+}
+
 /// Some events of a partition, in order.
 #[derive(Debug, Clone)]
 pub struct Page {
@@ -153,5 +165,20 @@ impl Replay {
             ));
         }
         Ok(Some(StoredEvent { id: self.last, body: message.message.payload }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_whatever_its_client_wrote() {
+        let body = "{\"type\":\"set\",\"payload\":{\n  \"target\": \"a\\nb\"\r\n}}".into();
+        let line = String::from_utf8(StoredEvent { id: EventId(7), body }.to_line()).unwrap();
+        assert_eq!(line.trim_end_matches('\n').lines().count(), 1);
+        let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(event["eventId"], 7);
+        assert_eq!(event["payload"]["target"], "a\nb");
     }
 }

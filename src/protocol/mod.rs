@@ -20,7 +20,7 @@ mod tests;
 pub use depth::deeper_than;
 pub use notice::{CloseCode, ErrorCode, Header, ItemResult, Notice, Snapshot};
 pub use request::{BadRequest, Connect, Frame, Request, Submit, SubmitBatch, Sync};
-pub use v1::{Checked, ItemContext, SubmitItem};
+pub use v1::{Checked, ItemContext, PROTOCOL_VERSION as V1_VERSION, SubmitItem};
 
 use crate::event::{CommittedEvent, Reason};
 

@@ -5,6 +5,7 @@
 //! deadline that is far away from what it takes.
 #![allow(dead_code)] // not every story uses every part
 
+pub mod admin;
 pub mod client;
 pub mod cluster;
 pub mod http;

@@ -18,7 +18,8 @@ use self::data_dir::DataDir;
 use self::server::NatsServer;
 use super::reload::Reload;
 use super::signals::Hangups;
-use super::{connect, flag, roles, say};
+use super::{admin, connect, flag, roles, say};
+use crate::auth::Authenticator;
 use crate::config::{Config, Override};
 
 /// Run the whole backend on this machine: NATS, a frontend and a validator. Takes anyone.
@@ -50,6 +51,7 @@ impl Dev {
         let mut overrides = Vec::new();
         overrides.extend(flag("dev --listen", "frontend.listen", Some(&self.listen)));
         overrides.extend(flag("dev", "frontend.allow_anyone", Some(&true)));
+        overrides.extend(flag("dev", "admin.allow_anyone", Some(&true)));
         overrides
     }
 
@@ -92,13 +94,21 @@ impl Dev {
         let mut parts = JoinSet::new();
         let validator = roles::start_validator(&config, log.clone(), reload.rules(), stop.clone()).await?;
         parts.spawn(async move { reload.beside(validator.join()).await.context("the validator") });
-        let frontend = match roles::start_frontend(&config, log, stop.clone()).await {
-            Ok(frontend) => frontend,
+        let others = async {
+            let admin = admin::start(&config, Authenticator::Anyone, log.clone(), stop.clone()).await?;
+            Ok((admin, roles::start_frontend(&config, log, stop.clone()).await?))
+        };
+        let (admin, frontend) = match others.await {
+            Ok(others) => others,
             Err(error) => {
                 stop.cancel();
                 return ended(&mut parts).await.and(Err(error));
             }
         };
+        if let Some(admin) = admin {
+            say(&format!("  admin     http://{}", admin.local_addr()))?;
+            parts.spawn(async move { admin.serve().await.context("the administration") });
+        }
         let url = frontend.url();
         parts.spawn(async move { frontend.join().await.context("the frontend") });
         let mut result = greet(&url, dir, server.url());

@@ -48,9 +48,15 @@ fn look(edge: &Edge, peer: IpAddr, request: &Request<Incoming>) -> (Response<Str
             Err((refusal, retry_after)) => (refusal.answer(retry_after), None),
         },
         "/readyz" => (ready(edge), None),
-        "/version" => (text(StatusCode::OK, env!("CARGO_PKG_VERSION")), None),
+        "/version" => (version(), None),
         _ => (text(StatusCode::OK, "ok"), None),
     }
+}
+
+fn version() -> Response<String> {
+    let mut response = text(StatusCode::OK, &crate::version::as_json());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 fn ready(edge: &Edge) -> Response<String> {

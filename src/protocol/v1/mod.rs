@@ -16,7 +16,7 @@ pub(super) use encode::{encode, encode_broadcast, reason_name};
 pub use items::{Checked, ItemContext, SubmitItem};
 
 /// The one version there is.
-const PROTOCOL_VERSION: &str = "1.0";
+pub const PROTOCOL_VERSION: &str = "1.0";
 
 /// The label and schema version that an event has in this dialect if it came in through the other.
 const CLASSIC_LABEL: &str = "default";

@@ -1,0 +1,109 @@
+//! The administration over HTTP: what operators ask and do.
+//!
+//! A process of its own (`insieme-backend admin serve`), beside frontends and validators and not in them: it
+//! works as NATS's user `operator`, whose rights no process that faces clients should have. It keeps nothing:
+//! what it tells is read from the log, or asked of the processes when somebody wants to know. It is above
+//! `frontend` and `log`, and nothing is above it but the command line.
+
+mod events;
+mod gate;
+mod partitions;
+mod problem;
+mod query;
+mod router;
+mod settings;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+pub use settings::AdminSettings;
+
+use crate::auth::Authenticator;
+use crate::log::Log;
+use crate::state::Fold;
+
+/// How long answers under way at the end may still take.
+const SHUTDOWN_LINGER: Duration = Duration::from_secs(2);
+
+/// What the requests share.
+struct Hub {
+    settings: AdminSettings,
+    log: Log,
+    fold: Arc<dyn Fold>,
+    auth: Authenticator,
+    /// Places for requests at work.
+    places: Arc<Semaphore>,
+    /// Cancelled when the process goes away.
+    stop: CancellationToken,
+}
+
+/// The administration, listening.
+pub struct AdminServer {
+    listener: TcpListener,
+    address: SocketAddr,
+    hub: Arc<Hub>,
+}
+
+impl AdminServer {
+    /// Listens on `admin.listen`.
+    pub async fn bind(
+        settings: AdminSettings,
+        listen: SocketAddr,
+        log: Log,
+        fold: Arc<dyn Fold>,
+        auth: Authenticator,
+        stop: CancellationToken,
+    ) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+        info!(%address, "administration listens");
+        if matches!(auth, Authenticator::Anyone) {
+            warn!(
+                "the administration asks for no token: whoever reaches it on this machine may do everything"
+            );
+        }
+        let places = Arc::new(Semaphore::new(settings.requests_max));
+        let hub = Arc::new(Hub { settings, log, fold, auth, places, stop });
+        Ok(Self { listener, address, hub })
+    }
+
+    /// The address that it listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until told to stop, and then for a moment what is under way.
+    pub async fn serve(self) -> std::io::Result<()> {
+        let stop = self.hub.stop.clone();
+        let serving = axum::serve(self.listener, router::routes(self.hub))
+            .with_graceful_shutdown(stop.clone().cancelled_owned());
+        tokio::select! {
+            ended = serving.into_future() => ended,
+            () = async {
+                stop.cancelled().await;
+                tokio::time::sleep(SHUTDOWN_LINGER).await;
+            } => Ok(()),
+        }
+    }
+}
+
+/// An answer in JSON.
+fn json(status: StatusCode, body: &Value) -> Response {
+    raw_json(status, body.to_string().into_bytes())
+}
+
+/// An answer in JSON that is written already.
+fn raw_json(status: StatusCode, body: Vec<u8>) -> Response {
+    let mut response = (status, body).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

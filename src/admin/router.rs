@@ -1,0 +1,80 @@
+//! The routes, and what every request passes first: a place, a token, and a line in the log about who asked
+//! for what.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tracing::info;
+
+use super::problem::Problem;
+use super::{Hub, events, gate, partitions, raw_json};
+
+/// All routes. `/livez`, `/readyz` and `/version` answer everybody.
+pub(super) fn routes(hub: Arc<Hub>) -> Router {
+    let body_bytes_max = hub.settings.body_bytes_max;
+    Router::new()
+        .route("/partitions", get(partitions::list))
+        .route("/partitions/{partition}/state", get(partitions::state))
+        .route("/partitions/{partition}/events", get(events::range))
+        .route("/slots", get(partitions::slots))
+        .layer(from_fn_with_state(hub.clone(), pass))
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(ready))
+        .route("/version", get(|| async { raw_json(StatusCode::OK, crate::version::as_json().into_bytes()) }))
+        .fallback(|| async {
+            Problem::not_found("no such path; docs/OPERATIONS.md lists them (Administration)")
+        })
+        .method_not_allowed_fallback(|| async {
+            Problem::method("the path is there, but not for this method")
+        })
+        .layer(DefaultBodyLimit::max(body_bytes_max))
+        .with_state(hub)
+}
+
+async fn ready(State(hub): State<Arc<Hub>>) -> (StatusCode, &'static str) {
+    if hub.stop.is_cancelled() {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: going away\n")
+    } else if hub.log.state().borrow().connected {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: NATS cannot be reached\n")
+    }
+}
+
+/// Lets a request through that may be made, and writes down that it was.
+async fn pass(State(hub): State<Arc<Hub>>, mut request: Request, next: Next) -> Response {
+    let (began, method) = (Instant::now(), request.method().clone());
+    // Without the query: that may hold what a person mistook for a place to put a token.
+    let path = request.uri().path().to_owned();
+    let admin = match gate::enter(&hub.auth, request.headers()).await {
+        Ok(admin) => admin,
+        Err(problem) => {
+            let response = problem.into_response();
+            info!(%method, path, status = response.status().as_u16(), "administration refused");
+            return response;
+        }
+    };
+    let Ok(place) = hub.places.clone().try_acquire_owned() else {
+        let why = "as many requests are at work as may be (admin.requests_max); come again";
+        return Problem::busy(why).into_response();
+    };
+    let place = Arc::new(place);
+    let (client, user) = (admin.0.client_id.clone(), admin.0.user_id.clone().unwrap_or_default());
+    request.extensions_mut().insert(admin);
+    // A stream holds on to the place for as long as it is open.
+    request.extensions_mut().insert(place.clone());
+    let mut response = next.run(request).await;
+    // What is told is of this moment, and not for everybody.
+    response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    info!(
+        %method, path, status = response.status().as_u16(), %client, user,
+        ms = began.elapsed().as_millis() as u64, "administration"
+    );
+    response
+}

@@ -46,7 +46,6 @@ enum Origin {
 }
 
 /// The keys in force, and where they come from.
-#[derive(Debug)]
 pub struct Keys {
     origin: Origin,
     current: ArcSwap<KeySet>,
@@ -59,7 +58,7 @@ pub struct Keys {
     last: Mutex<Look>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Look {
     at: Option<Instant>,
     /// The text of the keys in force.
@@ -158,6 +157,8 @@ impl Keys {
             Origin::File { path, .. } => read_settled(path, &last.text).await,
             Origin::Url(remote) => remote.fetch().await,
         };
+        // From its end on, too: those who waited for it need no other.
+        last.at = Some(Instant::now());
         let parsed = read.and_then(|text| {
             if text == last.text && last.error.is_none() && !self.now().is_empty() {
                 return Ok(None);
@@ -201,6 +202,13 @@ impl Keys {
                 last.error = Some(error);
             }
         }
+    }
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the text: it may be the secret itself.
+        f.debug_struct("Keys").field("current", &self.now()).finish_non_exhaustive()
     }
 }
 

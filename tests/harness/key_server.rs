@@ -71,10 +71,11 @@ impl KeyServer {
                     // A client that breaks off is part of the stories.
                     match acceptor {
                         None => answer(stream, &count, &moods).await.unwrap_or_default(),
-                        Some(acceptor) => match acceptor.accept(stream).await {
-                            Ok(stream) => answer(stream, &count, &moods).await.unwrap_or_default(),
-                            Err(_) => {}
-                        },
+                        Some(acceptor) => {
+                            if let Ok(stream) = acceptor.accept(stream).await {
+                                answer(stream, &count, &moods).await.unwrap_or_default();
+                            }
+                        }
                     }
                 });
             }

@@ -465,7 +465,7 @@ async fn every_kind_of_key_in_a_published_set_checks_the_tokens_of_its_name_and_
         ),
         ("an unknown name", TestKey::rsa("a").named("new").sign(&all), "not known"),
         ("no name, secret", TestKey::secret(SECRET).sign(&all), "algorithm is not the key's"),
-        ("a giant name", TestKey::rsa("a").named(&"k".repeat(6000)).sign(&all), "not known"),
+        ("a giant name", TestKey::rsa("a").named(&"k".repeat(3000)).sign(&all), "not known"),
         ("a name for the file system", TestKey::rsa("b").named("../../e").sign(&all), "not known"),
         ("alg: none", forged(&json!({ "alg": "none", "kid": "r" }), &all, ""), "cannot be read"),
         (

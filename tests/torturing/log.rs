@@ -19,7 +19,9 @@ pub struct Truth {
 
 impl Truth {
     pub async fn connect(url: &str) -> Result<Self, String> {
-        let client = async_nats::connect(url).await.map_err(|error| error.to_string())?;
+        let client = async_nats::connect(url.split(',').collect::<Vec<_>>())
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(Self { js: jetstream::new(client) })
     }
 

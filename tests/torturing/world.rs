@@ -240,8 +240,11 @@ impl Plan {
             "validator.snapshot_share_min=0.1".to_owned(),
             format!("nats.slots={SLOTS}"),
         ];
-        if engine == Kind::Cluster {
-            settings.push("nats.replicas=3".to_owned());
+        match engine {
+            Kind::Single => {}
+            // Room that a stream may take is reserved when it is made.
+            Kind::SmallDisk => settings.push("nats.drafts_bytes_max=33554432".to_owned()),
+            Kind::Cluster => settings.push("nats.replicas=3".to_owned()),
         }
         let mut choose = |key: &str, values: &[u64]| settings.push(format!("{key}={}", rng.pick(values)));
         choose("nats.ownership_ttl_ms", &[1500, 3000]);

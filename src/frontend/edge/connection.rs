@@ -101,8 +101,7 @@ async fn request(edge: &Edge, peer: IpAddr, stream: Stream) -> Option<(Stream, V
         std::future::ready(Ok::<Response<String>, Infallible>(response))
     });
     let mut http = http1::Builder::new();
-    // One request a connection: whoever wants another has a place to wait for.
-    http.keep_alive(false).max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).header_read_timeout(None);
+    http.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).header_read_timeout(None);
     let parts = match http.serve_connection(TokioIo::new(stream), service).without_shutdown().await {
         Ok(parts) => parts,
         Err(error) => {

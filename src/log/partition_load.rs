@@ -134,13 +134,18 @@ impl Log {
         }
     }
 
-    /// A snapshot object's bytes; one that cannot be read back counts as none.
+    /// A snapshot object's bytes; one that cannot be read back counts as none. One that was replaced while it was
+    /// being read has no end that would come, and is read once more.
     pub(super) async fn usable(
         &self,
         token: &Token,
         part: SnapshotPart,
     ) -> Result<Option<Vec<u8>>, LogError> {
-        match self.read_snapshot(token, part).await {
+        let mut read = self.read_snapshot(token, part).await;
+        if matches!(read, Err(LogError::Unavailable { .. })) && self.state().borrow().connected {
+            read = self.read_snapshot(token, part).await;
+        }
+        match read {
             Err(LogError::Malformed { why, .. }) => {
                 tracing::error!(%token, ?part, why, "the snapshot cannot be read; reading the log instead");
                 Ok(None)

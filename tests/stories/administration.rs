@@ -102,6 +102,10 @@ async fn an_operator_looks_at_partitions_slots_states_and_events() {
     let mut bob = backend.client(1, "bob", json!({})).await;
     bob.commit("set", set("name", json!("Bob"))).await;
 
+    // Both have seen their own events come by.
+    ann.caught_up(5).await;
+    bob.caught_up(6).await;
+
     // The partitions, on one page and page by page.
     let all = ops.get("/partitions").await.json();
     assert_eq!((all["total"].as_u64(), &all["next"]), (Some(2), &Value::Null), "{all}");
@@ -160,6 +164,7 @@ async fn an_operator_looks_at_partitions_slots_states_and_events() {
     for number in 5..8 {
         ann.commit("set", set("count", json!(number))).await;
         let (id, event) = stream.next().await.unwrap();
+        ann.caught_up(id).await;
         assert_eq!((id, &event["payload"]["value"]), (ann.last_event_id, &json!(number)));
     }
 

@@ -28,9 +28,10 @@ async fn is_alive(socket: &mut Socket) {
 async fn http_is_answered_and_what_is_no_upgrade_is_told_so() {
     let cluster = Cluster::start().await;
     let port = cluster.frontends[0].port;
-    for (path, body) in [("/livez", "ok"), ("/readyz", "ok"), ("/version", env!("CARGO_PKG_VERSION"))] {
+    let version = format!("\"version\":\"{}\"", env!("CARGO_PKG_VERSION"));
+    for (path, body) in [("/livez", "ok"), ("/readyz", "ok"), ("/version", &version)] {
         let (response, mut stream) = ask(port, &get(path)).await;
-        assert_eq!((response.status, response.body.as_str()), (200, body), "{path}");
+        assert!(response.status == 200 && response.body.contains(body), "{path}: {}", response.body);
         assert!(http::ended(&mut stream).await.is_empty(), "one request a connection");
     }
     let cases = [

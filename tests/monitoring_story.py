@@ -10,6 +10,7 @@ import base64
 import ctypes
 import json
 import os
+import random
 import re
 import resource
 import shutil
@@ -474,7 +475,7 @@ def main():
         writer.submit("x" * 100_000)
     prometheus.expect(
         "InsiemeProcessDown", "InsiemeSlotsWithoutOwner", "InsiemeDraftBacklog", "InsiemeQueueNearlyFull",
-        "InsiemeDraftsUnanswered",
+        "InsiemeDraftsUnanswered", "InsiemeAnswersSlow",
     )
     for validator in validators:
         validator.process.start()
@@ -490,28 +491,25 @@ def main():
     writers = [Client(frontend, f"still-{n}") for n in range(12)]
     for writer in writers:
         assert writer.write()["type"] == "event_accepted"
-    for _ in range(2):
+
+    def stands_still(seconds, alarm):
+        """Until a commit has been under way at just that moment, which the draft's own way may be as well."""
+        drafts = 8
         for writer in writers:
-            writer.submit(2)
-        # Taken, and being committed or about to be.
+            for value in range(drafts):
+                writer.submit(value)
+        time.sleep(random.uniform(0, 0.1))
         nats.process.send(signal.SIGSTOP)
-        time.sleep(1.5)
+        time.sleep(seconds)
         nats.process.send(signal.SIGCONT)
         for writer in writers:
-            writer.answer("event_accepted", "error")
-    prometheus.expect("InsiemeAnswersSlow", "InsiemeCommitsSlow")
+            for _ in range(drafts):
+                writer.answer("event_accepted", "error")
+        return alarm in prometheus.fired
 
-    def commits_fail():
-        for writer in writers:
-            writer.submit(3)
-        nats.process.send(signal.SIGSTOP)
-        time.sleep(3)
-        nats.process.send(signal.SIGCONT)
-        for writer in writers:
-            writer.answer("event_accepted", "error")
-        return "InsiemeCommitFailures" in prometheus.fired
-
-    wait_until("InsiemeCommitFailures to fire", commits_fail)
+    wait_until("InsiemeCommitsSlow to fire", lambda: stands_still(1.2, "InsiemeCommitsSlow"))
+    prometheus.expect("InsiemeCommitsSlow")
+    wait_until("InsiemeCommitFailures to fire", lambda: stands_still(3, "InsiemeCommitFailures"))
     prometheus.expect("InsiemeCommitFailures")
 
     say("a NATS that comes and goes")
@@ -523,7 +521,7 @@ def main():
 
     say("somebody else writes to the log")
     # Plain names stand in subjects as they are.
-    partitions = [f"harmed-{n}" for n in range(30)]
+    partitions = [f"harmed-{n}" for n in range(160)]
     clients = [Client(frontend, partition) for partition in partitions]
     for client in clients:
         assert client.write()["type"] == "event_accepted"

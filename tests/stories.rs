@@ -29,5 +29,6 @@ mod stories {
     mod schemas;
     mod tls;
     mod tokens;
+    mod traces;
     mod two_owners;
 }

@@ -120,10 +120,17 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let source = Source::of(common, command.overrides());
     let loaded = source.load()?;
     loaded.config.log.install().context("log.filter")?;
+    let traces = match command.role() {
+        Some(role) => loaded.config.traces.start(role).context("traces")?,
+        None => None,
+    };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     let ended = runtime.block_on(signals::until_ended(|shutdown| command.run(loaded, source, shutdown)));
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
+    if let Some(traces) = traces {
+        traces.end();
+    }
     match ended {
         signals::Ended::ByItself(result) => result,
         signals::Ended::Interrupted => Ok(ExitCode::from(EXIT_INTERRUPTED)),
@@ -160,6 +167,16 @@ impl Source {
 }
 
 impl Command {
+    /// What the process is called in traces; `None` where nothing is traced.
+    fn role(&self) -> Option<&'static str> {
+        match self {
+            Self::Dev(_) => Some("dev"),
+            Self::Frontend(_) => Some("frontend"),
+            Self::Validator(_) => Some("validator"),
+            _ => None,
+        }
+    }
+
     /// The configuration keys that this command's own flags set.
     fn overrides(&self) -> Vec<Override> {
         match self {

@@ -18,6 +18,7 @@ const DECLARATIONS: &[(&str, &str, &str)] = &[
     ("log", "LogOutput", include_str!("../telemetry/logs.rs")),
     ("metrics", "MetricsConfig", include_str!("mod.rs")),
     ("admin", "AdminSettings", include_str!("../admin/settings.rs")),
+    ("traces", "TracesConfig", include_str!("../telemetry/traces.rs")),
 ];
 
 /// A configuration file with every key, described, at its default. Keys that are unset by default are
@@ -109,6 +110,15 @@ pub(super) fn areas() -> impl Iterator<Item = (&'static str, BTreeMap<String, St
 
 const _: fn(&Config) = |config| {
     // A new area does not compile until it stands here, and then in DECLARATIONS.
-    let Config { nats: _, auth: _, frontend: _, validator: _, rules: _, log: _, metrics: _, admin: _ } =
-        config;
+    let Config {
+        nats: _,
+        auth: _,
+        frontend: _,
+        validator: _,
+        rules: _,
+        log: _,
+        metrics: _,
+        admin: _,
+        traces: _,
+    } = config;
 };

@@ -29,7 +29,7 @@ pub use schema_folder::{Fingerprint, SchemaFolder, SchemaFolderError};
 
 use crate::admin::AdminSettings;
 use crate::frontend::FrontendSettings;
-use crate::telemetry::LogOutput;
+use crate::telemetry::{LogOutput, TracesConfig};
 use crate::validator::ValidatorSettings;
 
 /// All that an operator can set.
@@ -52,6 +52,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// The administration over HTTP.
     pub admin: AdminSettings,
+    /// Where traces go, and how many.
+    pub traces: TracesConfig,
 }
 
 /// Metrics and health over HTTP.
@@ -116,6 +118,7 @@ impl Config {
         if let Err(error) = self.frontend.check() {
             problems.push(format!("frontend: {error}"));
         }
+        self.traces.check(problems);
         if self.metrics.store_look_ms < 100 {
             problems.push("metrics.store_look_ms: at least 100".to_owned());
         }

@@ -10,6 +10,7 @@ use super::connection::Log;
 use super::drafts::{ApiError, PublishAck};
 use super::error::LogError;
 use super::subjects;
+use super::trace_headers::{self, PlacedTrace};
 use crate::event::{EventId, Token};
 use crate::fault;
 
@@ -51,7 +52,19 @@ impl Log {
         expected: EventId,
         body: Bytes,
     ) -> Result<EventId, CommitError> {
+        self.commit_one_traced(token, expected, body, None).await
+    }
+
+    /// [`Log::commit_one`], with the event's trace beside it.
+    pub async fn commit_one_traced(
+        &self,
+        token: &Token,
+        expected: EventId,
+        body: Bytes,
+        trace: Option<&String>,
+    ) -> Result<EventId, CommitError> {
         let mut headers = HeaderMap::new();
+        trace_headers::add_event(&mut headers, trace);
         if !fault::broken("commit_unchecked") {
             headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.0.to_string());
         }
@@ -61,16 +74,28 @@ impl Log {
     /// Commits all events of all parts, or none. Gives the id of each part's first event; the others of a
     /// part follow without gaps. At most [`BATCH_EVENTS_MAX`] events in all, and no partition twice.
     pub async fn commit_batch(&self, parts: &[CommitPart]) -> Result<Vec<EventId>, CommitError> {
+        self.commit_batch_traced(parts, &[]).await
+    }
+
+    /// [`Log::commit_batch`], with the traces of each part's events beside it, by place.
+    pub async fn commit_batch_traced(
+        &self,
+        parts: &[CommitPart],
+        traces: &[Vec<PlacedTrace>],
+    ) -> Result<Vec<EventId>, CommitError> {
         let total: usize = parts.iter().map(|part| part.bodies.len()).sum();
         assert!((1..=BATCH_EVENTS_MAX).contains(&total), "a batch of {total} events");
         let batch_id = self.client.new_inbox();
         let batch_id = batch_id.rsplit('.').next().unwrap_or(&batch_id);
         let mut number = 0;
         let mut last_ack = None;
-        for part in parts {
+        for (place, part) in parts.iter().enumerate() {
+            let mut traced = traces.get(place).into_iter().flatten().peekable();
             for (index, body) in part.bodies.iter().enumerate() {
                 number += 1;
                 let mut headers = HeaderMap::new();
+                let trace = traced.next_if(|(place, _)| *place == index).map(|(_, trace)| trace);
+                trace_headers::add_event(&mut headers, trace);
                 headers.insert(header::NATS_BATCH_ID, batch_id);
                 headers.insert(header::NATS_BATCH_SEQUENCE, number.to_string());
                 if index == 0 && !fault::broken("commit_unchecked") {

@@ -13,6 +13,7 @@ use super::connection::Log;
 use super::error::LogError;
 use super::metrics;
 use super::subjects;
+use super::trace_headers::{self, PlacedTrace};
 use crate::event::{PartitionKey, Slot, Token};
 
 /// A draft was not, or not surely, stored in DRAFTS.
@@ -83,9 +84,20 @@ impl Log {
         token: &Token,
         body: Bytes,
     ) -> Result<(), PublishError> {
+        self.publish_traced_draft(partition, token, body, &[]).await
+    }
+
+    /// [`Log::publish_draft`], with the traces of its drafts beside it.
+    pub async fn publish_traced_draft(
+        &self,
+        partition: &PartitionKey,
+        token: &Token,
+        body: Bytes,
+        traces: &[PlacedTrace],
+    ) -> Result<(), PublishError> {
         const WHAT: &str = "publishing a draft";
         let subject = subjects::draft(partition.slot(self.settings.slots), token);
-        let reply = match self.request(WHAT, subject, None, body).await {
+        let reply = match self.request(WHAT, subject, trace_headers::of_drafts(traces), body).await {
             Ok(reply) => reply,
             Err(LogError::Refused { why, .. }) => return Err(PublishError::Refused(why)),
             Err(error) => return Err(PublishError::Unknown(error)),
@@ -204,6 +216,11 @@ impl DraftMessage {
     /// The submission's bytes.
     pub fn body(&self) -> &Bytes {
         &self.message.payload
+    }
+
+    /// The traces of its drafts, by place.
+    pub fn traces(&self) -> Vec<PlacedTrace> {
+        trace_headers::drafts_of(self.message.headers.as_ref())
     }
 
     /// The partition that the subject names.

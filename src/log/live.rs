@@ -8,6 +8,7 @@ use super::connection::Log;
 use super::error::LogError;
 use super::replay::StoredEvent;
 use super::subjects;
+use super::trace_headers;
 use crate::event::{EventId, Token};
 
 /// A live event, and which one of the partition came before it: whoever does not have that one has a gap
@@ -18,6 +19,8 @@ pub struct LiveEvent {
     pub event: StoredEvent,
     /// The partition's event before it; [`EventId::NONE`] if it is the first.
     pub previous: EventId,
+    /// Its trace, as a `traceparent`.
+    pub trace: Option<String>,
 }
 
 /// A subscription to a partition's live events. Delivery is at most once: after a reconnect or when the
@@ -52,9 +55,11 @@ impl LiveFeed {
                 tracing::warn!(subject = %message.subject, "a message on a live subject that JetStream did not put there; ignored");
                 continue;
             };
+            let trace = trace_headers::event_of(message.headers.as_ref());
             return Some(LiveEvent {
                 event: StoredEvent { id: EventId(id), body: message.payload },
                 previous: EventId(previous),
+                trace,
             });
         }
     }

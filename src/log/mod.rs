@@ -23,6 +23,7 @@ mod snapshots;
 mod state_at;
 mod subjects;
 mod survey;
+mod trace_headers;
 mod watch;
 
 pub use answers::Answers;
@@ -39,3 +40,4 @@ pub use settings::LogSettings;
 pub use snapshots::{SnapshotInfo, SnapshotPart};
 pub use state_at::StateAtError;
 pub use survey::{PartitionPage, SurveyedPartition};
+pub use trace_headers::PlacedTrace;

@@ -1,10 +1,12 @@
-//! Logs, metrics and health, for whoever runs this.
+//! Logs, metrics, traces and health, for whoever runs this.
 
 mod logs;
 mod metrics;
 mod process;
 #[cfg(test)]
 mod tests;
+pub mod traces;
 
 pub use logs::{LogControl, LogControlError, LogFormat, LogOutput};
 pub use metrics::{Metrics, Readiness, serve};
+pub use traces::TracesConfig;

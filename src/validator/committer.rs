@@ -19,12 +19,13 @@ use super::metrics;
 use super::port::Port;
 use super::settings::ValidatorSettings;
 use crate::event::{EventId, Token};
-use crate::log::{BATCH_EVENTS_MAX, CommitError, CommitPart};
+use crate::log::{BATCH_EVENTS_MAX, CommitError, CommitPart, PlacedTrace};
 
 type CommitResult = Result<EventId, CommitError>;
 
 struct Request {
     part: CommitPart,
+    traces: Vec<PlacedTrace>,
     reply: oneshot::Sender<CommitResult>,
 }
 
@@ -71,9 +72,16 @@ impl Committer {
 
     /// Commits events of one partition behind `expected`: all of them, atomically, or none. Gives the
     /// first one's id. At most one call per partition may be under way.
-    pub(super) async fn commit(&self, token: Token, expected: EventId, bodies: Vec<Bytes>) -> CommitResult {
+    /// `traces` go along, by the places of `bodies`, in order.
+    pub(super) async fn commit(
+        &self,
+        token: Token,
+        expected: EventId,
+        bodies: Vec<Bytes>,
+        traces: Vec<PlacedTrace>,
+    ) -> CommitResult {
         let (reply, answer) = oneshot::channel();
-        let request = Request { part: CommitPart { token, expected, bodies }, reply };
+        let request = Request { part: CommitPart { token, expected, bodies }, traces, reply };
         let gone = || CommitError::NotStored("the validator is stopping".to_owned());
         self.requests.send(request).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
@@ -198,10 +206,11 @@ impl<P: Port> Worker<P> {
 }
 
 async fn send_single<P: Port>(log: P, request: Request, beside: usize) -> Done {
-    let Request { part, reply } = request;
+    let Request { part, traces, reply } = request;
     let timer = metrics::commit_started(1);
     let body = part.bodies.into_iter().next().unwrap_or_default();
-    let result = log.commit_one(&part.token, part.expected, body).await;
+    let result =
+        log.commit_one_traced(&part.token, part.expected, body, traces.first().map(|(_, trace)| trace)).await;
     let took = metrics::commit_ended(timer, result.as_ref().err());
     answer(reply, result);
     Done::Single { took, beside }
@@ -209,9 +218,14 @@ async fn send_single<P: Port>(log: P, request: Request, beside: usize) -> Done {
 
 fn send_batch<P: Port>(log: P, group: Vec<Request>) -> BoxFuture<'static, Done> {
     Box::pin(async move {
-        let (parts, replies): (Vec<_>, Vec<_>) = group.into_iter().map(|r| (r.part, r.reply)).unzip();
+        let (mut parts, mut traces, mut replies) = (Vec::new(), Vec::new(), Vec::new());
+        for request in group {
+            parts.push(request.part);
+            traces.push(request.traces);
+            replies.push(request.reply);
+        }
         let timer = metrics::commit_started(parts.iter().map(|part| part.bodies.len()).sum());
-        let result = log.commit_batch(&parts).await;
+        let result = log.commit_batch_traced(&parts, &traces).await;
         let took = metrics::commit_ended(timer, result.as_ref().err());
         match result {
             Ok(firsts) => {
@@ -222,7 +236,8 @@ fn send_batch<P: Port>(log: P, group: Vec<Request>) -> BoxFuture<'static, Done> 
             }
             // Nothing was stored, because of one of several: each goes again by itself.
             Err(CommitError::Conflict) if parts.len() > 1 => {
-                let retry = parts.into_iter().zip(replies).map(|(part, reply)| Request { part, reply });
+                let retry = parts.into_iter().zip(traces).zip(replies);
+                let retry = retry.map(|((part, traces), reply)| Request { part, traces, reply });
                 Done::Batch { took, retry: retry.collect() }
             }
             Err(error) => {

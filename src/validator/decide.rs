@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -15,9 +16,10 @@ use crate::event::{
     Draft, EventId, EventRecord, FieldError, Outcome, PartitionKey, Reason, Submission, Submitter, Unit,
 };
 use crate::fault;
-use crate::log::BATCH_EVENTS_MAX;
+use crate::log::{BATCH_EVENTS_MAX, PlacedTrace};
 use crate::rules::{Decision, Rules};
 use crate::state::PartitionState;
+use crate::telemetry::traces::TraceParent;
 
 /// A submission that was taken off the queue and is not yet answered.
 pub(super) struct Work<D> {
@@ -38,6 +40,8 @@ pub(super) struct Work<D> {
     /// When it was taken off the queue, and when all of it was decided for the first time.
     pub taken: Instant,
     pub decided: Option<Instant>,
+    /// The traces of its drafts that are traced, by place.
+    pub traces: Vec<(usize, TraceParent)>,
 }
 
 impl<D> Work<D> {
@@ -52,6 +56,29 @@ impl<D> Work<D> {
             decided_before: 0,
             taken: Instant::now(),
             decided: None,
+            traces: Vec::new(),
+        }
+    }
+
+    /// Has the traces of its drafts go on here.
+    pub(super) fn follow(&mut self, traces: Vec<PlacedTrace>) {
+        let known = traces.into_iter().filter_map(|(place, text)| Some((place, TraceParent::parse(&text)?)));
+        self.traces = known.filter(|(place, _)| *place < self.submission.drafts.len()).collect();
+    }
+
+    fn trace_decisions(&self) {
+        let started = SystemTime::now() - self.taken.elapsed();
+        for (place, trace) in &self.traces {
+            let Some(mut span) = trace.span("decide", started) else { continue };
+            span.set("insieme.partition", self.submission.partition.as_str().to_owned());
+            span.set(
+                "insieme.outcome",
+                match self.outcomes.get(*place) {
+                    Some(Outcome::Committed { .. }) => "accepted",
+                    Some(Outcome::Rejected { reason, .. }) => reason.as_str(),
+                    Some(Outcome::NotProcessed) | None => "not_processed",
+                },
+            );
         }
     }
 
@@ -60,6 +87,7 @@ impl<D> Work<D> {
         if self.decided.is_none() && self.is_decided() {
             self.decided = Some(Instant::now());
             metrics::stage_decided(self.taken.elapsed());
+            self.trace_decisions();
         }
     }
 

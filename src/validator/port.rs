@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::event::{Answer, EventId, PartitionKey, Slot, Token};
 use crate::log::{
     CommitError, CommitPart, ConnectionState, DraftMessage, LoadError, Loaded, Log, LogError, OwnedSlot,
-    OwnershipChanges, OwnershipView, SlotConsumer,
+    OwnershipChanges, OwnershipView, PlacedTrace, SlotConsumer,
 };
 use crate::state::{Fold, PartitionState};
 
@@ -37,6 +37,24 @@ pub(crate) trait Port: Clone + Send + Sync + 'static {
         &self,
         parts: &[CommitPart],
     ) -> impl Future<Output = Result<Vec<EventId>, CommitError>> + Send;
+    /// [`Port::commit_one`], on a log that keeps traces beside what it stores; on others just that.
+    fn commit_one_traced(
+        &self,
+        token: &Token,
+        expected: EventId,
+        body: Bytes,
+        _trace: Option<&String>,
+    ) -> impl Future<Output = Result<EventId, CommitError>> + Send {
+        self.commit_one(token, expected, body)
+    }
+    /// [`Port::commit_batch`], likewise.
+    fn commit_batch_traced(
+        &self,
+        parts: &[CommitPart],
+        _traces: &[Vec<PlacedTrace>],
+    ) -> impl Future<Output = Result<Vec<EventId>, CommitError>> + Send {
+        self.commit_batch(parts)
+    }
     fn load_partition(
         &self,
         token: &Token,
@@ -86,6 +104,10 @@ pub(crate) trait DraftPort: Send + Sync + 'static {
 
     fn body(&self) -> &Bytes;
     fn partition(&self) -> Result<(Token, PartitionKey), LogError>;
+    /// The traces of its drafts, by place.
+    fn traces(&self) -> Vec<PlacedTrace> {
+        Vec::new()
+    }
     fn acknowledge(&self) -> impl Future<Output = Result<(), LogError>> + Send;
     fn confirm(&self, log: &Self::Port) -> impl Future<Output = Result<(), LogError>> + Send;
     fn terminate(&self, log: &Self::Port) -> impl Future<Output = Result<(), LogError>> + Send;
@@ -127,6 +149,24 @@ impl Port for Log {
 
     async fn commit_batch(&self, parts: &[CommitPart]) -> Result<Vec<EventId>, CommitError> {
         self.commit_batch(parts).await
+    }
+
+    async fn commit_one_traced(
+        &self,
+        token: &Token,
+        expected: EventId,
+        body: Bytes,
+        trace: Option<&String>,
+    ) -> Result<EventId, CommitError> {
+        self.commit_one_traced(token, expected, body, trace).await
+    }
+
+    async fn commit_batch_traced(
+        &self,
+        parts: &[CommitPart],
+        traces: &[Vec<PlacedTrace>],
+    ) -> Result<Vec<EventId>, CommitError> {
+        self.commit_batch_traced(parts, traces).await
     }
 
     async fn load_partition(&self, token: &Token, fold: &Arc<dyn Fold>) -> Result<Loaded, LoadError> {
@@ -207,6 +247,10 @@ impl DraftPort for DraftMessage {
 
     fn partition(&self) -> Result<(Token, PartitionKey), LogError> {
         self.partition()
+    }
+
+    fn traces(&self) -> Vec<PlacedTrace> {
+        self.traces()
     }
 
     async fn acknowledge(&self) -> Result<(), LogError> {

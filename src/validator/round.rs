@@ -17,7 +17,8 @@ use super::metrics;
 use super::port::{DraftPort, Port};
 use crate::event::{Answer, EventId, Outcome, PartitionKey, Reason, Slot, Token};
 use crate::fault;
-use crate::log::{CommitError, LoadError, LogError};
+use crate::log::{CommitError, LoadError, LogError, PlacedTrace};
+use crate::telemetry::traces::Span;
 
 /// Why a partition's work stopped before its drafts were answered. They come again: to the slot's next
 /// owner, or to this one when it takes the slot anew.
@@ -186,7 +187,16 @@ impl<P: Port> Partition<P> {
         if fault::broken("answer_before_ack") {
             self.answer_too_early(works).await;
         }
-        let first = match self.shared.committer.commit(self.token.clone(), expected, bodies).await {
+        let (mut spans, traces) = commit_spans(works, &staged);
+        let committed = self.shared.committer.commit(self.token.clone(), expected, bodies, traces).await;
+        for span in &mut spans {
+            match &committed {
+                Ok(_) => span.set("insieme.events", staged.len() as i64),
+                Err(_) => span.fail("not stored; decided anew"),
+            }
+        }
+        drop(spans);
+        let first = match committed {
             Ok(first) => first,
             Err(_) if fault::broken("assume_committed") => EventId(expected.0 + 1),
             Err(CommitError::Conflict) => {
@@ -327,6 +337,23 @@ impl<P: Port> Partition<P> {
             self.shared.snapshotter.ask(self.token.clone(), cached.snapshot.clone());
         }
     }
+}
+
+/// The spans of the commits of traced drafts, and what goes along with their events.
+fn commit_spans<D>(works: &VecDeque<Work<D>>, staged: &[Staged]) -> (Vec<Span>, Vec<PlacedTrace>) {
+    if works.iter().all(|work| work.traces.is_empty()) {
+        return (Vec::new(), Vec::new());
+    }
+    let now = SystemTime::now();
+    let traced = staged.iter().enumerate().filter_map(|(index, staged)| {
+        let (work, draft) = staged.place?;
+        let traces = &works.get(work)?.traces;
+        let (_, trace) = traces.iter().find(|(place, _)| *place == draft)?;
+        let span = trace.span("commit", now)?;
+        let header = span.parent().header();
+        Some((span, (index, header)))
+    });
+    traced.unzip()
 }
 
 /// The drafts of some submissions, for a log line: connection, client and draft id of the first few.

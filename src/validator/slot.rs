@@ -111,7 +111,11 @@ impl<P: Port> SlotWorker<P> {
             debug!(partition = %key, "a copy that a later one has overtaken; the later one counts");
             return message.acknowledge().await;
         }
-        let work = Work::new(message, submission);
+        let traces = message.traces();
+        let mut work = Work::new(message, submission);
+        if !traces.is_empty() {
+            work.follow(traces);
+        }
         match self.waiting.get_mut(&key) {
             Some(waiting) => waiting.push_back(work),
             None => {

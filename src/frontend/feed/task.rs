@@ -1,5 +1,6 @@
 //! The task of a feed: live events in, gaps filled from the log, head moved.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::fault;
 use crate::frontend::entry::Entry;
 use crate::frontend::{lock, metrics};
 use crate::log::{LiveEvent, LiveFeed, LogError, StoredEvent};
+use crate::telemetry::traces::{Span, TraceParent};
 
 /// The most live events that are taken in before the head is moved.
 const LIVE_EVENTS_PER_TURN: usize = 256;
@@ -136,7 +138,10 @@ async fn open(feed: &Feed) -> Result<(), LogError> {
 async fn take_in(feed: &Feed, live: &mut LiveFeed, first: LiveEvent) -> Result<(), LogError> {
     let mut next = Some(first);
     let mut taken = 0;
-    while let Some(LiveEvent { event, previous }) = next.take() {
+    // They end when the head has moved.
+    let mut spans = Vec::new();
+    while let Some(LiveEvent { event, previous, trace }) = next.take() {
+        spans.extend(trace.and_then(|trace| broadcast_span(feed, event.id, &trace)));
         let head = feed.ring().head();
         if event.id > head {
             if previous == head || fault::broken("believe_live") {
@@ -154,6 +159,15 @@ async fn take_in(feed: &Feed, live: &mut LiveFeed, first: LiveEvent) -> Result<(
     }
     publish(feed);
     Ok(())
+}
+
+/// The span of a traced event's broadcast by this frontend: its way through the feed.
+fn broadcast_span(feed: &Feed, id: EventId, trace: &str) -> Option<Span> {
+    let mut span = TraceParent::parse(trace)?.span("broadcast", std::time::SystemTime::now())?;
+    span.set("insieme.partition", feed.partition.as_str().to_owned());
+    span.set("insieme.event", id.0 as i64);
+    span.set("insieme.watchers", feed.watchers.load(Ordering::Relaxed) as i64);
+    Some(span)
 }
 
 /// Compares with the log, whatever the live events said.

@@ -55,9 +55,13 @@ impl Session {
         };
         let Checked { drafts, refused, ids } = SubmitItem::check(batch.items, &context);
         let ends = drafts.iter().map(|_| None).collect();
+        let batch_ids = &ids;
         for (place, draft) in drafts.into_iter().enumerate() {
             match self.pending.submit(draft, place.to_string(), Instant::now()) {
-                Taken::Queued(key) => self.look_out(key),
+                Taken::Queued(key) => {
+                    self.look_out(key);
+                    self.begin_trace(key, batch_ids.get(place).map_or("", String::as_str));
+                }
                 // The same event twice in one batch is one event.
                 Taken::Attached => {}
                 Taken::Full => {

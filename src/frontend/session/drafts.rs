@@ -5,18 +5,19 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use tracing::{debug, warn};
 
 use super::Session;
 use super::socket::End;
-use crate::event::{Answer, Draft, EventId, Reason, ReplyTo, Submission, Unit};
+use crate::event::{Answer, Draft, DraftKey, EventId, Reason, ReplyTo, Submission, Unit};
 use crate::frontend::entry::Entry;
 use crate::frontend::metrics;
 use crate::frontend::pending::{self, Committed, Done, Published, Taken};
-use crate::log::{LogError, PublishError};
+use crate::log::{LogError, PlacedTrace, PublishError};
 use crate::protocol::{ErrorCode, Notice, Submit};
+use crate::telemetry::traces::{self, Span};
 
 /// The publish that is under way, if one is.
 #[derive(Default)]
@@ -54,11 +55,39 @@ impl Session {
         }
         let draft_id = draft.draft_id.clone();
         match self.pending.submit(draft, id.clone(), Instant::now()) {
-            Taken::Queued(key) => self.look_out(key),
+            Taken::Queued(key) => {
+                self.look_out(key);
+                self.begin_trace(key, &draft_id);
+            }
             Taken::Attached => debug!(draft = draft_id, "the same draft again; it is pending already"),
             Taken::Full => return self.reject(&id, &draft_id, Reason::Unavailable, None).await,
         }
         Ok(())
+    }
+
+    /// Begins a draft's trace, if it is one of the sample. It ends with the draft's answer.
+    pub(super) fn begin_trace(&mut self, key: DraftKey, draft_id: &str) {
+        let Some(mut span) = traces::begin("draft") else { return };
+        span.set("insieme.partition", self.feed.partition().as_str().to_owned());
+        span.set("insieme.client", self.identity.client_id.as_str().to_owned());
+        span.set("insieme.connection", self.connection as i64);
+        span.set("insieme.draft", draft_id.to_owned());
+        self.traces.insert(key, span);
+    }
+
+    /// The spans of a publish, and what goes along with it.
+    fn publish_spans(&self, drafts: &[Arc<Draft>]) -> (Vec<Span>, Vec<PlacedTrace>) {
+        if self.traces.is_empty() {
+            return (Vec::new(), Vec::new());
+        }
+        let now = SystemTime::now();
+        let traced = drafts.iter().enumerate().filter_map(|(place, draft)| {
+            let above = self.traces.get(&draft.key(&self.identity.client_id))?;
+            let span = above.parent().span("store", now)?;
+            let header = span.parent().header();
+            Some((span, (place, header)))
+        });
+        traced.unzip()
     }
 
     async fn reject(
@@ -105,11 +134,17 @@ impl Session {
             unit,
             drafts: publish.drafts.iter().map(|draft| draft.as_ref().clone()).collect(),
         };
+        let (mut spans, traces) = self.publish_spans(&publish.drafts);
         let (log, feed) = (self.hub.log.clone(), Arc::clone(&self.feed));
         self.publishing.0 = Some(Box::pin(async move {
             let Ok(body) = serde_json::to_vec(&submission) else { return Published::NotStored };
             let started = Instant::now();
-            let result = log.publish_draft(feed.partition(), feed.token(), body.into()).await;
+            let stored = log.publish_traced_draft(feed.partition(), feed.token(), body.into(), &traces);
+            let result = stored.await;
+            if result.is_err() {
+                spans.iter_mut().for_each(|span| span.fail("not stored"));
+            }
+            drop(spans);
             match &result {
                 Ok(()) => {
                     metrics::hot().stored.record(started.elapsed());
@@ -204,6 +239,12 @@ impl Session {
         }
         metrics::hot().answer.record(since.elapsed());
         let draft_id = draft.draft_id.as_str();
+        if let Some(mut span) = self.traces.remove(&key) {
+            span.set("insieme.outcome", end.as_str());
+            if let Some(entry) = entry {
+                span.set("insieme.event", entry.id.0 as i64);
+            }
+        }
         debug!(draft = draft_id, event = entry.map(|entry| entry.id.0), end = end.as_str(), "draft answered");
         if self.batch.is_some() {
             return self.item_done(Done { draft, key, since, asked, end }, entry).await;

@@ -14,7 +14,7 @@ mod outcomes;
 mod socket;
 mod sync;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,9 +39,10 @@ use super::pending::Pending;
 use super::settings::FrontendSettings;
 use super::ws::WebSocket;
 use crate::auth::{Authenticator, Identity};
-use crate::event::EventId;
+use crate::event::{DraftKey, EventId};
 use crate::log::{ConnectionState, Log};
 use crate::protocol::{BadRequest, CloseCode, ErrorCode, Notice, Request};
+use crate::telemetry::traces::Span;
 
 /// What all sessions share.
 pub(super) struct Hub {
@@ -82,6 +83,8 @@ struct Session {
     pending_share: metrics::Share,
     /// 1 while there is more than one event to be written.
     behind_share: metrics::Share,
+    /// The traces of those of its drafts that are traced.
+    traces: HashMap<DraftKey, Span>,
     /// Since when it catches up with the head as it was at the greeting.
     catching_up: Option<Instant>,
     publishing: Publishing,
@@ -173,6 +176,7 @@ impl Session {
             pending_share: metrics::Share::of(&metrics::hot().pending),
             behind_share: metrics::Share::of(&metrics::hot().behind),
             catching_up,
+            traces: HashMap::new(),
             publishing: Publishing::default(),
             outcomes: None,
             look_at,

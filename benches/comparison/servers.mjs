@@ -72,6 +72,8 @@ const startNats = async ({ natsServer }, dir, sync) => {
 const OPEN = [
   "frontend.submissions_per_minute_max=0",
   "frontend.frames_per_second_max=0",
+  "frontend.bytes_per_second_max=0",
+  "frontend.upgrades_per_second_max=0",
   "frontend.connections_max=100000",
 ];
 

@@ -66,8 +66,8 @@ pub struct FrontendSettings {
     /// How many submissions a client id may make in a minute, over all its connections here, and at once;
     /// 0 for any number.
     pub submissions_per_minute_max: u32,
-    /// The most client ids whose submissions are counted at a time; those beyond wait until one of the others
-    /// has been quiet for a while.
+    /// The most client ids whose submissions are counted at a time. When there are that many, submissions are
+    /// refused until some of them have been quiet for a while.
     pub counted_clients_max: usize,
     /// How many bad requests in a row close the connection.
     pub bad_requests_max: u32,

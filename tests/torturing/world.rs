@@ -233,6 +233,7 @@ impl Plan {
         let mut settings = vec![
             "frontend.submissions_per_minute_max=0".to_owned(),
             "frontend.frames_per_second_max=0".to_owned(),
+            "frontend.bytes_per_second_max=0".to_owned(),
             "frontend.feed_idle_ms=1000".to_owned(),
             "frontend.state_idle_ms=2000".to_owned(),
             "frontend.feed_wait_ms=2000".to_owned(),

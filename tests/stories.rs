@@ -22,6 +22,7 @@ mod stories {
     mod metrics;
     mod nats_cluster;
     mod nats_outage;
+    mod nats_trust;
     mod nats_users;
     mod protocol;
     mod real_input;

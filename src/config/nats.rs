@@ -23,8 +23,15 @@ pub struct NatsConfig {
     pub password_file: Option<PathBuf>,
     /// A NATS credentials file (JWT and seed), where the server wants one.
     pub credentials_file: Option<PathBuf>,
-    /// Certificates of the authorities to trust, PEM. Switches TLS on.
+    /// A file that holds the seed of an nkey (`SU…`), where the server wants one.
+    pub nkey_seed_file: Option<PathBuf>,
+    /// Certificates of the authorities to trust, PEM. Switches TLS on. (An address `tls://…` does so too, and
+    /// trusts the authorities that the system trusts.)
     pub tls_ca_file: Option<PathBuf>,
+    /// Our own certificate, PEM, for a server that asks for one. Switches TLS on.
+    pub tls_cert_file: Option<PathBuf>,
+    /// The key of `tls_cert_file`, PEM.
+    pub tls_key_file: Option<PathBuf>,
     /// How long one request to NATS may take, in milliseconds.
     pub request_timeout_ms: u64,
     /// How long a starting process waits for NATS and its streams to be there, in milliseconds.
@@ -50,7 +57,10 @@ impl Default for NatsConfig {
             password: None,
             password_file: None,
             credentials_file: None,
+            nkey_seed_file: None,
             tls_ca_file: None,
+            tls_cert_file: None,
+            tls_key_file: None,
             request_timeout_ms: milliseconds(log.request_timeout),
             connect_wait_ms: 60_000,
             slots: log.slots,
@@ -76,7 +86,8 @@ impl NatsConfig {
     pub fn reach_without_password(&mut self, url: &str) {
         self.urls = vec![url.to_owned()];
         (self.user, self.password, self.password_file) = (None, None, None);
-        (self.credentials_file, self.tls_ca_file) = (None, None);
+        (self.credentials_file, self.nkey_seed_file) = (None, None);
+        (self.tls_ca_file, self.tls_cert_file, self.tls_key_file) = (None, None, None);
     }
 
     pub(super) fn check(&self, problems: &mut Vec<String>) {
@@ -105,25 +116,39 @@ impl NatsConfig {
             self.user.is_some() && !has_password,
             "nats.password or nats.password_file: needed beside nats.user",
         );
+        let identities =
+            [self.user.is_some(), self.credentials_file.is_some(), self.nkey_seed_file.is_some()];
+        wrong(
+            identities.iter().filter(|is_set| **is_set).count() > 1,
+            "nats.user, nats.credentials_file, nats.nkey_seed_file: more than one is set; which one counts?",
+        );
+        wrong(
+            self.tls_cert_file.is_some() != self.tls_key_file.is_some(),
+            "nats.tls_cert_file and nats.tls_key_file: one is of no use without the other",
+        );
     }
 
-    /// What `log` wants to know. Reads the password file.
+    /// What `log` wants to know. Reads the files of secrets, and sees whether the others can be read.
     pub fn to_log_settings(&self) -> Result<LogSettings, ConfigError> {
-        let password = match (&self.password, &self.password_file) {
-            (Some(Secret(password)), _) => Some(password.clone()),
-            (None, Some(path)) => {
-                let text = std::fs::read_to_string(path).map_err(|error| {
-                    ConfigError(vec![format!("nats.password_file: {}: {error}", path.display())])
-                })?;
-                Some(text.trim().to_owned())
-            }
-            (None, None) => None,
+        let password = match &self.password {
+            Some(Secret(password)) => Some(password.clone()),
+            None => secret_in("nats.password_file", self.password_file.as_ref())?,
         };
+        for (key, file) in [
+            ("nats.credentials_file", &self.credentials_file),
+            ("nats.tls_ca_file", &self.tls_ca_file),
+            ("nats.tls_cert_file", &self.tls_cert_file),
+            ("nats.tls_key_file", &self.tls_key_file),
+        ] {
+            secret_in(key, file.as_ref())?;
+        }
         Ok(LogSettings {
             urls: self.urls.clone(),
             user: self.user.clone().zip(password),
             credentials_file: self.credentials_file.clone(),
+            nkey_seed: secret_in("nats.nkey_seed_file", self.nkey_seed_file.as_ref())?,
             tls_ca_file: self.tls_ca_file.clone(),
+            tls_client_files: self.tls_cert_file.clone().zip(self.tls_key_file.clone()),
             request_timeout: Duration::from_millis(self.request_timeout_ms),
             slots: self.slots,
             replicas: self.replicas,
@@ -131,6 +156,15 @@ impl NatsConfig {
             drafts_age_max: Duration::from_millis(self.drafts_age_max_ms),
             ownership_ttl: Duration::from_millis(self.ownership_ttl_ms),
         })
+    }
+}
+
+/// What a file holds, without white space around it.
+fn secret_in(key: &str, file: Option<&PathBuf>) -> Result<Option<String>, ConfigError> {
+    let Some(path) = file else { return Ok(None) };
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) => Err(ConfigError(vec![format!("{key}: {}: {error}", path.display())])),
     }
 }
 

@@ -68,6 +68,12 @@ impl Log {
                 LogError::refused(WHAT, format!("credentials file {}: {error}", file.display()))
             })?;
         }
+        if let Some(seed) = &settings.nkey_seed {
+            options = options.nkey(seed.clone());
+        }
+        if let Some((certificate, key)) = &settings.tls_client_files {
+            options = options.add_client_certificate(certificate.clone(), key.clone()).require_tls(true);
+        }
         if let Some(file) = &settings.tls_ca_file {
             options = options.add_root_certificates(file.clone()).require_tls(true);
         }

@@ -20,8 +20,12 @@ pub struct LogSettings {
     pub user: Option<(String, String)>,
     /// A NATS credentials file (JWT and seed), where the server wants one.
     pub credentials_file: Option<PathBuf>,
+    /// The seed of an nkey, where the server wants one.
+    pub nkey_seed: Option<String>,
     /// Certificates of the authorities to trust, PEM; switches TLS on.
     pub tls_ca_file: Option<PathBuf>,
+    /// Our own certificate and its key, PEM, where the server wants them; switches TLS on.
+    pub tls_client_files: Option<(PathBuf, PathBuf)>,
     /// How long one request to NATS may take.
     pub request_timeout: Duration,
     /// The number of slots, 1 to 1024. Fixed when the streams are made.
@@ -42,7 +46,9 @@ impl Default for LogSettings {
             urls: vec!["nats://127.0.0.1:4222".to_owned()],
             user: None,
             credentials_file: None,
+            nkey_seed: None,
             tls_ca_file: None,
+            tls_client_files: None,
             request_timeout: Duration::from_secs(5),
             slots: 64,
             replicas: 1,

@@ -12,8 +12,11 @@ use crate::harness::{free_port, temp_dir};
 
 /// What `nats/single.conf` says, on a port and store of the test's.
 fn configuration(port: u16, store: &std::path::Path) -> String {
-    let shipped = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/nats/single.conf")).unwrap();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/nats");
+    let shipped = std::fs::read_to_string(format!("{folder}/single.conf")).unwrap();
+    let users = std::fs::read_to_string(format!("{folder}/users.conf")).unwrap();
     let changed = shipped
+        .replace("include \"users.conf\"", &users)
         .replace("\"0.0.0.0:4222\"", &format!("\"127.0.0.1:{port}\""))
         .replace("http: \"0.0.0.0:8222\"", "")
         .replace("\"/data\"", &format!("{store:?}"));

@@ -168,7 +168,7 @@ impl Default for FrontendSettings {
             frame_bytes_max: 256 * 1024,
             frame_depth_max: 64,
             frames_per_second_max: 200,
-            bytes_per_second_max: 8 << 20,
+            bytes_per_second_max: 32 << 20,
             frames_over_limit_max: 50,
             submissions_per_minute_max: 100,
             counted_clients_max: 100_000,

@@ -6,7 +6,7 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::signals::Hangups;
-use super::{NatsArgs, connect, flag, roles, say};
+use super::{NatsArgs, flag, roles, say};
 use crate::config::{Config, Override};
 
 /// Run a frontend: take clients' WebSockets, pass their drafts on, broadcast the log.
@@ -41,11 +41,9 @@ impl Frontend {
     ) -> anyhow::Result<()> {
         roles::check_frontend_auth(&config)?;
         crate::frontend::Frontend::check_files(&config.frontend)?;
-        let mut side = roles::Side::start(&config, &shutdown).await?;
-        let Some(log) = connect::connect_to_streams(&config, "frontend", &shutdown).await? else {
-            return side.end().await;
+        let Some((side, log)) = roles::Side::connected(&config, "frontend", &shutdown).await? else {
+            return Ok(());
         };
-        side.watch(&log);
         let frontend = roles::start_frontend(&config, log, shutdown.clone()).await?;
         say(&format!("frontend ready: {}", frontend.url()))?;
         side.beside(hangups.ignored_beside(frontend.join()), &shutdown).await

@@ -11,6 +11,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::connect;
 use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::frontend::{Frontend, FrontendError, RunningFrontend};
@@ -101,6 +102,22 @@ impl Side {
         }
         let look_every = config.metrics.listen.map(|_| Duration::from_millis(config.metrics.store_look_ms));
         Ok(Self { tasks, connection, stop, look_every })
+    }
+
+    /// Starts serving, and connects `role` to the log; `None` if it was told to stop before that was done.
+    pub(super) async fn connected(
+        config: &Config,
+        role: &'static str,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<Option<(Self, Log)>> {
+        let mut side = Self::start(config, shutdown).await?;
+        match connect::connect_to_streams(config, role, shutdown).await? {
+            Some(log) => {
+                side.watch(&log);
+                Ok(Some((side, log)))
+            }
+            None => side.end().await.map(|()| None),
+        }
     }
 
     /// From now on ready when the connection to NATS stands; and looks at the store every so often.

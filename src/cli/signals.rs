@@ -1,6 +1,5 @@
 //! Signals: the first SIGINT or SIGTERM asks everything to end, the second ends it at once. SIGHUP ends no
-//! role: it asks for what can be read anew to be read anew,
-//! the log filter everywhere.
+//! role: it asks for what can be read anew to be read anew, the log filter everywhere.
 
 use std::future::Future;
 use std::pin::pin;

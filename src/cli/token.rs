@@ -46,7 +46,7 @@ pub(super) struct Token {
     /// In how long it begins to be good, as in --lifetime. [default: at once]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     not_before: Option<Duration>,
-    /// The token's own name (jti), by which it can be revoked.
+    /// The token's own name (jti).
     #[arg(long, value_name = "ID")]
     id: Option<String>,
     /// The issuer (iss). [default: auth.issuer]

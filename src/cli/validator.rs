@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::reload::Reload;
 use super::signals::Hangups;
-use super::{NatsArgs, connect, flag, roles, say};
+use super::{NatsArgs, flag, roles, say};
 use crate::config::{Config, Override};
 
 /// Run a validator: decide drafts and commit what passes.
@@ -38,11 +38,9 @@ impl Validator {
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         let reload = Reload::start(&config.rules, hangups)?;
-        let mut side = roles::Side::start(&config, &shutdown).await?;
-        let Some(log) = connect::connect_to_streams(&config, "validator", &shutdown).await? else {
-            return side.end().await;
+        let Some((side, log)) = roles::Side::connected(&config, "validator", &shutdown).await? else {
+            return Ok(());
         };
-        side.watch(&log);
         let validator = roles::start_validator(&config, log, reload.rules(), shutdown.clone()).await?;
         say(&format!("validator ready: {}", validator.id()))?;
         side.beside(reload.beside(validator.join()), &shutdown).await

@@ -51,16 +51,6 @@ impl Log {
         token: &Token,
         expected: EventId,
         body: Bytes,
-    ) -> Result<EventId, CommitError> {
-        self.commit_one_traced(token, expected, body, None).await
-    }
-
-    /// [`Log::commit_one`], with the event's trace beside it.
-    pub async fn commit_one_traced(
-        &self,
-        token: &Token,
-        expected: EventId,
-        body: Bytes,
         trace: Option<&String>,
     ) -> Result<EventId, CommitError> {
         let mut headers = HeaderMap::new();
@@ -73,12 +63,8 @@ impl Log {
 
     /// Commits all events of all parts, or none. Gives the id of each part's first event; the others of a
     /// part follow without gaps. At most [`BATCH_EVENTS_MAX`] events in all, and no partition twice.
-    pub async fn commit_batch(&self, parts: &[CommitPart]) -> Result<Vec<EventId>, CommitError> {
-        self.commit_batch_traced(parts, &[]).await
-    }
-
-    /// [`Log::commit_batch`], with the traces of each part's events beside it, by place.
-    pub async fn commit_batch_traced(
+    /// `traces` are those of each part's events, by place; none at all where nothing is traced.
+    pub async fn commit_batch(
         &self,
         parts: &[CommitPart],
         traces: &[Vec<PlacedTrace>],

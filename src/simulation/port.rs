@@ -12,7 +12,7 @@ use super::world::{Mutation, Servers};
 use crate::event::{Answer, EventId, PartitionKey, Slot, Token};
 use crate::log::{
     CommitError, CommitPart, ConnectionState, LoadError, Loaded, LogError, OwnedSlot, OwnershipView,
-    SnapshotInfo, StoredEvent, apply, parse,
+    PlacedTrace, SnapshotInfo, StoredEvent, apply, parse,
 };
 use crate::state::{Fold, PartitionState};
 use crate::validator::port::{ChangesPort, ConsumerPort, DraftPort, Port};
@@ -74,12 +74,17 @@ impl Port for SimulatedLog {
         token: &Token,
         expected: EventId,
         body: Bytes,
+        _: Option<&String>,
     ) -> Result<EventId, CommitError> {
         let part = CommitPart { token: token.clone(), expected, bodies: vec![body] };
-        Ok(self.commit_batch(&[part]).await?[0])
+        Ok(self.commit_batch(&[part], &[]).await?[0])
     }
 
-    async fn commit_batch(&self, parts: &[CommitPart]) -> Result<Vec<EventId>, CommitError> {
+    async fn commit_batch(
+        &self,
+        parts: &[CommitPart],
+        _: &[Vec<PlacedTrace>],
+    ) -> Result<Vec<EventId>, CommitError> {
         let parts: Vec<_> =
             parts.iter().map(|part| (part.token.clone(), part.expected, part.bodies.clone())).collect();
         self.0.ask(move |servers| servers.commit(&parts)).await.map_err(unknown)?.ok_or(CommitError::Conflict)

@@ -210,7 +210,7 @@ async fn send_single<P: Port>(log: P, request: Request, beside: usize) -> Done {
     let timer = metrics::commit_started(1);
     let body = part.bodies.into_iter().next().unwrap_or_default();
     let result =
-        log.commit_one_traced(&part.token, part.expected, body, traces.first().map(|(_, trace)| trace)).await;
+        log.commit_one(&part.token, part.expected, body, traces.first().map(|(_, trace)| trace)).await;
     let took = metrics::commit_ended(timer, result.as_ref().err());
     answer(reply, result);
     Done::Single { took, beside }
@@ -225,7 +225,7 @@ fn send_batch<P: Port>(log: P, group: Vec<Request>) -> BoxFuture<'static, Done> 
             replies.push(request.reply);
         }
         let timer = metrics::commit_started(parts.iter().map(|part| part.bodies.len()).sum());
-        let result = log.commit_batch_traced(&parts, &traces).await;
+        let result = log.commit_batch(&parts, &traces).await;
         let took = metrics::commit_ended(timer, result.as_ref().err());
         match result {
             Ok(firsts) => {

@@ -32,29 +32,13 @@ pub(crate) trait Port: Clone + Send + Sync + 'static {
         token: &Token,
         expected: EventId,
         body: Bytes,
+        trace: Option<&String>,
     ) -> impl Future<Output = Result<EventId, CommitError>> + Send;
     fn commit_batch(
         &self,
         parts: &[CommitPart],
+        traces: &[Vec<PlacedTrace>],
     ) -> impl Future<Output = Result<Vec<EventId>, CommitError>> + Send;
-    /// [`Port::commit_one`], on a log that keeps traces beside what it stores; on others just that.
-    fn commit_one_traced(
-        &self,
-        token: &Token,
-        expected: EventId,
-        body: Bytes,
-        _trace: Option<&String>,
-    ) -> impl Future<Output = Result<EventId, CommitError>> + Send {
-        self.commit_one(token, expected, body)
-    }
-    /// [`Port::commit_batch`], likewise.
-    fn commit_batch_traced(
-        &self,
-        parts: &[CommitPart],
-        _traces: &[Vec<PlacedTrace>],
-    ) -> impl Future<Output = Result<Vec<EventId>, CommitError>> + Send {
-        self.commit_batch(parts)
-    }
     fn load_partition(
         &self,
         token: &Token,
@@ -143,30 +127,17 @@ impl Port for Log {
         token: &Token,
         expected: EventId,
         body: Bytes,
-    ) -> Result<EventId, CommitError> {
-        self.commit_one(token, expected, body).await
-    }
-
-    async fn commit_batch(&self, parts: &[CommitPart]) -> Result<Vec<EventId>, CommitError> {
-        self.commit_batch(parts).await
-    }
-
-    async fn commit_one_traced(
-        &self,
-        token: &Token,
-        expected: EventId,
-        body: Bytes,
         trace: Option<&String>,
     ) -> Result<EventId, CommitError> {
-        self.commit_one_traced(token, expected, body, trace).await
+        self.commit_one(token, expected, body, trace).await
     }
 
-    async fn commit_batch_traced(
+    async fn commit_batch(
         &self,
         parts: &[CommitPart],
         traces: &[Vec<PlacedTrace>],
     ) -> Result<Vec<EventId>, CommitError> {
-        self.commit_batch_traced(parts, traces).await
+        self.commit_batch(parts, traces).await
     }
 
     async fn load_partition(&self, token: &Token, fold: &Arc<dyn Fold>) -> Result<Loaded, LoadError> {

@@ -13,6 +13,7 @@ use super::client::{Client, Connecting};
 use super::free_port;
 use super::nats_cluster::NatsCluster;
 use super::process::Process;
+use super::socket::Socket;
 use super::temp_dir;
 
 /// Names the one random history to play.
@@ -79,6 +80,11 @@ impl Frontend {
 
     pub fn url(&self) -> String {
         format!("ws://127.0.0.1:{}/ws", self.port)
+    }
+
+    /// A bare socket past its `connect`.
+    pub async fn connected(&self, client: &str) -> Socket {
+        Socket::greeted(&self.url(), client).await.0
     }
 }
 

@@ -36,6 +36,14 @@ impl Socket {
         }
     }
 
+    /// Connects and says `connect`; gives the answer too.
+    pub async fn greeted(url: &str, client: &str) -> (Self, Value) {
+        let mut socket = Self::open(url).await.unwrap();
+        socket.send("connect", json!({ "clientId": client, "version": "test" })).await.unwrap();
+        let answer = socket.expect("connected").await;
+        (socket, answer)
+    }
+
     /// Sends a message of the classic dialect and gives its id.
     pub async fn send(&mut self, kind: &str, payload: Value) -> Result<String, Gone> {
         self.messages_sent += 1;
@@ -102,6 +110,23 @@ impl Socket {
         let message = self.expect("error").await;
         assert_eq!(message["payload"]["code"], code, "instead came {message}");
         message
+    }
+
+    /// The next message past broadcasts must be of this kind.
+    pub async fn expect_past_broadcasts(&mut self, kind: &str) -> Value {
+        loop {
+            let message = self.receive().await.unwrap();
+            if message["type"] == kind {
+                return message;
+            }
+            assert_eq!(message["type"], "broadcast", "{message}");
+        }
+    }
+
+    /// The connection answers as if nothing had happened.
+    pub async fn expect_alive(&mut self) {
+        let id = self.send("heartbeat", json!({})).await.unwrap();
+        assert_eq!(self.expect("heartbeat").await["replyTo"], id);
     }
 
     /// Nothing more may come but the end; gives its close code.

@@ -14,23 +14,9 @@ use crate::harness::v1::envelope;
 /// How much an attack, or a hundred of them, may leave behind.
 const MEMORY_GROWTH_MAX: u64 = 48 << 20;
 
-async fn connected(frontend: &Frontend, client: &str) -> Socket {
-    let mut socket = Socket::open(&frontend.url()).await.unwrap();
-    socket.send("connect", json!({ "clientId": client, "version": "test" })).await.unwrap();
-    socket.expect("connected").await;
-    socket
-}
-
 async fn is_alive(socket: &mut Socket) {
     let id = socket.send("heartbeat", json!({})).await.unwrap();
-    loop {
-        let message = socket.receive().await.unwrap();
-        if message["type"] == "heartbeat" {
-            assert_eq!(message["replyTo"], id);
-            return;
-        }
-        assert_eq!(message["type"], "broadcast", "{message}");
-    }
+    assert_eq!(socket.expect_past_broadcasts("heartbeat").await["replyTo"], id);
 }
 
 /// What a client masks its frames with.
@@ -78,7 +64,7 @@ fn tell(attack: &str, answer: impl std::fmt::Display) {
 async fn frames_that_are_too_much_are_refused_by_what_they_claim_and_cost_no_memory() {
     let cluster = Cluster::start().await;
     let frontend = &cluster.frontends[0];
-    let mut good = connected(frontend, "good").await;
+    let mut good = frontend.connected("good").await;
     let before = frontend.process.memory_bytes();
 
     type Pieces = Vec<Vec<u8>>;
@@ -149,7 +135,7 @@ async fn frames_that_are_too_much_are_refused_by_what_they_claim_and_cost_no_mem
 async fn numbers_without_end_are_no_events() {
     let cluster = Cluster::start().await;
     let frontend = &cluster.frontends[0];
-    let mut socket = connected(frontend, "ann").await;
+    let mut socket = frontend.connected("ann").await;
     let before = frontend.process.memory_bytes();
     let long = "1".repeat(200_000);
     for (attack, value) in [
@@ -241,7 +227,7 @@ fn names() -> Vec<(String, String)> {
 async fn a_name_is_only_a_name_wherever_it_stands() {
     let cluster = Cluster::start().await;
     let frontend = &cluster.frontends[0];
-    let mut bystander = connected(frontend, "bystander").await;
+    let mut bystander = frontend.connected("bystander").await;
     let event = json!({ "type": "set", "payload": { "target": "a", "value": 1 } });
     bystander.send("submit_event", json!({ "draftId": "d", "event": event })).await.unwrap();
     bystander.expect("event_accepted").await;
@@ -352,10 +338,10 @@ async fn who_never_reads_is_closed_and_costs_nobody_anything() {
     let before = (frontend.process.memory_bytes(), files());
     let mut deaf = Vec::new();
     for n in 0..10 {
-        deaf.push(connected(frontend, &format!("deaf{n}")).await.into_tcp());
+        deaf.push(frontend.connected(&format!("deaf{n}")).await.into_tcp());
     }
     // And who asks without end for what it does not read.
-    let mut greedy = connected(frontend, "greedy").await;
+    let mut greedy = frontend.connected("greedy").await;
     let text = "x".repeat(200_000);
     let mut last = 0;
     for n in 0..150 {
@@ -409,7 +395,7 @@ async fn a_flood_of_bytes_meets_the_limit_of_bytes() {
         .set("frontend.frames_over_limit_max", 3)
         .await;
     let frontend = &cluster.frontends[0];
-    let mut socket = connected(frontend, "ann").await;
+    let mut socket = frontend.connected("ann").await;
     let pad = "x".repeat(100_000);
     let heartbeat = json!({ "id": "m", "type": "heartbeat", "timestamp": 1, "payload": {}, "pad": pad });
     for _ in 0..10 {

@@ -6,23 +6,16 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::harness::client::Client;
-use crate::harness::cluster::{Cluster, Frontend};
+use crate::harness::cluster::Cluster;
 use crate::harness::http::{ask, get, upgrade};
 use crate::harness::socket::Socket;
 use crate::harness::until;
 use crate::harness::v1::{V1Client, envelope};
 
-async fn connected(frontend: &Frontend, client: &str) -> Socket {
-    let mut socket = Socket::open(&frontend.url()).await.unwrap();
-    socket.send("connect", json!({ "clientId": client, "version": "test" })).await.unwrap();
-    socket.expect("connected").await;
-    socket
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frontend_says_that_it_is_not_ready_before_it_sends_anybody_off() {
     let mut cluster = Cluster::start().set("frontend.drain_wait_ms", 4_000).await;
-    let mut before = connected(&cluster.frontends[0], "before").await;
+    let mut before = cluster.frontends[0].connected("before").await;
     let frontend = &mut cluster.frontends[0];
     assert_eq!(ask(frontend.port, &get("/readyz")).await.0.status, 200);
     frontend.process.signal(libc::SIGTERM);
@@ -32,7 +25,7 @@ async fn a_frontend_says_that_it_is_not_ready_before_it_sends_anybody_off() {
     .await;
     // Whom the load balancer still sends is served.
     assert_eq!(ask(frontend.port, &get("/livez")).await.0.status, 200);
-    let mut late = connected(frontend, "late").await;
+    let mut late = frontend.connected("late").await;
     let event = json!({ "type": "set", "payload": { "target": "a", "value": 1 } });
     late.send("submit_event", json!({ "draftId": "d", "event": event })).await.unwrap();
     late.expect("event_accepted").await;
@@ -51,7 +44,7 @@ async fn a_frontend_says_that_it_is_not_ready_before_it_sends_anybody_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_at_once() {
     let mut cluster = Cluster::start().set("frontend.drain_wait_ms", 600_000).await;
-    let _socket = connected(&cluster.frontends[0], "ann").await;
+    let _socket = cluster.frontends[0].connected("ann").await;
     let process = &mut cluster.frontends[0].process;
     process.signal(libc::SIGTERM);
     process.line_with("a second signal ends at once").await;
@@ -67,7 +60,7 @@ async fn clients_are_sent_off_a_few_at_a_time() {
         .await;
     let mut waiting = tokio::task::JoinSet::new();
     for n in 0..30 {
-        let mut socket = connected(&cluster.frontends[0], &format!("c{n}")).await;
+        let mut socket = cluster.frontends[0].connected(&format!("c{n}")).await;
         waiting.spawn(async move {
             socket.expect_error("unavailable").await;
             let at = Instant::now();
@@ -90,9 +83,9 @@ async fn clients_are_sent_off_a_few_at_a_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn drafts_in_flight_are_answered_before_their_connection_is_closed() {
     let mut cluster = Cluster::start().set("frontend.drain_ms_max", 60_000).await;
-    let mut ann = connected(&cluster.frontends[0], "ann").await;
+    let mut ann = cluster.frontends[0].connected("ann").await;
     let mut vera = V1Client::connect(&cluster.frontends[0].url(), "vera", "default").await;
-    let mut idle = connected(&cluster.frontends[0], "idle").await;
+    let mut idle = cluster.frontends[0].connected("idle").await;
     cluster.validators[0].process.pause();
     let event = json!({ "type": "set", "payload": { "target": "a", "value": 1 } });
     ann.send("submit_event", json!({ "draftId": "d", "event": event })).await.unwrap();

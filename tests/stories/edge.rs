@@ -7,22 +7,10 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::harness::cluster::{Cluster, Frontend};
+use crate::harness::cluster::Cluster;
 use crate::harness::http::{self, ask, get, upgrade};
 use crate::harness::socket::Socket;
 use crate::harness::until;
-
-async fn connected(frontend: &Frontend, client: &str) -> Socket {
-    let mut socket = Socket::open(&frontend.url()).await.unwrap();
-    socket.send("connect", json!({ "clientId": client, "version": "test" })).await.unwrap();
-    socket.expect("connected").await;
-    socket
-}
-
-async fn is_alive(socket: &mut Socket) {
-    let id = socket.send("heartbeat", json!({})).await.unwrap();
-    assert_eq!(socket.expect("heartbeat").await["replyTo"], id);
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn http_is_answered_and_what_is_no_upgrade_is_told_so() {
@@ -71,7 +59,7 @@ async fn who_opens_connections_and_says_little_or_nothing_keeps_nobody_out() {
         .set("frontend.connections_max", 3)
         .await;
     let frontend = &cluster.frontends[0];
-    let mut before = connected(frontend, "before").await;
+    let mut before = frontend.connected("before").await;
     let mut slow = Vec::new();
     for n in 0..40 {
         let mut stream = TcpStream::connect(("127.0.0.1", frontend.port)).await.unwrap();
@@ -87,14 +75,14 @@ async fn who_opens_connections_and_says_little_or_nothing_keeps_nobody_out() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
-    is_alive(&mut before).await;
-    let mut after = connected(frontend, "after").await;
-    is_alive(&mut after).await;
+    before.expect_alive().await;
+    let mut after = frontend.connected("after").await;
+    after.expect_alive().await;
     for mut stream in slow {
         http::ended(&mut stream).await;
     }
     drip.await.unwrap();
-    is_alive(&mut before).await;
+    before.expect_alive().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,22 +144,22 @@ async fn an_address_has_only_so_many_connections_and_a_trusted_proxy_speaks_for_
 async fn a_full_frontend_says_so_before_the_upgrade_and_lives_on() {
     let cluster = Cluster::start().set("frontend.connections_max", 2).await;
     let frontend = &cluster.frontends[0];
-    let first = connected(frontend, "first").await;
-    let mut second = connected(frontend, "second").await;
+    let first = frontend.connected("first").await;
+    let mut second = frontend.connected("second").await;
     let (response, _) = ask(frontend.port, &upgrade("")).await;
     let wait = response.expect_retry_after(503, "unavailable");
     assert!(wait >= Duration::from_secs(1) && wait <= Duration::from_secs(2), "{wait:?}");
     assert_eq!(ask(frontend.port, &get("/livez")).await.0.status, 200);
     drop(first);
     until("a place", async || Socket::open(&frontend.url()).await.ok()).await;
-    is_alive(&mut second).await;
+    second.expect_alive().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frontend_without_file_descriptors_goes_on_and_takes_connections_again() {
     let cluster = Cluster::start().await;
     let frontend = &cluster.frontends[0];
-    let mut before = connected(frontend, "before").await;
+    let mut before = frontend.connected("before").await;
     let open = std::fs::read_dir(format!("/proc/{}/fd", frontend.process.id())).unwrap().count() as u64;
     limit_files(frontend.process.id(), open + 10);
     let mut held = Vec::new();
@@ -182,13 +170,13 @@ async fn a_frontend_without_file_descriptors_goes_on_and_takes_connections_again
         frontend.process.output().contains("cannot accept connections just now").then_some(())
     })
     .await;
-    is_alive(&mut before).await;
+    before.expect_alive().await;
     drop(held);
     let mut after =
         until("a connection to be accepted again", async || Socket::open(&frontend.url()).await.ok()).await;
     after.send("connect", json!({ "clientId": "after", "version": "test" })).await.unwrap();
     after.expect("connected").await;
-    is_alive(&mut before).await;
+    before.expect_alive().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,7 +216,7 @@ async fn who_is_turned_away_is_told_when_to_come_again() {
         let wait = error["payload"]["details"]["retryAfterMs"].as_u64();
         assert!(wait >= Some(500) && wait <= Some(1_001), "{error}");
     };
-    let _first = connected(frontend, "ann").await;
+    let _first = frontend.connected("ann").await;
     let mut second = Socket::open(&frontend.url()).await.unwrap();
     second.send("connect", json!({ "clientId": "ann", "version": "1" })).await.unwrap();
     wait(&second.expect_error("rate_limited").await);

@@ -43,8 +43,8 @@ async fn streams_are_made_once_and_told_apart_from_others() {
 async fn a_commit_is_stored_only_behind_the_event_that_it_names() {
     let (_nats, log) = log().await;
     let ((_, a), (_, b)) = (partition("a"), partition("b.*> \u{1F600}"));
-    let first = log.commit_one(&a, EventId::NONE, body("a1")).await.unwrap();
-    let stale = log.commit_one(&a, EventId::NONE, body("x")).await;
+    let first = log.commit_one(&a, EventId::NONE, body("a1"), None).await.unwrap();
+    let stale = log.commit_one(&a, EventId::NONE, body("x"), None).await;
     assert!(matches!(stale, Err(CommitError::Conflict)), "{stale:?}");
 
     let part = |token: &Token, expected, texts: &[&str]| CommitPart {
@@ -53,12 +53,12 @@ async fn a_commit_is_stored_only_behind_the_event_that_it_names() {
         bodies: texts.iter().map(|text| body(text)).collect(),
     };
     let parts = [part(&a, first, &["a2", "a3"]), part(&b, EventId::NONE, &["b1", "b2"])];
-    let firsts = log.commit_batch(&parts).await.unwrap();
+    let firsts = log.commit_batch(&parts, &[]).await.unwrap();
     assert_eq!(firsts, [EventId(first.0 + 1), EventId(first.0 + 3)]);
 
     // One failing check refuses the whole batch.
     let parts = [part(&a, first, &["x"]), part(&b, EventId(first.0 + 4), &["x"])];
-    let refused = log.commit_batch(&parts).await;
+    let refused = log.commit_batch(&parts, &[]).await;
     assert!(matches!(refused, Err(CommitError::Conflict)), "{refused:?}");
 
     let texts = |events: Vec<insieme_backend::log::StoredEvent>| -> Vec<String> {
@@ -84,9 +84,9 @@ async fn live_events_name_the_one_before() {
     let (_nats, log) = log().await;
     let (_, token) = partition("p");
     let mut live = log.live(&token).await.unwrap();
-    let first = log.commit_one(&token, EventId::NONE, body("1")).await.unwrap();
+    let first = log.commit_one(&token, EventId::NONE, body("1"), None).await.unwrap();
     let part = CommitPart { token: token.clone(), expected: first, bodies: vec![body("2"), body("3")] };
-    log.commit_batch(&[part]).await.unwrap();
+    log.commit_batch(&[part], &[]).await.unwrap();
     let mut previous = EventId::NONE;
     for text in ["1", "2", "3"] {
         let seen = live.next().await.unwrap();

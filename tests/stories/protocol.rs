@@ -13,31 +13,11 @@ async fn open(frontend: &Frontend) -> Socket {
 
 /// A socket past its `connect`, and the answer.
 async fn connected(frontend: &Frontend, client: &str) -> (Socket, Value) {
-    let mut socket = open(frontend).await;
-    socket.send("connect", json!({ "clientId": client, "version": "test" })).await.unwrap();
-    let message = socket.expect("connected").await;
-    (socket, message)
+    Socket::greeted(&frontend.url(), client).await
 }
 
 fn set(target: &str, value: impl Into<Value>) -> Value {
     json!({ "type": "set", "payload": { "target": target, "value": value.into() } })
-}
-
-/// The connection answers as if nothing had happened.
-async fn is_alive(socket: &mut Socket) {
-    let id = socket.send("heartbeat", json!({})).await.unwrap();
-    assert_eq!(socket.expect("heartbeat").await["replyTo"], id);
-}
-
-/// The next message of this kind, past broadcasts.
-async fn until_kind(socket: &mut Socket, kind: &str) -> Value {
-    loop {
-        let message = socket.receive().await.unwrap();
-        if message["type"] == kind {
-            return message;
-        }
-        assert_eq!(message["type"], "broadcast", "{message}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,7 +71,7 @@ async fn every_message_has_the_fields_of_the_specification() {
         json!({ "events": [committed], "currentEventIndex": event_id, "hasMore": false })
     );
 
-    is_alive(&mut socket).await;
+    socket.expect_alive().await;
     let id = socket.send("refresh_token", json!({ "token": "any" })).await.unwrap();
     assert_eq!(socket.expect("token_refreshed").await["replyTo"], id);
 
@@ -112,7 +92,7 @@ async fn a_connection_begins_with_connect_and_only_once() {
     socket.expect("connected").await;
     let id = socket.send("connect", json!({ "clientId": "ann", "version": "1" })).await.unwrap();
     assert_eq!(socket.expect_error("bad_request").await["replyTo"], id);
-    is_alive(&mut socket).await;
+    socket.expect_alive().await;
 
     // Anything but `connect`, five times in a row.
     let mut socket = open(&cluster.frontends[0]).await;
@@ -170,11 +150,11 @@ async fn frames_that_are_no_messages_are_bad_requests_and_five_in_a_row_close() 
         let error = socket.expect_error("bad_request").await;
         assert!(error["payload"]["message"].is_string(), "{error}");
         // A good one in between starts the count anew.
-        is_alive(&mut socket).await;
+        socket.expect_alive().await;
     }
     socket.send_binary(b"{}".to_vec()).await.unwrap();
     socket.expect_error("bad_request").await;
-    is_alive(&mut socket).await;
+    socket.expect_alive().await;
 
     for _ in 0..5 {
         socket.send_text("{}").await.unwrap();
@@ -238,7 +218,7 @@ async fn numbers_and_strings_that_javascript_cannot_hold_are_refused() {
         let refused =
             answer["payload"]["code"] == "bad_request" || answer["payload"]["reason"] == "validation_failed";
         assert!(refused, "{value}: {answer}");
-        is_alive(&mut socket).await;
+        socket.expect_alive().await;
     }
     assert!(cluster.log("default").is_empty());
 }
@@ -342,10 +322,10 @@ async fn a_client_may_submit_so_much_a_minute_over_all_its_connections() {
     for n in 0..4 {
         let socket = if n % 2 == 0 { &mut one } else { &mut two };
         socket.send("submit_event", submit(n)).await.unwrap();
-        until_kind(socket, "event_accepted").await;
+        socket.expect_past_broadcasts("event_accepted").await;
     }
     one.send("submit_event", submit(4)).await.unwrap();
-    let rejected = until_kind(&mut one, "event_rejected").await;
+    let rejected = one.expect_past_broadcasts("event_rejected").await;
     assert_eq!(rejected["payload"]["draftId"], "d4");
     assert_eq!(rejected["payload"]["reason"], "rate_limited");
     assert!(rejected["payload"]["retryAfterMs"].as_u64() > Some(0), "{rejected}");

@@ -10,13 +10,12 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::AdminServer;
 use crate::auth::Authenticator;
 use crate::cli::signals::Hangups;
-use crate::cli::{NatsArgs, connect, flag, roles, say};
+use crate::cli::{NatsArgs, flag, roles, say};
 use crate::config::{Config, Override};
 use crate::log::Log;
 use crate::rules::Registry;
 
-/// Serve the administration over HTTP: connections, partitions, slots, states, events, and what to do about
-/// them.
+/// Serve the administration over HTTP: partitions, slots, states and events.
 ///
 /// One is enough, anywhere near NATS, as NATS's user `operator`; it keeps nothing, so it may be started when
 /// it is needed. Every request needs a token with the permission `admin`.
@@ -53,11 +52,9 @@ impl Serve {
             );
         }
         let auth = authenticator(&config)?;
-        let mut side = roles::Side::start(&config, &shutdown).await?;
-        let Some(log) = connect::connect_to_streams(&config, "admin", &shutdown).await? else {
-            return side.end().await;
+        let Some((side, log)) = roles::Side::connected(&config, "admin", &shutdown).await? else {
+            return Ok(());
         };
-        side.watch(&log);
         let Some(server) = start(&config, auth, log, shutdown.clone()).await? else {
             return side.end().await;
         };

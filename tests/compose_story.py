@@ -4,16 +4,15 @@ Clients connect through the load balancer, everyone sees everything in one order
 are killed on the way, and everything is still there after `down` and `up`. Standard library only.
 """
 
-import base64
 import json
 import os
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+
+from websocket import WebSocket
 
 PORT = int(sys.argv[1])
 DOCKER = os.environ.get("DOCKER", "docker")
@@ -56,58 +55,6 @@ def are_healthy(**scale):
         if states.count("healthy") != count:
             return False
     return True
-
-
-class WebSocket:
-    """As much of RFC 6455 as a client of text frames needs."""
-
-    def __init__(self, port):
-        self.socket = socket.create_connection(("127.0.0.1", port), 10)
-        self.buffer = b""
-        key = base64.b64encode(os.urandom(16)).decode()
-        self.socket.sendall(
-            f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
-        while b"\r\n\r\n" not in self.buffer:
-            self.fill()
-        head, self.buffer = self.buffer.split(b"\r\n\r\n", 1)
-        if b" 101 " not in head.split(b"\r\n")[0]:
-            raise ConnectionError(head.decode())
-
-    def fill(self):
-        data = self.socket.recv(65536)
-        if not data:
-            raise ConnectionError("closed")
-        self.buffer += data
-
-    def take(self, count):
-        while len(self.buffer) < count:
-            self.fill()
-        taken, self.buffer = self.buffer[:count], self.buffer[count:]
-        return taken
-
-    def send(self, data, opcode=1):
-        mask = os.urandom(4)
-        length = bytes([0x80 | len(data)]) if len(data) < 126 else bytes([0x80 | 126]) + struct.pack(">H", len(data))
-        masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(data))
-        self.socket.sendall(bytes([0x80 | opcode]) + length + mask + masked)
-
-    def receive(self):
-        while True:
-            first, second = self.take(2)
-            length = second & 127
-            if length == 126:
-                length = struct.unpack(">H", self.take(2))[0]
-            elif length == 127:
-                length = struct.unpack(">Q", self.take(8))[0]
-            data, opcode = self.take(length), first & 15
-            if opcode == 1:
-                return json.loads(data)
-            if opcode == 9:
-                self.send(data, 10)
-            if opcode == 8:
-                raise ConnectionError("closed by the server")
 
 
 class Client:

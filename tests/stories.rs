@@ -24,6 +24,7 @@ mod stories {
     mod nats_outage;
     mod nats_trust;
     mod nats_users;
+    mod pipelining;
     mod protocol;
     mod real_input;
     mod rule_codes;

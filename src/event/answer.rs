@@ -64,7 +64,7 @@ pub enum Outcome {
         /// All that this layer found.
         errors: Vec<FieldError>,
     },
-    /// It stood behind a rejected one in a [`Unit::Batch`](super::Unit::Batch).
+    /// It stood behind a rejected one in its unit of work.
     NotProcessed,
 }
 

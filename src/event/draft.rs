@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::keys::check_id;
-use super::{ClientId, DraftKey, EventId, KeyError, PartitionKey};
+use super::{ClientId, DraftKey, EventId, KeyError, PartitionKey, Units};
 
 /// One event that a client proposes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -94,16 +94,6 @@ fn no_event_is_later() -> EventId {
     EventId(u64::MAX)
 }
 
-/// How the drafts of one submission hang together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Unit {
-    /// Each for itself, in order: a rejected one does not stop those behind it (classic).
-    Each,
-    /// One unit of work: those behind the first rejected one are not processed (v1).
-    Batch,
-}
-
 /// What one message on DRAFTS holds: drafts of one connection for one partition, in the order sent.
 /// Without drafts it only asks that the partition be opened: its initial state committed, if one is
 /// configured.
@@ -116,8 +106,9 @@ pub struct Submission {
     pub submitter: Submitter,
     /// Where the answer goes.
     pub reply_to: ReplyTo,
-    /// How the drafts hang together.
-    pub unit: Unit,
+    /// Which of them stand or fall together: a batch of v1 is a unit of work, a classic draft is one by itself.
+    #[serde(default, skip_serializing_if = "Units::is_each")]
+    pub units: Units,
     /// The drafts.
     pub drafts: Vec<Draft>,
 }

@@ -10,13 +10,15 @@ pub mod json;
 mod keys;
 mod map;
 mod record;
+mod units;
 
 #[cfg(test)]
 mod tests;
 
 pub use answer::{Answer, FieldError, Outcome, Reason};
-pub use draft::{Draft, ReplyTo, Submission, Submitter, Unit, V1Fields};
+pub use draft::{Draft, ReplyTo, Submission, Submitter, V1Fields};
 pub use keys::{
     ClientId, ContentHash, DraftKey, EventId, KeyError, PARTITION_BYTES_MAX, PartitionKey, Slot, Token,
 };
 pub use record::{CommittedEvent, EventRecord};
+pub use units::Units;

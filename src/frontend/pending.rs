@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::settings::FrontendSettings;
-use crate::event::{Answer, ClientId, Draft, DraftKey, EventId, FieldError, Outcome, Reason, Unit};
+use crate::event::{Answer, ClientId, Draft, DraftKey, EventId, FieldError, Outcome, Reason, Units};
 use crate::fault;
 
 /// The drafts of one connection that are not answered yet.
@@ -30,6 +30,8 @@ pub(super) struct Pending {
     keys: HashMap<DraftKey, u32>,
     drafts: usize,
     next_number: u64,
+    /// The number of the last unit of work.
+    units: u64,
     publishes: u64,
     /// The submission whose publish is under way.
     publishing: Option<u64>,
@@ -51,14 +53,15 @@ struct Limits {
 struct Held {
     draft: Arc<Draft>,
     key: DraftKey,
+    /// The unit of work that it belongs to.
+    unit: u64,
     since: Instant,
-    asked: Vec<String>,
+    asked: Vec<Asked>,
 }
 
 struct Sent {
     number: u64,
     attempt: u32,
-    unit: Unit,
     /// The partition's head before the first attempt.
     since: EventId,
     /// Outcomes go by place.
@@ -74,6 +77,7 @@ struct Sent {
 /// One draft of a submission.
 struct Place {
     draft: Arc<Draft>,
+    unit: u64,
     /// `None` once it was answered.
     held: Option<Held>,
     /// Whether it was answered as being in the log.
@@ -90,13 +94,14 @@ impl Sent {
     }
 
     /// Whether a place says nothing to a validator any more: it was told as rejected, or it is committed and
-    /// nothing before it is open.
-    fn is_spent(&self, place: usize) -> bool {
-        let first_open = self.places.iter().position(|place| place.held.is_some());
-        self.places[place].held.is_none()
-            && (!self.places[place].committed
-                || self.unit == Unit::Batch
-                || first_open.is_none_or(|first| place < first))
+    /// nothing of an earlier unit is open.
+    fn is_spent(&self, place: &Place) -> bool {
+        let first_open = self.places.iter().find(|place| place.held.is_some());
+        place.held.is_none() && (!place.committed || first_open.is_none_or(|first| place.unit <= first.unit))
+    }
+
+    fn units(&self) -> Units {
+        Units::of(self.places.iter().map(|place| place.unit))
     }
 }
 
@@ -124,6 +129,8 @@ pub(super) struct Publish {
     pub publish: u64,
     /// When the first of its drafts came.
     pub oldest: Instant,
+    /// Its units of work.
+    pub units: Units,
     /// Its drafts, with such as are committed already behind the first that is not.
     pub drafts: Vec<Arc<Draft>>,
 }
@@ -148,10 +155,19 @@ pub(super) struct Done {
     pub key: DraftKey,
     /// When it came.
     pub since: Instant,
-    /// The ids of the requests.
-    pub asked: Vec<String>,
+    /// Who waits for it.
+    pub asked: Vec<Asked>,
     /// How it ended.
     pub end: End,
+}
+
+/// Who waits for a draft.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// The request of this id.
+    Request(String),
+    /// An item of a batch.
+    Item { batch: u64, place: usize },
 }
 
 /// How a draft ended.
@@ -210,6 +226,7 @@ impl Pending {
             keys: HashMap::new(),
             drafts: 0,
             next_number: 1,
+            units: 0,
             publishes: 0,
             publishing: None,
             not_before: None,
@@ -237,13 +254,22 @@ impl Pending {
         self.keys.keys().copied()
     }
 
+    /// Begins a unit of work: the drafts that are submitted from now on until the next one stand or fall
+    /// together.
+    pub(super) fn begin_unit(&mut self) {
+        self.units += 1;
+    }
+
     /// Takes a draft in.
-    pub(super) fn submit(&mut self, draft: Draft, request: String, now: Instant) -> Taken {
+    pub(super) fn submit(&mut self, draft: Draft, asked: Asked, now: Instant) -> Taken {
         let key = draft.key(&self.client);
         if self.holds(key) {
-            let held = self.all_held().find(|held| held.key == key && same(&held.draft, &draft));
+            // A draft that stands and falls with others gets no answer from another unit's copy.
+            let unit = matches!(asked, Asked::Item { .. }).then_some(self.units);
+            let is_it = |held: &&mut Held| held.key == key && unit.is_none_or(|unit| held.unit == unit);
+            let held = self.all_held().filter(is_it).find(|held| same(&held.draft, &draft));
             if let Some(held) = held {
-                held.asked.push(request);
+                held.asked.push(asked);
                 return Taken::Attached;
             }
         }
@@ -252,14 +278,15 @@ impl Pending {
         }
         self.drafts += 1;
         *self.keys.entry(key).or_default() += 1;
-        self.queue.push_back(Held { draft: Arc::new(draft), key, since: now, asked: vec![request] });
+        let draft = Arc::new(draft);
+        self.queue.push_back(Held { draft, key, unit: self.units, since: now, asked: vec![asked] });
         Taken::Queued(key)
     }
 
     /// What to publish now, if anything: first what is to be published again, then what is new. `head` is the
     /// last event of the partition that is known here.
-    pub(super) fn next(&mut self, now: Instant, unit: Unit, head: EventId) -> Option<Publish> {
-        if self.publishing.is_some() || self.not_before.is_some_and(|at| at > now) {
+    pub(super) fn next(&mut self, now: Instant, head: EventId) -> Option<Publish> {
+        if !self.may_publish(now) {
             return None;
         }
         self.not_before = None;
@@ -267,7 +294,7 @@ impl Pending {
             Some(index) => index,
             None if self.sent.len() >= self.limits.unanswered_max => return None,
             None => {
-                let places = self.bundle(unit);
+                let places = self.bundle();
                 if places.is_empty() {
                     return None;
                 }
@@ -275,7 +302,6 @@ impl Pending {
                 self.sent.push_back(Sent {
                     number,
                     attempt: 0,
-                    unit,
                     since: head,
                     places,
                     maybe_stored: false,
@@ -286,7 +312,7 @@ impl Pending {
             }
         };
         let sent = &self.sent[index];
-        let kept: Vec<bool> = (0..sent.places.len()).map(|place| !sent.is_spent(place)).collect();
+        let kept: Vec<bool> = sent.places.iter().map(|place| !sent.is_spent(place)).collect();
         // With other places it is another submission, since answers go by place; but not the first attempt.
         if kept.contains(&false) {
             let number = self.number();
@@ -304,7 +330,23 @@ impl Pending {
         let drafts = sent.places.iter().map(|place| place.draft.clone()).collect();
         let (number, attempt, since) = (sent.number, sent.attempt, sent.since);
         let oldest = sent.held().map(|held| held.since).min().unwrap_or(now);
-        Some(Publish { number, attempt, since, publish: self.publishes, oldest, drafts })
+        let units = sent.units();
+        Some(Publish { number, attempt, since, publish: self.publishes, oldest, units, drafts })
+    }
+
+    fn may_publish(&self, now: Instant) -> bool {
+        self.publishing.is_none() && self.not_before.is_none_or(|at| at <= now)
+    }
+
+    /// Whether [`Pending::next`] has something to publish.
+    pub(super) fn has_next(&self, now: Instant) -> bool {
+        let new = !self.queue.is_empty() && self.sent.len() < self.limits.unanswered_max;
+        self.may_publish(now) && (new || self.sent.iter().any(|sent| sent.due))
+    }
+
+    /// Whether what waits to be published fills a submission.
+    pub(super) fn has_full_submission(&self) -> bool {
+        self.queue.len() >= self.limits.submission_drafts_max
     }
 
     /// Takes note of how the publish that was under way went.
@@ -371,20 +413,18 @@ impl Pending {
             return (done, committed);
         }
         // A rejection of an earlier copy says nothing of the later one that is on its way; but no copy decides
-        // again what stands before a draft that this one has committed.
+        // again what stands before a unit of which this one has committed something.
         let latest = sent.attempt == answer.attempt || fault::broken("believe_any_attempt");
-        let decided_once = match sent.unit {
-            Unit::Each => answer.outcomes.iter().rposition(
-                |outcome| matches!(outcome, Outcome::Committed { event_id } if *event_id > sent.since),
-            ),
-            Unit::Batch => None,
-        };
+        let last_committed = answer.outcomes.iter().rposition(
+            |outcome| matches!(outcome, Outcome::Committed { event_id } if *event_id > sent.since),
+        );
+        let decided_before = last_committed.map_or(0, |last| sent.units().around(last).start);
         for (place, outcome) in answer.outcomes.into_iter().enumerate() {
             let Some(index) = self.sent.iter().position(|sent| sent.number == number) else { break };
             if self.sent[index].places[place].held.is_none() {
                 continue;
             }
-            let is_final = latest || decided_once.is_some_and(|last| place < last);
+            let is_final = latest || place < decided_before;
             match outcome {
                 Outcome::Committed { event_id } => committed.push(Committed { number, place, event_id }),
                 Outcome::Rejected { reason, errors } if is_final => {
@@ -453,18 +493,25 @@ impl Pending {
         number
     }
 
-    /// What goes together in the next submission: as much as fits, or all of it where it is one unit of work.
-    fn bundle(&mut self, unit: Unit) -> Vec<Place> {
+    /// What goes together in the next submission: as many units as fit, and at least one.
+    fn bundle(&mut self) -> Vec<Place> {
         let (mut places, mut bytes) = (Vec::new(), 0);
-        while let Some(held) = self.queue.front() {
-            bytes += size(&held.draft);
-            let full =
-                places.len() >= self.limits.submission_drafts_max || bytes > self.limits.submission_bytes_max;
-            if full && unit == Unit::Each && !places.is_empty() {
+        while let Some(unit) = self.queue.front().map(|held| held.unit) {
+            let drafts = self.queue.iter().take_while(|held| held.unit == unit);
+            let (count, more) =
+                drafts.fold((0, 0), |(count, bytes), held| (count + 1, bytes + size(&held.draft)));
+            bytes += more;
+            let full = places.len() + count > self.limits.submission_drafts_max
+                || bytes > self.limits.submission_bytes_max;
+            if full && !places.is_empty() {
                 break;
             }
-            let Some(held) = self.queue.pop_front() else { break };
-            places.push(Place { draft: held.draft.clone(), held: Some(held), committed: false });
+            places.extend(self.queue.drain(..count).map(|held| Place {
+                draft: held.draft.clone(),
+                unit,
+                held: Some(held),
+                committed: false,
+            }));
         }
         places
     }

@@ -40,6 +40,23 @@ fn rejected() -> Outcome {
     Outcome::Rejected { reason: Reason::Conflict, errors: vec![error] }
 }
 
+fn ask(id: &str) -> Asked {
+    Asked::Request(id.to_owned())
+}
+
+/// Submits a draft as a unit of work.
+fn submit(pending: &mut Pending, draft: Draft, id: &str, now: Instant) -> Taken {
+    pending.begin_unit();
+    pending.submit(draft, ask(id), now)
+}
+
+fn asked(done: &Done) -> &str {
+    match &done.asked[0] {
+        Asked::Request(id) => id,
+        Asked::Item { .. } => panic!("{done:?}"),
+    }
+}
+
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
@@ -48,18 +65,18 @@ fn ms(ms: u64) -> Duration {
 fn what_comes_during_a_publish_goes_together_in_the_next() {
     let (mut pending, now) = (pending(&settings()), Instant::now());
     for n in 1..=5 {
-        assert_eq!(pending.submit(draft(n), format!("m{n}"), now), Taken::Queued(key(n)));
+        assert_eq!(submit(&mut pending, draft(n), &format!("m{n}"), now), Taken::Queued(key(n)));
         if n == 1 {
-            let first = pending.next(now, Unit::Each, EventId::NONE).unwrap();
+            let first = pending.next(now, EventId::NONE).unwrap();
             assert_eq!((first.number, first.attempt, names(&first)), (1, 1, vec!["d1"]));
         }
-        assert!(pending.next(now, Unit::Each, EventId::NONE).is_none(), "one publish at a time");
+        assert!(pending.next(now, EventId::NONE).is_none(), "one publish at a time");
     }
     assert!(pending.published(Published::Stored, now).is_empty());
-    let second = pending.next(now, Unit::Each, EventId::NONE).unwrap();
+    let second = pending.next(now, EventId::NONE).unwrap();
     assert_eq!((second.number, names(&second)), (2, vec!["d2", "d3", "d4"]));
     pending.published(Published::Stored, now);
-    assert_eq!(names(&pending.next(now, Unit::Each, EventId::NONE).unwrap()), ["d5"]);
+    assert_eq!(names(&pending.next(now, EventId::NONE).unwrap()), ["d5"]);
 }
 
 #[test]
@@ -67,15 +84,15 @@ fn the_next_submission_waits_for_the_answer_to_the_one_before() {
     let settings = FrontendSettings { submissions_unanswered_max: 1, ..settings() };
     let (mut pending, now) = (pending(&settings), Instant::now());
     for n in 1..=3 {
-        pending.submit(draft(n), "m".into(), now);
+        submit(&mut pending, draft(n), "m", now);
         if n == 1 {
-            pending.next(now, Unit::Each, EventId::NONE).unwrap();
+            pending.next(now, EventId::NONE).unwrap();
         }
     }
     pending.published(Published::Stored, now);
-    assert!(pending.next(now, Unit::Each, EventId::NONE).is_none());
+    assert!(pending.next(now, EventId::NONE).is_none());
     pending.committed(key(1), |_| true).unwrap();
-    assert_eq!(names(&pending.next(now, Unit::Each, EventId::NONE).unwrap()), ["d2", "d3"]);
+    assert_eq!(names(&pending.next(now, EventId::NONE).unwrap()), ["d2", "d3"]);
 }
 
 #[test]
@@ -83,63 +100,63 @@ fn a_bundle_stays_within_its_bytes() {
     let settings = FrontendSettings { submission_bytes_max: 300, ..settings() };
     let (mut pending, now) = (pending(&settings), Instant::now());
     for n in 1..=3 {
-        pending.submit(draft(n), "m".into(), now);
+        submit(&mut pending, draft(n), "m", now);
     }
-    assert_eq!(names(&pending.next(now, Unit::Each, EventId::NONE).unwrap()), ["d1", "d2"]);
+    assert_eq!(names(&pending.next(now, EventId::NONE).unwrap()), ["d1", "d2"]);
 }
 
 #[test]
 fn an_event_answers_its_draft_even_before_the_publish_is_acknowledged() {
     let (mut pending, now) = (pending(&settings()), Instant::now());
-    pending.submit(draft(1), "m1".into(), now);
-    pending.next(now, Unit::Each, EventId::NONE).unwrap();
+    submit(&mut pending, draft(1), "m1", now);
+    pending.next(now, EventId::NONE).unwrap();
     let done = pending.committed(key(1), |_| true).unwrap();
-    assert_eq!((done.asked, done.end), (vec!["m1".to_owned()], End::Accepted));
+    assert_eq!((done.asked, done.end), (vec![ask("m1")], End::Accepted));
     assert!(pending.is_empty() && !pending.holds(key(1)));
     assert!(pending.published(Published::Stored, now).is_empty());
-    assert!(pending.next(now, Unit::Each, EventId::NONE).is_none());
+    assert!(pending.next(now, EventId::NONE).is_none());
     assert!(pending.committed(key(1), |_| true).is_none(), "once");
 }
 
 #[test]
 fn a_full_queue_rejects_what_was_surely_not_stored_and_goes_on() {
     let (mut pending, now) = (pending(&settings()), Instant::now());
-    pending.submit(draft(1), "m1".into(), now);
-    pending.next(now, Unit::Each, EventId::NONE).unwrap();
-    pending.submit(draft(2), "m2".into(), now);
+    submit(&mut pending, draft(1), "m1", now);
+    pending.next(now, EventId::NONE).unwrap();
+    submit(&mut pending, draft(2), "m2", now);
     let done = pending.published(Published::NotStored, now);
     assert_eq!(done[0].end, End::Rejected(Reason::Unavailable, vec![]));
-    assert_eq!(done[0].asked, ["m1"]);
-    assert_eq!(names(&pending.next(now, Unit::Each, EventId::NONE).unwrap()), ["d2"]);
+    assert_eq!(done[0].asked, [ask("m1")]);
+    assert_eq!(names(&pending.next(now, EventId::NONE).unwrap()), ["d2"]);
 }
 
 #[test]
 fn an_unknown_publish_goes_again_before_anything_new_and_never_becomes_a_rejection() {
     let (mut pending, mut now) = (pending(&settings()), Instant::now());
-    pending.submit(draft(1), "m1".into(), now);
-    pending.next(now, Unit::Each, EventId::NONE).unwrap();
-    pending.submit(draft(2), "m2".into(), now);
+    submit(&mut pending, draft(1), "m1", now);
+    pending.next(now, EventId::NONE).unwrap();
+    submit(&mut pending, draft(2), "m2", now);
     assert!(pending.published(Published::Unknown, now).is_empty());
-    assert!(pending.next(now, Unit::Each, EventId::NONE).is_none(), "after a pause");
+    assert!(pending.next(now, EventId::NONE).is_none(), "after a pause");
     now += ms(51);
-    let again = pending.next(now, Unit::Each, EventId::NONE).unwrap();
+    let again = pending.next(now, EventId::NONE).unwrap();
     assert_eq!((again.number, again.attempt, names(&again)), (1, 2, vec!["d1"]));
     // The queue is full now, but the first copy may be in it.
     assert!(pending.published(Published::NotStored, now).is_empty());
     now += ms(51);
-    assert_eq!(pending.next(now, Unit::Each, EventId::NONE).unwrap().attempt, 3);
+    assert_eq!(pending.next(now, EventId::NONE).unwrap().attempt, 3);
     pending.published(Published::Stored, now);
-    assert_eq!(names(&pending.next(now, Unit::Each, EventId::NONE).unwrap()), ["d2"]);
+    assert_eq!(names(&pending.next(now, EventId::NONE).unwrap()), ["d2"]);
 }
 
 #[test]
 fn only_the_rejection_of_the_latest_copy_counts_but_any_commit_does() {
     let (mut pending, mut now) = (pending(&settings()), Instant::now());
-    pending.submit(draft(1), "m1".into(), now);
-    pending.next(now, Unit::Each, EventId::NONE).unwrap();
+    submit(&mut pending, draft(1), "m1", now);
+    pending.next(now, EventId::NONE).unwrap();
     pending.published(Published::Unknown, now);
     now += ms(51);
-    pending.next(now, Unit::Each, EventId::NONE).unwrap();
+    pending.next(now, EventId::NONE).unwrap();
     pending.published(Published::Stored, now);
     let (done, committed) = pending.answer(answer(1, 1, vec![rejected()]));
     assert!(done.is_empty() && committed.is_empty());
@@ -154,8 +171,8 @@ fn only_the_rejection_of_the_latest_copy_counts_but_any_commit_does() {
 #[test]
 fn the_rejection_of_the_latest_copy_ends_the_draft() {
     let (mut pending, now) = (pending(&settings()), Instant::now());
-    pending.submit(draft(1), "m1".into(), now);
-    pending.next(now, Unit::Each, EventId::NONE).unwrap();
+    submit(&mut pending, draft(1), "m1", now);
+    pending.next(now, EventId::NONE).unwrap();
     let (done, _) = pending.answer(answer(1, 1, vec![rejected()]));
     assert!(matches!(&done[0].end, End::Rejected(Reason::Conflict, errors) if errors.len() == 1));
     assert!(pending.answer(answer(1, 1, vec![rejected()])).0.is_empty());
@@ -164,14 +181,14 @@ fn the_rejection_of_the_latest_copy_ends_the_draft() {
 
 /// Drafts `d1` to `d3` in one submission, number 2, that was published when the head was 10.
 fn three_in_one(pending: &mut Pending, now: Instant) {
-    pending.submit(draft(0), "m0".into(), now);
-    pending.next(now, Unit::Each, EventId(9)).unwrap();
+    submit(pending, draft(0), "m0", now);
+    pending.next(now, EventId(9)).unwrap();
     for n in 1..=3 {
-        pending.submit(draft(n), format!("m{n}"), now);
+        submit(pending, draft(n), &format!("m{n}"), now);
     }
     pending.published(Published::Stored, now);
     pending.committed(key(0), |_| true).unwrap();
-    let publish = pending.next(now, Unit::Each, EventId(10)).unwrap();
+    let publish = pending.next(now, EventId(10)).unwrap();
     assert_eq!((publish.number, publish.since, publish.publish), (2, EventId(10), 2));
     pending.published(Published::Stored, now);
 }
@@ -182,14 +199,14 @@ fn what_goes_again_goes_with_what_is_committed_behind_it() {
     three_in_one(&mut pending, now);
     pending.committed(key(2), |_| true).unwrap();
     pending.republish();
-    let again = pending.next(now, Unit::Each, EventId(20)).unwrap();
+    let again = pending.next(now, EventId(20)).unwrap();
     assert_eq!((again.number, again.attempt, names(&again)), (2, 2, vec!["d1", "d2", "d3"]));
     assert_eq!((again.since, again.publish), (EventId(10), 3), "since the first attempt");
     pending.published(Published::Stored, now);
     let outcomes = vec![rejected(), Outcome::Committed { event_id: EventId(11) }, rejected()];
     let (done, committed) = pending.answer(answer(2, 2, outcomes));
-    let asked: Vec<_> = done.iter().map(|done| done.asked[0].as_str()).collect();
-    assert_eq!((asked, committed.len()), (vec!["m1", "m3"], 0));
+    let told: Vec<_> = done.iter().map(asked).collect();
+    assert_eq!((told, committed.len()), (vec!["m1", "m3"], 0));
     assert!(pending.is_empty());
 }
 
@@ -199,7 +216,7 @@ fn what_nobody_has_to_know_any_more_is_not_published_again() {
     three_in_one(&mut pending, now);
     pending.committed(key(1), |_| true).unwrap();
     pending.republish();
-    let again = pending.next(now, Unit::Each, EventId(20)).unwrap();
+    let again = pending.next(now, EventId(20)).unwrap();
     assert_eq!((again.number, again.attempt, names(&again)), (3, 2, vec!["d2", "d3"]));
     // The answer to the copy that had three drafts is nobody's now.
     assert!(pending.answer(answer(2, 1, vec![rejected(), rejected(), rejected()])).0.is_empty());
@@ -211,13 +228,13 @@ fn an_earlier_copy_s_rejection_counts_where_that_copy_has_committed_what_follows
     let (mut pending, now) = (pending(&settings()), Instant::now());
     three_in_one(&mut pending, now);
     pending.republish();
-    assert_eq!(pending.next(now, Unit::Each, EventId(20)).unwrap().attempt, 2);
+    assert_eq!(pending.next(now, EventId(20)).unwrap().attempt, 2);
     // Committed before the first attempt: that is no sign of an earlier copy.
     let old = Outcome::Committed { event_id: EventId(10) };
     assert!(pending.answer(answer(2, 1, vec![rejected(), old, rejected()])).0.is_empty());
     let new = Outcome::Committed { event_id: EventId(11) };
     let (done, committed) = pending.answer(answer(2, 1, vec![rejected(), new, rejected()]));
-    assert_eq!(done.iter().map(|done| done.asked[0].as_str()).collect::<Vec<_>>(), ["m1"]);
+    assert_eq!(done.iter().map(asked).collect::<Vec<_>>(), ["m1"]);
     assert_eq!(committed, [Committed { number: 2, place: 1, event_id: EventId(11) }]);
 }
 
@@ -225,16 +242,16 @@ fn an_earlier_copy_s_rejection_counts_where_that_copy_has_committed_what_follows
 fn without_an_answer_everything_goes_again_in_order_and_at_last_is_given_up() {
     let (mut pending, start) = (pending(&settings()), Instant::now());
     for n in 1..=2 {
-        pending.submit(draft(n), format!("m{n}"), start);
-        pending.next(start, Unit::Each, EventId::NONE).unwrap();
+        submit(&mut pending, draft(n), &format!("m{n}"), start);
+        pending.next(start, EventId::NONE).unwrap();
         pending.published(Published::Stored, start);
     }
     assert_eq!(pending.wake_at(), Some(start + ms(5_000)));
     let later = start + ms(5_000);
-    pending.submit(draft(3), "m3".into(), later);
+    submit(&mut pending, draft(3), "m3", later);
     assert!(pending.tick(later).is_empty());
     for (name, attempt) in [("d1", 2), ("d2", 2), ("d3", 1)] {
-        let publish = pending.next(later, Unit::Each, EventId::NONE).unwrap();
+        let publish = pending.next(later, EventId::NONE).unwrap();
         assert_eq!((names(&publish), publish.attempt), (vec![name], attempt));
         pending.published(Published::Stored, later);
     }
@@ -246,9 +263,9 @@ fn without_an_answer_everything_goes_again_in_order_and_at_last_is_given_up() {
 #[test]
 fn what_was_never_published_is_rejected_when_its_time_is_over() {
     let (mut pending, start) = (pending(&settings()), Instant::now());
-    pending.submit(draft(1), "m1".into(), start);
-    pending.next(start, Unit::Each, EventId::NONE).unwrap();
-    pending.submit(draft(2), "m2".into(), start);
+    submit(&mut pending, draft(1), "m1", start);
+    pending.next(start, EventId::NONE).unwrap();
+    submit(&mut pending, draft(2), "m2", start);
     let ends: Vec<End> = pending.tick(start + ms(30_000)).into_iter().map(|done| done.end).collect();
     assert_eq!(ends, [End::Forgotten, End::Rejected(Reason::Unavailable, vec![])]);
     assert!(pending.is_empty());
@@ -262,8 +279,8 @@ fn a_v1_event_that_differs_in_any_field_of_its_content_is_another_draft() {
         V1Fields { label: "l".into(), schema_version: 1, user_id: None, meta: meta("{\"clientTs\":1}") };
     let event = |v1: &V1Fields| Draft { v1: Some(v1.clone()), ..draft(1) };
     let key = DraftKey::v1("d1");
-    assert_eq!(pending.submit(event(&fields), "0".into(), now), Taken::Queued(key));
-    assert_eq!(pending.submit(event(&fields), "1".into(), now), Taken::Attached);
+    assert_eq!(submit(&mut pending, event(&fields), "0", now), Taken::Queued(key));
+    assert_eq!(submit(&mut pending, event(&fields), "1", now), Taken::Attached);
     let others = [
         V1Fields { label: "m".into(), ..fields.clone() },
         V1Fields { schema_version: 2, ..fields.clone() },
@@ -271,37 +288,93 @@ fn a_v1_event_that_differs_in_any_field_of_its_content_is_another_draft() {
         V1Fields { meta: meta("{\"clientTs\":2}"), ..fields },
     ];
     for other in &others {
-        assert_eq!(pending.submit(event(other), "2".into(), now), Taken::Queued(key), "{other:?}");
+        assert_eq!(submit(&mut pending, event(other), "2", now), Taken::Queued(key), "{other:?}");
     }
 }
 
 #[test]
 fn the_same_draft_twice_is_published_once_and_answered_twice() {
     let (mut pending, now) = (pending(&settings()), Instant::now());
-    pending.submit(draft(1), "m1".into(), now);
-    assert_eq!(pending.submit(draft(1), "m2".into(), now), Taken::Attached);
+    submit(&mut pending, draft(1), "m1", now);
+    assert_eq!(submit(&mut pending, draft(1), "m2", now), Taken::Attached);
     let other = Draft { event_type: "unset".into(), ..draft(1) };
-    assert_eq!(pending.submit(other, "m3".into(), now), Taken::Queued(key(1)));
-    assert_eq!(names(&pending.next(now, Unit::Each, EventId::NONE).unwrap()), ["d1", "d1"]);
+    assert_eq!(submit(&mut pending, other, "m3", now), Taken::Queued(key(1)));
+    assert_eq!(names(&pending.next(now, EventId::NONE).unwrap()), ["d1", "d1"]);
     let done = pending.committed(key(1), |draft| draft.event_type == "set").unwrap();
-    assert_eq!(done.asked, ["m1", "m2"]);
+    assert_eq!(done.asked, [ask("m1"), ask("m2")]);
     assert!(pending.committed(key(1), |draft| draft.event_type == "set").is_none());
     assert!(pending.holds(key(1)), "the other one waits for its own answer");
+}
+
+#[test]
+fn a_unit_of_work_is_not_divided_and_goes_with_others_where_they_fit() {
+    let (mut pending, now) = (pending(&settings()), Instant::now());
+    for (unit, drafts) in [(0, 1..=2), (1, 3..=3), (2, 4..=7)] {
+        pending.begin_unit();
+        for n in drafts {
+            pending.submit(draft(n), Asked::Item { batch: unit, place: n as usize }, now);
+        }
+    }
+    let mut submissions = Vec::new();
+    while let Some(publish) = pending.next(now, EventId::NONE) {
+        let units = serde_json::to_string(&publish.units).unwrap();
+        submissions.push((names(&publish).join(" "), units));
+        pending.published(Published::Stored, now);
+    }
+    let expected = [("d1 d2 d3", "[2,1]"), ("d4 d5 d6 d7", "[4]")];
+    assert_eq!(submissions, expected.map(|(drafts, units)| (drafts.to_owned(), units.to_owned())));
+}
+
+#[test]
+fn what_a_unit_rejects_says_nothing_of_the_next_unit() {
+    let settings = FrontendSettings { submission_drafts_max: 10, ..settings() };
+    let (mut pending, now) = (pending(&settings), Instant::now());
+    for batch in 0..2 {
+        pending.begin_unit();
+        for place in 0..2 {
+            pending.submit(draft(batch * 2 + place as u64 + 1), Asked::Item { batch, place }, now);
+        }
+    }
+    let publish = pending.next(now, EventId(10)).unwrap();
+    assert_eq!(names(&publish), ["d1", "d2", "d3", "d4"]);
+    pending.published(Published::Stored, now);
+    pending.republish();
+    assert_eq!(pending.next(now, EventId(20)).unwrap().attempt, 2);
+    // The first copy's answer counts for what stands before the unit that it has committed something of.
+    let new = Outcome::Committed { event_id: EventId(11) };
+    let outcomes = vec![rejected(), Outcome::NotProcessed, new, rejected()];
+    let (done, committed) = pending.answer(answer(1, 1, outcomes));
+    let ends: Vec<_> = done.iter().map(|done| (done.draft.draft_id.as_str(), done.end.as_str())).collect();
+    assert_eq!(ends, [("d1", "conflict"), ("d2", "not_processed")]);
+    assert_eq!(committed, [Committed { number: 1, place: 2, event_id: EventId(11) }]);
+}
+
+#[test]
+fn an_item_waits_for_no_copy_of_another_unit() {
+    let (mut pending, now) = (pending(&settings()), Instant::now());
+    for (batch, taken) in [(0, Taken::Queued(key(1))), (0, Taken::Attached), (1, Taken::Queued(key(1)))] {
+        if pending.units < batch + 1 {
+            pending.begin_unit();
+        }
+        assert_eq!(pending.submit(draft(1), Asked::Item { batch, place: 0 }, now), taken);
+    }
+    assert_eq!(names(&pending.next(now, EventId::NONE).unwrap()), ["d1", "d1"]);
 }
 
 #[test]
 fn too_many_drafts_are_not_taken() {
     let (mut pending, now) = (pending(&settings()), Instant::now());
     for n in 1..=8 {
-        assert_eq!(pending.submit(draft(n), "m".into(), now), Taken::Queued(key(n)));
+        assert_eq!(submit(&mut pending, draft(n), "m", now), Taken::Queued(key(n)));
     }
-    assert_eq!(pending.submit(draft(9), "m".into(), now), Taken::Full);
+    assert_eq!(submit(&mut pending, draft(9), "m", now), Taken::Full);
 }
 
 /// What may happen to a connection's drafts.
 #[derive(Debug, Clone)]
 enum Step {
-    Submit,
+    /// A draft comes, and begins a unit of work or not.
+    Submit(bool),
     /// The publish under way ends: stored and told so, stored and not told, not stored and told so, not
     /// stored and not told.
     Publish(u8),
@@ -316,7 +389,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        3 => Just(Step::Submit),
+        3 => any::<bool>().prop_map(Step::Submit),
         4 => (0_u8..4).prop_map(Step::Publish),
         4 => any::<u8>().prop_map(Step::Decide),
         1 => Just(Step::Reconnect),
@@ -336,6 +409,7 @@ proptest! {
         };
         let mut pending = pending(&settings);
         let mut now = Instant::now();
+        pending.begin_unit();
         let mut submitted = 0_u64;
         let mut in_flight: Option<Publish> = None;
         let mut queue: VecDeque<Publish> = VecDeque::new();
@@ -346,13 +420,16 @@ proptest! {
         let calm = (0..400).map(|n| if n % 3 == 0 { Step::Wait } else if n % 3 == 1 { Step::Publish(0) } else { Step::Decide(255) });
         for step in steps.into_iter().chain(calm) {
             if in_flight.is_none() {
-                in_flight = pending.next(now, Unit::Each, EventId(log.len() as u64));
+                in_flight = pending.next(now, EventId(log.len() as u64));
             }
             let mut ended = Vec::new();
             match step {
-                Step::Submit => {
+                Step::Submit(begins) => {
                     submitted += 1;
-                    pending.submit(draft(submitted), format!("m{submitted}"), now);
+                    if begins {
+                        pending.begin_unit();
+                    }
+                    pending.submit(draft(submitted), ask(&format!("m{submitted}")), now);
                 }
                 Step::Publish(how) => {
                     let Some(publish) = in_flight.take() else { continue };
@@ -366,14 +443,20 @@ proptest! {
                     let Some(publish) = queue.pop_front() else { continue };
                     let mut outcomes = Vec::new();
                     let mut events = Vec::new();
+                    let units = &publish.units;
                     for (place, draft) in publish.drafts.iter().enumerate() {
                         let n: u64 = draft.draft_id[1..].parse().unwrap();
                         if !first_decided.contains(&n) {
                             first_decided.push(n);
                         }
+                        let is_stopped = |outcome: &Outcome| !matches!(outcome, Outcome::Committed { .. });
+                        if outcomes[units.around(place).start..].last().is_some_and(is_stopped) {
+                            outcomes.push(Outcome::NotProcessed);
+                            continue;
+                        }
                         if let Some(at) = log.iter().position(|id| *id == draft.draft_id) {
                             outcomes.push(Outcome::Committed { event_id: EventId(at as u64 + 1) });
-                        } else if publish.attempt > 1 && publish.drafts[place..].iter().any(|behind| {
+                        } else if publish.attempt > 1 && publish.drafts[units.around(place).end..].iter().any(|behind| {
                             log.iter().skip(publish.since.0 as usize).any(|id| *id == behind.draft_id)
                         }) {
                             outcomes.push(rejected());

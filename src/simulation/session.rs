@@ -9,11 +9,10 @@ use std::pin::Pin;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::pending::{Done, End, Pending, Published};
+use super::pending::{Asked, Done, End, Pending, Published};
 use super::settings::FrontendSettings;
 use crate::event::{
     Answer, ClientId, Draft, DraftKey, EventId, EventRecord, PartitionKey, ReplyTo, Submission, Submitter,
-    Unit,
 };
 use crate::simulation::net::Link;
 use crate::simulation::port::SLOTS;
@@ -89,7 +88,10 @@ pub(crate) async fn serve(
             Some(answer) = answers.recv() => session.answered(answer),
             draft = drafts.recv() => match draft {
                 // That it is taken, attached or refused for want of room: there is always room here.
-                Some(draft) => drop(session.pending.submit(draft, String::new(), now.into_std())),
+                Some(draft) => {
+                    let asked = session.begin();
+                    session.pending.submit(draft, asked, now.into_std());
+                }
                 None => break,
             },
             known = link.reconnected(reconnects) => {
@@ -117,6 +119,16 @@ async fn poll(publishing: &mut Option<Publishing>) -> Published {
 }
 
 impl Session {
+    /// Every other client sends units of work of several drafts.
+    fn begin(&mut self) -> Asked {
+        let Connection { link, number, .. } = &self.connection;
+        let sends_batches = number % 2 == 1;
+        if !sends_batches || link.world.happens(2) {
+            self.pending.begin_unit();
+        }
+        if sends_batches { Asked::Item { batch: 0, place: 0 } } else { Asked::Request(String::new()) }
+    }
+
     /// Reads what is new in the log, and tells of what is in it.
     fn read(&mut self) {
         let token = self.connection.partition.token();
@@ -164,7 +176,7 @@ impl Session {
             return;
         }
         let now = Instant::now().into_std();
-        let Some(publish) = self.pending.next(now, Unit::Each, self.position) else { return };
+        let Some(publish) = self.pending.next(now, self.position) else { return };
         let Connection { link, frontend, number, client, partition, .. } = &self.connection;
         let broken = |mutation| link.world.look(|servers| servers.is_broken(mutation));
         let submission = Submission {
@@ -182,7 +194,7 @@ impl Session {
                 since: if broken(Mutation::NoSince) { EventId(u64::MAX) } else { publish.since },
                 publish: if broken(Mutation::NoPublishCount) { 0 } else { publish.publish },
             },
-            unit: Unit::Each,
+            units: publish.units.clone(),
             drafts: publish.drafts.iter().map(|draft| draft.as_ref().clone()).collect(),
         };
         link.world.tell(|| {

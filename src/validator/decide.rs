@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::port::Port;
 use super::{Shared, metrics};
 use crate::event::{
-    Draft, EventId, EventRecord, FieldError, Outcome, PartitionKey, Reason, Submission, Submitter, Unit,
+    Draft, EventId, EventRecord, FieldError, Outcome, PartitionKey, Reason, Submission, Submitter,
 };
 use crate::fault;
 use crate::log::{BATCH_EVENTS_MAX, PlacedTrace};
@@ -143,16 +143,15 @@ pub(super) fn decide_round<P: Port>(
         return Ok(round.staged);
     }
     for (index, work) in works.iter_mut().enumerate() {
-        // A unit of work is committed whole, so it is begun only where it has room.
-        let unit = if work.submission.unit == Unit::Batch { work.undecided() } else { 1 };
-        if !round.staged.is_empty() && round.staged.len() + unit > events_max.min(BATCH_EVENTS_MAX) {
-            break;
-        }
         work.decided_before = decided_before(round.state, &work.submission, work.outcomes.len());
         while !work.is_decided() {
-            let each = work.submission.unit == Unit::Each;
-            let full = round.staged.len() >= events_max || round.bytes >= settings.batch_bytes_max;
-            if each && full || round.staged.len() >= BATCH_EVENTS_MAX {
+            let place = work.outcomes.len();
+            let unit = work.submission.units.around(place);
+            // A unit of work is committed whole, so it is begun only where it has room.
+            let room = round.staged.len() + (unit.end - place) <= events_max.min(BATCH_EVENTS_MAX)
+                && round.bytes < settings.batch_bytes_max;
+            let begins = place == unit.start;
+            if !round.staged.is_empty() && begins && !room || round.staged.len() >= BATCH_EVENTS_MAX {
                 return Ok(round.staged);
             }
             if round.decide(index, work)? == Step::Blocked {
@@ -239,11 +238,8 @@ impl<P: Port> Round<'_, P> {
                 Decision::NeedHistory { from } => return Err(Break::NeedsHistory(from)),
             }
         }
-        let stops =
-            submission.unit == Unit::Batch && matches!(outcomes.last(), Some(Outcome::Rejected { .. }));
-        let stops = stops && !fault::broken("batch_goes_on");
-        if stops {
-            outcomes.resize(submission.drafts.len(), Outcome::NotProcessed);
+        if matches!(outcomes.last(), Some(Outcome::Rejected { .. })) && !fault::broken("batch_goes_on") {
+            outcomes.resize(submission.units.around(place).end, Outcome::NotProcessed);
         }
         Ok(Step::Decided)
     }
@@ -279,22 +275,21 @@ fn is_known(state: &PartitionState, submitter: &Submitter, draft: &Draft) -> boo
     state.is_staged(&key) || state.lookup(&key).is_some()
 }
 
-/// Up to which place a submission was decided before, by an earlier copy of it or by an earlier owner: a draft
-/// that is in the log since the first attempt, or will be with this round. What stands before it and is not
-/// in the log was rejected. Nobody may have been told, or believed it; but decided again it might be accepted,
-/// behind what was sent after it.
+/// Up to which place a submission was decided before, by an earlier copy of it or by an earlier owner: the unit
+/// with a draft that is in the log since the first attempt, or will be with this round. What stands before that
+/// unit and is not in the log was rejected, or stood behind a rejected one. Nobody may have been told, or
+/// believed it; but decided again it might be accepted, behind what was sent after it.
 fn decided_before(state: &PartitionState, submission: &Submission, from: usize) -> usize {
     let since = submission.reply_to.since;
     let nothing_later = state.head() <= since && state.staged() == 0;
-    let one_by_one = submission.unit == Unit::Each && !fault::broken("decide_again");
-    if !one_by_one || submission.drafts.len() < from + 2 || nothing_later {
+    if submission.drafts.len() < from + 2 || nothing_later || fault::broken("decide_again") {
         return 0;
     }
     let in_log = submission.drafts.iter().skip(from).rposition(|draft| {
         let key = draft.key(&submission.submitter.client_id);
         state.is_staged(&key) || state.lookup(&key).is_some_and(|(event_id, _)| event_id > since)
     });
-    in_log.map_or(0, |place| from + place)
+    in_log.map_or(0, |place| submission.units.around(from + place).start)
 }
 
 /// An accepted draft could not be staged: a defect in a rule. Logged where it was found.

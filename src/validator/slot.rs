@@ -106,6 +106,9 @@ impl<P: Port> SlotWorker<P> {
             let why = format!("it names partition {:?}", submission.partition.as_str());
             return poison(&self.shared, message, &why).await;
         }
+        if !submission.units.fit(submission.drafts.len()) {
+            return poison(&self.shared, message, "its units of work are not those of its drafts").await;
+        }
         if self.shared.is_late(&submission.reply_to) {
             metrics::late();
             debug!(partition = %key, "a copy that a later one has overtaken; the later one counts");

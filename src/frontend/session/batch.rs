@@ -1,24 +1,67 @@
-//! A batch: several drafts that a client sent as one unit of work, answered together.
+//! Batches: several drafts that a client sent as one unit of work, answered together.
 //!
-//! While a batch waits for its answer its connection reads no further frame, so nothing that comes later can
-//! overtake it.
+//! A client may send further batches before one is answered; they are answered in the order they came. Whatever
+//! else it sends meanwhile waits, with all that comes behind it, so nothing that comes later overtakes a batch.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::Session;
+use super::frames::Refusal;
 use super::socket::End;
 use crate::event::{EventId, EventRecord, FieldError, Reason};
 use crate::fault;
 use crate::frontend::entry::Entry;
 use crate::frontend::metrics;
-use crate::frontend::pending::{self, Done, Taken};
+use crate::frontend::pending::{self, Asked, Done, Taken};
 use crate::protocol::{
-    BadRequest, Checked, CloseCode, ErrorCode, ItemContext, ItemResult, Notice, SubmitBatch, SubmitItem,
+    BadRequest, Checked, CloseCode, ErrorCode, Frame, ItemContext, ItemResult, Notice, Request, SubmitBatch,
+    SubmitItem,
 };
 
+/// The batches of a connection that are not answered yet.
+#[derive(Default)]
+pub(super) struct Batches {
+    /// In the order they came.
+    waiting: VecDeque<Batch>,
+    /// How many were answered before: the number of the first that waits.
+    answered: u64,
+}
+
+impl Batches {
+    /// Whether all are answered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Takes one in, and says which number it has.
+    fn push(&mut self, batch: Batch) -> u64 {
+        self.waiting.push_back(batch);
+        self.answered + self.waiting.len() as u64 - 1
+    }
+
+    fn get_mut(&mut self, number: u64) -> Option<&mut Batch> {
+        let index = number.checked_sub(self.answered)?;
+        self.waiting.get_mut(usize::try_from(index).ok()?)
+    }
+
+    /// The first, if the end of each of its items is known.
+    fn pop_done(&mut self) -> Option<Batch> {
+        let done = self.waiting.front()?.ends.iter().all(Option::is_some);
+        self.answered += u64::from(done);
+        if done { self.waiting.pop_front() } else { None }
+    }
+
+    /// Whether one that waits has an item that is this event.
+    fn have(&self, event_id: EventId) -> bool {
+        let ends = self.waiting.iter().flat_map(|batch| &batch.ends);
+        ends.flatten().any(|end| matches!(end, ItemEnd::Committed { event_id: id, .. } if *id == event_id))
+    }
+}
+
 /// A batch that is not answered yet.
-pub(super) struct Batch {
+struct Batch {
     /// The request's id, if it has one.
     request: Option<String>,
     /// The items' ids, in order.
@@ -36,6 +79,16 @@ enum ItemEnd {
 }
 
 impl Session {
+    /// Whether a frame has to wait until what came before it is answered: it is no batch, or there is no room.
+    pub(super) fn must_wait(&self, looked: &Result<Frame, Refusal>) -> bool {
+        if self.batches.is_empty() {
+            return false;
+        }
+        let Ok(Frame { request: Request::SubmitBatch(batch), .. }) = looked else { return true };
+        let room = self.hub.settings.pending_drafts_max;
+        self.leaves() || self.pending.len() + batch.items.len() > room || self.batches.waiting.len() >= room
+    }
+
     /// Takes a batch in, or says why not.
     pub(super) async fn submit_batch(&mut self, id: Option<String>, batch: SubmitBatch) -> Result<(), End> {
         if self.leaves() {
@@ -55,39 +108,40 @@ impl Session {
         };
         let Checked { drafts, refused, ids } = SubmitItem::check(batch.items, &context);
         let ends = drafts.iter().map(|_| None).collect();
-        let batch_ids = &ids;
+        let draft_ids: Vec<String> = drafts.iter().map(|draft| draft.draft_id.clone()).collect();
+        let batch = self.batches.push(Batch { request: id, ids, ends, refused });
+        self.pending.begin_unit();
         for (place, draft) in drafts.into_iter().enumerate() {
-            match self.pending.submit(draft, place.to_string(), Instant::now()) {
+            match self.pending.submit(draft, Asked::Item { batch, place }, Instant::now()) {
                 Taken::Queued(key) => {
                     self.look_out(key);
-                    self.begin_trace(key, batch_ids.get(place).map_or("", String::as_str));
+                    self.begin_trace(key, &draft_ids[place]);
                 }
                 // The same event twice in one batch is one event.
                 Taken::Attached => {}
                 Taken::Full => {
-                    return Err(unavailable(
-                        "too many events are not answered yet",
-                        CloseCode::TryAgainLater,
-                    ));
+                    let why = "too many events are not answered yet";
+                    return Err(unavailable(why, CloseCode::TryAgainLater));
                 }
             }
         }
-        self.batch = Some(Batch { request: id, ids, ends, refused });
-        self.answer_batch().await
+        self.answer_batches().await
     }
 
-    /// Takes note of how an item ended, and answers the batch if it was the last.
+    /// Takes note of how an item ended, and answers what can be answered then.
     pub(super) async fn item_done(&mut self, done: Done, entry: Option<&Arc<Entry>>) -> Result<(), End> {
         let dialect = self.socket.dialect();
-        let Some(batch) = &mut self.batch else { return Ok(()) };
-        for place in done.asked.iter().filter_map(|place| place.parse::<usize>().ok()) {
+        for asked in &done.asked {
+            let Asked::Item { batch, place } = *asked else { continue };
             let end = match (&done.end, entry) {
                 (pending::End::Accepted, Some(entry)) => {
                     metrics::hot().accepted.increment(1);
                     // The submitter has its answer; it gets no broadcast of its own event.
                     if entry.id > self.position && !fault::broken("own_broadcast") {
-                        self.own = self.own.split_off(&self.position);
-                        self.own.insert(entry.id);
+                        while self.own.first_key_value().is_some_and(|(id, _)| *id <= self.position) {
+                            self.own.pop_first();
+                        }
+                        self.own.entry(entry.id).or_insert(false);
                     }
                     let timestamp = EventRecord::parse(&entry.body).map_or(0, |record| record.timestamp);
                     ItemEnd::Committed { event_id: entry.id, timestamp }
@@ -102,34 +156,53 @@ impl Session {
                 }
                 (pending::End::NotProcessed, _) => ItemEnd::NotProcessed,
             };
-            if let Some(slot) = batch.ends.get_mut(place) {
+            if let Some(slot) = self.batches.get_mut(batch).and_then(|batch| batch.ends.get_mut(place)) {
                 *slot = Some(end);
             }
         }
-        self.answer_batch().await
+        self.answer_batches().await
     }
 
-    /// Answers the batch if every item's end is known.
-    async fn answer_batch(&mut self) -> Result<(), End> {
-        let Some(batch) = self.batch.take_if(|batch| batch.ends.iter().all(Option::is_some)) else {
-            return Ok(());
-        };
+    /// Answers the first batches, as far as every item's end is known.
+    async fn answer_batches(&mut self) -> Result<(), End> {
+        while let Some(batch) = self.batches.pop_done() {
+            self.answer_batch(&batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn answer_batch(&mut self, batch: &Batch) -> Result<(), End> {
         let refusal = batch.refused.as_ref().map(|(_, message)| {
             [FieldError { field: String::new(), message: message.clone(), code: "BAD_ITEM".to_owned() }]
         });
+        let Some(items) = batch.results(refusal.as_ref().map_or(&[], |errors| errors)) else {
+            let why = "another connection's copy of these events came in between; send them again";
+            return Err(unavailable(why, CloseCode::TryAgainLater));
+        };
+        for (item, end) in items.iter().zip(&batch.ends) {
+            let Some(ItemEnd::Committed { event_id, .. }) = end else { continue };
+            match (item, self.own.get_mut(event_id)) {
+                (ItemResult::Committed { .. }, Some(is_told)) => *is_told = true,
+                // What no answer tells of is broadcast like anybody's.
+                (_, Some(false)) if !self.batches.have(*event_id) => drop(self.own.remove(event_id)),
+                _ => {}
+            }
+        }
+        self.socket.send(batch.request.as_deref(), &Notice::BatchResult { items: &items }).await
+    }
+}
+
+impl Batch {
+    /// What to answer, an entry per item. Nothing if they are not the ends of a unit of work: one was not
+    /// processed though nothing before it was rejected. That can be when an earlier connection's copy of the item
+    /// that a validator had rejected was committed after all, and its event was here before the answer.
+    fn results<'a>(&'a self, refusal: &'a [FieldError]) -> Option<Vec<ItemResult<'a>>> {
         let mut blocked_by: Option<&str> = None;
-        let mut items = Vec::with_capacity(batch.ids.len());
-        let (mut told, mut untold) = (Vec::new(), Vec::new());
-        for (place, id) in batch.ids.iter().enumerate() {
-            let item = match (batch.ends.get(place).and_then(Option::as_ref), blocked_by) {
+        let mut items = Vec::with_capacity(self.ids.len());
+        for (place, id) in self.ids.iter().enumerate() {
+            let item = match (self.ends.get(place).and_then(Option::as_ref), blocked_by) {
                 (Some(ItemEnd::Committed { event_id, timestamp }), None) => {
-                    told.push(*event_id);
                     ItemResult::Committed { id, event_id: *event_id, timestamp: *timestamp }
-                }
-                // In the log by another way than this batch: earlier in it, or through another connection.
-                (Some(ItemEnd::Committed { event_id, .. }), Some(blocked_by)) => {
-                    untold.push(*event_id);
-                    ItemResult::NotProcessed { id, blocked_by }
                 }
                 (Some(ItemEnd::Rejected { reason, errors }), None) => {
                     blocked_by = Some(id);
@@ -137,21 +210,70 @@ impl Session {
                 }
                 (None, None) => {
                     blocked_by = Some(id);
-                    let reason = batch.refused.as_ref().map_or("validation_failed", |(reason, _)| reason);
-                    ItemResult::Rejected { id, reason, errors: refusal.as_ref().map_or(&[], |one| one) }
+                    let reason = self.refused.as_ref().map_or("validation_failed", |(reason, _)| reason);
+                    ItemResult::Rejected { id, reason, errors: refusal }
                 }
-                (_, blocked_by) => ItemResult::NotProcessed { id, blocked_by: blocked_by.unwrap_or(id) },
+                (Some(ItemEnd::NotProcessed), None) => return None,
+                // One that is in the log came there by another way than this batch: earlier in it, or through
+                // another connection.
+                (_, Some(blocked_by)) => ItemResult::NotProcessed { id, blocked_by },
             };
             items.push(item);
         }
-        // What the answer does not tell of is broadcast like anybody's.
-        for event_id in untold.into_iter().filter(|id| !told.contains(id)) {
-            self.own.remove(&event_id);
-        }
-        self.socket.send(batch.request.as_deref(), &Notice::BatchResult { items: &items }).await
+        Some(items)
     }
 }
 
 fn unavailable(why: &'static str, close: CloseCode) -> End {
     End::Close(ErrorCode::Unavailable, why.into(), close)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(ends: Vec<ItemEnd>) -> Batch {
+        let ids = (1..=ends.len()).map(|n| format!("i{n}")).collect();
+        Batch { request: None, ids, ends: ends.into_iter().map(Some).collect(), refused: None }
+    }
+
+    fn committed(n: u64) -> ItemEnd {
+        ItemEnd::Committed { event_id: EventId(n), timestamp: n }
+    }
+
+    fn rejected() -> ItemEnd {
+        ItemEnd::Rejected { reason: "validation_failed", errors: Vec::new() }
+    }
+
+    #[test]
+    fn what_stands_behind_the_first_rejected_item_is_not_processed_even_if_it_is_in_the_log() {
+        let batch = batch(vec![committed(1), rejected(), ItemEnd::NotProcessed, committed(9)]);
+        let items = batch.results(&[]).unwrap();
+        assert!(matches!(items[0], ItemResult::Committed { id: "i1", event_id: EventId(1), .. }));
+        assert!(matches!(items[1], ItemResult::Rejected { id: "i2", .. }));
+        for (item, name) in items[2..].iter().zip(["i3", "i4"]) {
+            assert!(matches!(item, ItemResult::NotProcessed { id, blocked_by: "i2" } if *id == name));
+        }
+    }
+
+    /// Found by the torture test, seed 101, round 14.
+    #[test]
+    fn nothing_is_called_not_processed_behind_items_that_are_all_committed() {
+        assert!(batch(vec![committed(1), ItemEnd::NotProcessed]).results(&[]).is_none());
+    }
+
+    #[test]
+    fn batches_are_done_in_the_order_they_came() {
+        let mut batches = Batches::default();
+        let first = batches.push(batch(vec![committed(1), committed(2)]));
+        batches.get_mut(first).unwrap().ends[1] = None;
+        let second = batches.push(batch(vec![committed(3)]));
+        assert!(batches.pop_done().is_none());
+        assert!(batches.have(EventId(3)) && !batches.have(EventId(2)));
+        batches.get_mut(first).unwrap().ends[1] = Some(rejected());
+        assert_eq!(batches.pop_done().unwrap().ids.len(), 2);
+        assert!(batches.get_mut(first).is_none() && batches.get_mut(second).is_some());
+        assert_eq!(batches.pop_done().unwrap().ids.len(), 1);
+        assert!(batches.is_empty() && batches.get_mut(second).is_none());
+    }
 }

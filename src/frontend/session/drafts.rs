@@ -11,10 +11,10 @@ use tracing::{debug, warn};
 
 use super::Session;
 use super::socket::End;
-use crate::event::{Answer, Draft, DraftKey, EventId, Reason, ReplyTo, Submission, Unit};
+use crate::event::{Answer, Draft, DraftKey, EventId, Reason, ReplyTo, Submission};
 use crate::frontend::entry::Entry;
 use crate::frontend::metrics;
-use crate::frontend::pending::{self, Committed, Done, Published, Taken};
+use crate::frontend::pending::{self, Asked, Committed, Done, Published, Taken};
 use crate::log::{LogError, PlacedTrace, PublishError};
 use crate::protocol::{ErrorCode, Notice, Submit};
 use crate::telemetry::traces::{self, Span};
@@ -54,7 +54,8 @@ impl Session {
             return self.reject(&id, &draft.draft_id, Reason::Unavailable, None).await;
         }
         let draft_id = draft.draft_id.clone();
-        match self.pending.submit(draft, id.clone(), Instant::now()) {
+        self.pending.begin_unit();
+        match self.pending.submit(draft, Asked::Request(id.clone()), Instant::now()) {
             Taken::Queued(key) => {
                 self.look_out(key);
                 self.begin_trace(key, &draft_id);
@@ -111,8 +112,7 @@ impl Session {
 
     /// Starts the next publish, when none is under way and something is to be published.
     pub(super) fn publish_next(&mut self) {
-        let unit = if self.batch.is_some() { Unit::Batch } else { Unit::Each };
-        let Some(publish) = self.pending.next(Instant::now(), unit, self.feed.head_now()) else { return };
+        let Some(publish) = self.pending.next(Instant::now(), self.feed.head_now()) else { return };
         if publish.attempt == 1 {
             metrics::hot().received.record(publish.oldest.elapsed());
         } else {
@@ -131,7 +131,7 @@ impl Session {
                 since: publish.since,
                 publish: publish.publish,
             },
-            unit,
+            units: publish.units,
             drafts: publish.drafts.iter().map(|draft| draft.as_ref().clone()).collect(),
         };
         let (mut spans, traces) = self.publish_spans(&publish.drafts);
@@ -246,12 +246,13 @@ impl Session {
             }
         }
         debug!(draft = draft_id, event = entry.map(|entry| entry.id.0), end = end.as_str(), "draft answered");
-        if self.batch.is_some() {
+        if !self.batches.is_empty() {
             return self.item_done(Done { draft, key, since, asked, end }, entry).await;
         }
         let details =
             serde_json::json!({ "draftId": draft_id, "retryAfterMs": self.socket.retry_after_ms() });
-        for id in asked {
+        for asked in asked {
+            let Asked::Request(id) = asked else { continue };
             let encoded = entry.map(|entry| (entry.id, entry.encoded(self.socket.dialect())));
             let notice = match (&end, &encoded) {
                 (pending::End::Accepted, Some((event_id, encoded))) => {

@@ -1,6 +1,8 @@
 //! What a connection's frames must keep to, before and after it is greeted: rate, size, depth, and being
 //! understood.
 
+use std::time::Duration;
+
 use super::socket::{End, Incoming, Socket};
 use crate::frontend::limits::FrameLimit;
 use crate::frontend::settings::FrontendSettings;
@@ -16,6 +18,18 @@ pub(super) struct Frames {
     depth_max: usize,
 }
 
+/// Why a frame was not understood.
+pub(super) enum Refusal {
+    /// More frames or bytes than allowed; so many more that the connection ends, or not yet.
+    OverLimit { wait: Duration, ends: bool },
+    /// Nested deeper than allowed.
+    TooDeep,
+    /// In a version of its dialect that we do not speak.
+    UnsupportedVersion(Option<String>),
+    /// Not a request.
+    Bad(BadRequest),
+}
+
 impl Frames {
     pub(super) fn new(settings: &FrontendSettings) -> Self {
         Self {
@@ -28,12 +42,25 @@ impl Frames {
         }
     }
 
-    /// Understands a frame, or answers why not. A sign of life counts as a frame, and asks for nothing.
+    /// Understands a frame, or answers why not.
     pub(super) async fn take(
         &mut self,
         socket: &mut Socket,
         incoming: &Incoming,
     ) -> Result<Option<Frame>, End> {
+        match self.look_at(socket, incoming) {
+            Some(Ok(frame)) => Ok(Some(frame)),
+            Some(Err(refusal)) => self.answer(socket, refusal).await.map(|()| None),
+            None => Ok(None),
+        }
+    }
+
+    /// Understands a frame, or says why not. A sign of life counts as a frame, and asks for nothing.
+    pub(super) fn look_at(
+        &mut self,
+        socket: &mut Socket,
+        incoming: &Incoming,
+    ) -> Option<Result<Frame, Refusal>> {
         let bytes = match incoming {
             Incoming::Text(text) => text.len(),
             Incoming::Binary(bytes) => *bytes,
@@ -41,39 +68,48 @@ impl Frames {
         };
         if let Err(wait) = self.limit.frame(bytes) {
             self.over_limit += 1;
-            let code = ErrorCode::RateLimited;
-            if self.over_limit > self.over_limit_max || socket.dialect().closes_on(code) {
-                socket.error(None, code, "far more frames than allowed", Some(wait)).await?;
-                return Err(End::Told(CloseCode::Policy));
-            }
-            let message = "more frames than allowed; this one was not looked at";
-            socket.error(None, code, message, Some(wait)).await?;
-            return Ok(None);
+            let ends =
+                self.over_limit > self.over_limit_max || socket.dialect().closes_on(ErrorCode::RateLimited);
+            return Some(Err(Refusal::OverLimit { wait, ends }));
         }
         self.over_limit = 0;
         let text = match incoming {
             Incoming::Text(text) => text.as_str(),
-            Incoming::Alive => return Ok(None),
+            Incoming::Alive => return None,
             Incoming::Binary(_) => {
                 let message = "frames must be text".to_owned();
-                self.refuse(socket, BadRequest { reply_to: None, message }).await?;
-                return Ok(None);
+                return Some(Err(Refusal::Bad(BadRequest { reply_to: None, message })));
             }
         };
         if deeper_than(text, self.depth_max) {
-            let why = "the frame is nested deeper than allowed";
-            return Err(End::Close(ErrorCode::MessageTooLarge, why.into(), CloseCode::TooLarge));
+            return Some(Err(Refusal::TooDeep));
         }
         socket.listen_to(text);
-        match socket.dialect().decode(text) {
-            Ok(Frame { id, request: Request::UnsupportedVersion }) => {
-                Err(super::unsupported_version(socket, id.as_deref()).await)
+        Some(match socket.dialect().decode(text) {
+            Ok(Frame { id, request: Request::UnsupportedVersion }) => Err(Refusal::UnsupportedVersion(id)),
+            Ok(frame) => Ok(frame),
+            Err(bad) => Err(Refusal::Bad(bad)),
+        })
+    }
+
+    /// Answers a frame that was refused.
+    pub(super) async fn answer(&mut self, socket: &mut Socket, refusal: Refusal) -> Result<(), End> {
+        match refusal {
+            Refusal::OverLimit { wait, ends: true } => {
+                let code = ErrorCode::RateLimited;
+                socket.error(None, code, "far more frames than allowed", Some(wait)).await?;
+                Err(End::Told(CloseCode::Policy))
             }
-            Ok(frame) => Ok(Some(frame)),
-            Err(bad) => {
-                self.refuse(socket, bad).await?;
-                Ok(None)
+            Refusal::OverLimit { wait, ends: false } => {
+                let message = "more frames than allowed; this one was not looked at";
+                socket.error(None, ErrorCode::RateLimited, message, Some(wait)).await
             }
+            Refusal::TooDeep => {
+                let why = "the frame is nested deeper than allowed";
+                Err(End::Close(ErrorCode::MessageTooLarge, why.into(), CloseCode::TooLarge))
+            }
+            Refusal::UnsupportedVersion(id) => Err(super::unsupported_version(socket, id.as_deref()).await),
+            Refusal::Bad(bad) => self.refuse(socket, bad).await,
         }
     }
 

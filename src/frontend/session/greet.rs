@@ -11,7 +11,7 @@ use super::Hub;
 use super::frames::Frames;
 use super::socket::{End, Socket};
 use crate::auth::{AuthError, Identity};
-use crate::event::{EventId, ReplyTo, Submission, Unit};
+use crate::event::{EventId, ReplyTo, Submission, Units};
 use crate::frontend::feed::Watched;
 use crate::frontend::limits::Admission;
 use crate::protocol::{BadRequest, CloseCode, Connect, Dialect, ErrorCode, Notice, Request};
@@ -227,7 +227,7 @@ async fn ask_to_open(hub: &Hub, connection: u64, identity: &Identity, feed: &Wat
             since: EventId::NONE,
             publish: 0,
         },
-        unit: Unit::Each,
+        units: Units::default(),
         drafts: Vec::new(),
     };
     let Ok(body) = serde_json::to_vec(&submission) else { return false };

@@ -14,7 +14,7 @@ mod outcomes;
 mod socket;
 mod sync;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,11 +23,11 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use self::batch::Batch;
+use self::batch::Batches;
 use self::drafts::Publishing;
-use self::frames::Frames;
+use self::frames::{Frames, Refusal};
 use self::outcomes::{Outcome, Outcomes};
-use self::socket::{End, Incoming, Socket};
+use self::socket::{End, Socket};
 use self::sync::Cycle;
 use super::answers::AnswerDesk;
 use super::edge::Stream;
@@ -41,7 +41,7 @@ use super::ws::WebSocket;
 use crate::auth::{Authenticator, Identity};
 use crate::event::{DraftKey, EventId};
 use crate::log::{ConnectionState, Log};
-use crate::protocol::{BadRequest, CloseCode, ErrorCode, Notice, Request};
+use crate::protocol::{BadRequest, CloseCode, ErrorCode, Frame, Notice, Request};
 use crate::telemetry::traces::Span;
 
 /// What all sessions share.
@@ -76,9 +76,12 @@ struct Session {
     /// When the log can be tried again, if a read of it failed.
     read_after: Option<Instant>,
     cycle: Option<Cycle>,
-    batch: Option<Batch>,
-    /// Events ahead of the position that are not to be sent, because they were answered.
-    own: BTreeSet<EventId>,
+    batches: Batches,
+    /// A frame that waits until the batches before it are answered. Nothing is read behind it.
+    held: Option<Box<Result<Frame, Refusal>>>,
+    /// Events ahead of the position that are not to be sent, because a batch's answer tells of them; and
+    /// whether it has. Until then nothing behind them is sent either, since the answer may not tell of them.
+    own: BTreeMap<EventId, bool>,
     pending: Pending,
     pending_share: metrics::Share,
     /// 1 while there is more than one event to be written.
@@ -170,8 +173,9 @@ impl Session {
             position,
             read_after: None,
             cycle: None,
-            batch: None,
-            own: BTreeSet::new(),
+            batches: Batches::default(),
+            held: None,
+            own: BTreeMap::new(),
             pending,
             pending_share: metrics::Share::of(&metrics::hot().pending),
             behind_share: metrics::Share::of(&metrics::hot().behind),
@@ -201,7 +205,11 @@ impl Session {
     async fn turn(&mut self, timer: &mut std::pin::Pin<Box<Sleep>>) -> Result<(), End> {
         self.check_identity()?;
         let behind = self.write_events().await?;
-        self.publish_next();
+        // What has come already goes together; it is only sent off before all of it was read if it fills a
+        // submission.
+        if self.pending.has_full_submission() {
+            self.publish_next();
+        }
         self.socket.flush().await?;
         self.pending_share.set(self.pending.len());
         self.leave_if_done()?;
@@ -220,9 +228,22 @@ impl Session {
                 Outcome::Committed(entry) => Box::pin(self.committed(&entry)).await,
                 Outcome::Answered(answer) => Box::pin(self.answered(*answer)).await,
             },
-            incoming = self.socket.next(), if self.batch.is_none() => {
+            () = std::future::ready(()), if self.held.as_ref().is_some_and(|held| !self.must_wait(held)) => {
+                let Some(held) = self.held.take() else { return Ok(()) };
+                Box::pin(self.frame(*held)).await
+            }
+            incoming = self.socket.next(), if self.held.is_none() => {
                 self.looks_without_life = 0;
-                Box::pin(self.frame(incoming?)).await
+                let Some(looked) = self.frames.look_at(&mut self.socket, &incoming?) else { return Ok(()) };
+                if self.must_wait(&looked) {
+                    self.held = Some(Box::new(looked));
+                    return Ok(());
+                }
+                Box::pin(self.frame(looked)).await
+            }
+            () = std::future::ready(()), if self.pending.has_next(Instant::now().into_std()) => {
+                self.publish_next();
+                Ok(())
             }
             Ok(()) = self.log_state.changed() => {
                 let epoch = self.log_state.borrow_and_update().epoch;
@@ -269,14 +290,17 @@ impl Session {
         }
         let (mut bytes, mut broadcasts) = (0, 0);
         for entry in &stretch.entries {
-            // Whether the batch's answer tells of it is not known before that answer.
-            if self.batch.is_some() && self.own.contains(&entry.id) {
-                count_broadcasts(broadcasts, bytes);
-                return Ok(false);
-            }
-            self.position = entry.id;
-            if self.own.remove(&entry.id) {
-                continue;
+            match self.own.get(&entry.id) {
+                Some(false) => {
+                    count_broadcasts(broadcasts, bytes);
+                    return Ok(false);
+                }
+                Some(true) => {
+                    self.position = entry.id;
+                    self.own.remove(&entry.id);
+                    continue;
+                }
+                None => self.position = entry.id,
             }
             let frame = entry.encoded(self.socket.dialect()).frame.clone();
             bytes += frame.len() as u64;
@@ -300,8 +324,11 @@ impl Session {
     }
 
     /// Takes a frame.
-    async fn frame(&mut self, incoming: Incoming) -> Result<(), End> {
-        let Some(frame) = self.frames.take(&mut self.socket, &incoming).await? else { return Ok(()) };
+    async fn frame(&mut self, looked: Result<Frame, Refusal>) -> Result<(), End> {
+        let frame = match looked {
+            Ok(frame) => frame,
+            Err(refusal) => return self.frames.answer(&mut self.socket, refusal).await,
+        };
         let id = frame.id;
         if !matches!(frame.request, Request::Connect(_)) {
             self.frames.good();

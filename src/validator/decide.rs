@@ -199,14 +199,9 @@ impl<P: Port> Round<'_, P> {
         let Work { submission, outcomes, needs_answer, poisoned, decided_before, .. } = work;
         let Some(draft) = submission.drafts.get(place) else { return Ok(Step::Decided) };
         let submitter = &submission.submitter;
-        if place < *decided_before && !is_known(self.state, submitter, draft) {
-            outcomes.push(rejection(
-                Reason::Conflict,
-                "draftId",
-                "DECIDED_BEFORE",
-                "it was rejected already, and what was sent after it is committed; propose it anew",
-            ));
-        } else if poisoned.contains(&place) {
+        // What it was rejected for is not known any more, but may still be the case.
+        let was_rejected = place < *decided_before && !is_known(self.state, submitter, draft);
+        if poisoned.contains(&place) {
             outcomes.push(rejection(
                 Reason::ValidationFailed,
                 "payload",
@@ -218,6 +213,12 @@ impl<P: Port> Round<'_, P> {
             let decision = catch_unwind(AssertUnwindSafe(|| self.rules.decide(self.state, submitter, draft)))
                 .map_err(panicked)?;
             match decision {
+                Decision::Commit(_) if was_rejected => outcomes.push(rejection(
+                    Reason::Conflict,
+                    "draftId",
+                    "DECIDED_BEFORE",
+                    "it was rejected already, and what was sent after it is committed; propose it anew",
+                )),
                 Decision::Commit(accepted) => {
                     let staged = catch_unwind(AssertUnwindSafe(|| {
                         self.stage(Some((index, place)), submitter, draft, *accepted)

@@ -10,6 +10,7 @@ pub mod admin;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod event;
 pub mod fault;
 pub mod frontend;

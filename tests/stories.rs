@@ -8,6 +8,7 @@ mod stories {
     mod attacks;
     mod catch_up;
     mod command_line;
+    mod connections;
     mod damage;
     mod dev_command;
     mod dialects;

@@ -2,18 +2,22 @@
 //!
 //! A process of its own (`insieme-backend admin serve`), beside frontends and validators and not in them: it
 //! works as NATS's user `operator`, whose rights no process that faces clients should have. It keeps nothing:
-//! what it tells is read from the log, or asked of the processes when somebody wants to know. It is above
+//! what it tells is read from the log, or asked of the processes (`control`) when somebody wants to know. It is above
 //! `frontend` and `log`, and nothing is above it but the command line.
 
+mod connections;
 mod events;
 mod gate;
 mod partitions;
 mod problem;
+mod processes;
 mod query;
 mod router;
 mod settings;
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +32,8 @@ use tracing::{info, warn};
 pub use settings::AdminSettings;
 
 use crate::auth::Authenticator;
-use crate::log::Log;
+use crate::control::{ControlSettings, Surveyor};
+use crate::log::{Log, LogError};
 use crate::state::Fold;
 
 /// How long answers under way at the end may still take.
@@ -40,6 +45,8 @@ struct Hub {
     log: Log,
     fold: Arc<dyn Fold>,
     auth: Authenticator,
+    /// Asks all processes.
+    surveyor: Arc<Surveyor>,
     /// Places for requests at work.
     places: Arc<Semaphore>,
     /// Cancelled when the process goes away.
@@ -51,20 +58,41 @@ pub struct AdminServer {
     listener: TcpListener,
     address: SocketAddr,
     hub: Arc<Hub>,
+    listening: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// Why the administration does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The address cannot be had.
+    #[error("admin.listen: cannot listen on {address}: {error}; choose another address")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// The processes cannot be heard.
+    #[error(transparent)]
+    Log(#[from] LogError),
 }
 
 impl AdminServer {
     /// Listens on `admin.listen`.
     pub async fn bind(
         settings: AdminSettings,
+        control: &ControlSettings,
         listen: SocketAddr,
         log: Log,
         fold: Arc<dyn Fold>,
         auth: Authenticator,
         stop: CancellationToken,
-    ) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(listen).await?;
-        let address = listener.local_addr()?;
+    ) -> Result<Self, AdminError> {
+        let failed = |error| AdminError::Listen { address: listen, error };
+        let listener = TcpListener::bind(listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let gather = Duration::from_millis(settings.gather_ms);
+        let (surveyor, listening) = Surveyor::open(log.clone(), control, gather).await?;
         info!(%address, "administration listens");
         if matches!(auth, Authenticator::Anyone) {
             warn!(
@@ -72,8 +100,8 @@ impl AdminServer {
             );
         }
         let places = Arc::new(Semaphore::new(settings.requests_max));
-        let hub = Arc::new(Hub { settings, log, fold, auth, places, stop });
-        Ok(Self { listener, address, hub })
+        let hub = Arc::new(Hub { settings, log, fold, auth, surveyor, places, stop });
+        Ok(Self { listener, address, hub, listening: Box::pin(listening) })
     }
 
     /// The address that it listens on.
@@ -81,13 +109,15 @@ impl AdminServer {
         self.address
     }
 
-    /// Answers until told to stop, and then for a moment what is under way.
+    /// Answers until told to stop, and then for a moment what is under way. Ends too when the connection to NATS
+    /// is closed for good.
     pub async fn serve(self) -> std::io::Result<()> {
         let stop = self.hub.stop.clone();
         let serving = axum::serve(self.listener, router::routes(self.hub))
             .with_graceful_shutdown(stop.clone().cancelled_owned());
         tokio::select! {
             ended = serving.into_future() => ended,
+            () = self.listening => Err(std::io::Error::other("the connection to NATS was closed for good")),
             () = async {
                 stop.cancelled().await;
                 tokio::time::sleep(SHUTDOWN_LINGER).await;

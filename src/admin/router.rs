@@ -13,7 +13,7 @@ use axum::routing::get;
 use tracing::info;
 
 use super::problem::Problem;
-use super::{Hub, events, gate, partitions, raw_json};
+use super::{Hub, connections, events, gate, partitions, processes, raw_json};
 
 /// All routes. `/livez`, `/readyz` and `/version` answer everybody.
 pub(super) fn routes(hub: Arc<Hub>) -> Router {
@@ -22,6 +22,9 @@ pub(super) fn routes(hub: Arc<Hub>) -> Router {
         .route("/partitions", get(partitions::list))
         .route("/partitions/{partition}/state", get(partitions::state))
         .route("/partitions/{partition}/events", get(events::range))
+        .route("/partitions/{partition}/connections", get(connections::of_partition))
+        .route("/clients/{client}", get(connections::of_client))
+        .route("/processes", get(processes::list))
         .route("/slots", get(partitions::slots))
         .layer(from_fn_with_state(hub.clone(), pass))
         .route("/livez", get(|| async { "alive\n" }))

@@ -21,6 +21,9 @@ pub struct AdminSettings {
     pub page_entries_max: usize,
     /// How many entries a page of a list has unless the request says.
     pub page_entries_default: usize,
+    /// How long to wait for the answers of all processes to one request, in milliseconds. Answers that are
+    /// still missing then are named in the answer.
+    pub gather_ms: u64,
     /// The most bytes of events that are read from the log at a time.
     pub events_bytes_max: usize,
     /// How often an event stream without events shows that it lives, in milliseconds.
@@ -36,6 +39,7 @@ impl Default for AdminSettings {
             body_bytes_max: 16 * 1024,
             page_entries_max: 200,
             page_entries_default: 100,
+            gather_ms: 3_000,
             events_bytes_max: 1 << 20,
             stream_alive_ms: 15_000,
         }
@@ -59,6 +63,7 @@ impl AdminSettings {
             ("page_entries_max", self.page_entries_max),
             ("page_entries_default", self.page_entries_default),
             ("events_bytes_max", self.events_bytes_max),
+            ("gather_ms", self.gather_ms as usize),
             ("stream_alive_ms", self.stream_alive_ms as usize),
         ];
         match zero.into_iter().find(|(_, value)| *value == 0) {

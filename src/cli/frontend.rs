@@ -41,10 +41,11 @@ impl Frontend {
     ) -> anyhow::Result<()> {
         roles::check_frontend_auth(&config)?;
         crate::frontend::Frontend::check_files(&config.frontend)?;
-        let Some((side, log)) = roles::Side::connected(&config, "frontend", &shutdown).await? else {
+        let Some((mut side, log)) = roles::Side::connected(&config, "frontend", &shutdown).await? else {
             return Ok(());
         };
-        let frontend = roles::start_frontend(&config, log, shutdown.clone()).await?;
+        let frontend = roles::start_frontend(&config, log.clone(), shutdown.clone()).await?;
+        side.obey_as_frontend(&config, &log, &frontend).await?;
         say(&format!("frontend ready: {}", frontend.url()))?;
         side.beside(hangups.ignored_beside(frontend.join()), &shutdown).await
     }

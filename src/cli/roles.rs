@@ -14,6 +14,7 @@ use tracing::info;
 use super::connect;
 use crate::auth::Authenticator;
 use crate::config::Config;
+use crate::control::{NothingMore, Obey, Role, Station};
 use crate::frontend::{Frontend, FrontendError, RunningFrontend};
 use crate::log::{ConnectionState, Log};
 use crate::rules::{Registry, RulesInForce};
@@ -130,6 +131,44 @@ impl Side {
                 Ok(())
             });
         }
+    }
+
+    /// From now on takes orders of the administration, under the name that the process has in its role.
+    pub(super) async fn obey(
+        &mut self,
+        config: &Config,
+        log: &Log,
+        (role, id): (Role, &str),
+        obey: impl Obey,
+    ) -> anyhow::Result<()> {
+        let station = Station::open(log.clone(), role, id, config.control.clone()).await;
+        let station = station.context("listening to the administration's orders")?;
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            station.run(Arc::new(obey), stop).await;
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// The same for a validator, which does what every process does.
+    pub(super) async fn obey_as_validator(
+        &mut self,
+        config: &Config,
+        log: &Log,
+        id: &str,
+    ) -> anyhow::Result<()> {
+        self.obey(config, log, (Role::Validator, id), NothingMore).await
+    }
+
+    /// The same for a frontend.
+    pub(super) async fn obey_as_frontend(
+        &mut self,
+        config: &Config,
+        log: &Log,
+        frontend: &RunningFrontend,
+    ) -> anyhow::Result<()> {
+        self.obey(config, log, (Role::Frontend, frontend.id()), frontend.controls()).await
     }
 
     /// Waits for the end of the work beside which this serves; stops both when either fails.

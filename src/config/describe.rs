@@ -18,6 +18,7 @@ const DECLARATIONS: &[(&str, &str, &str)] = &[
     ("log", "LogOutput", include_str!("../telemetry/logs.rs")),
     ("metrics", "MetricsConfig", include_str!("mod.rs")),
     ("admin", "AdminSettings", include_str!("../admin/settings.rs")),
+    ("control", "ControlSettings", include_str!("../control/settings.rs")),
     ("traces", "TracesConfig", include_str!("../telemetry/traces.rs")),
 ];
 
@@ -119,6 +120,7 @@ const _: fn(&Config) = |config| {
         log: _,
         metrics: _,
         admin: _,
+        control: _,
         traces: _,
     } = config;
 };

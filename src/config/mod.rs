@@ -28,6 +28,7 @@ pub use rules::{BaseEventId, RulesSettings, UnknownTypes};
 pub use schema_folder::{Fingerprint, SchemaFolder, SchemaFolderError};
 
 use crate::admin::AdminSettings;
+use crate::control::ControlSettings;
 use crate::frontend::FrontendSettings;
 use crate::telemetry::{LogOutput, TracesConfig};
 use crate::validator::ValidatorSettings;
@@ -52,6 +53,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// The administration over HTTP.
     pub admin: AdminSettings,
+    /// Orders of the administration to all processes.
+    pub control: ControlSettings,
     /// Where traces go, and how many.
     pub traces: TracesConfig,
 }
@@ -124,6 +127,9 @@ impl Config {
         }
         if let Err(error) = self.admin.check() {
             problems.push(format!("admin.{error}"));
+        }
+        if let Err(error) = self.control.check() {
+            problems.push(format!("control.{error}"));
         }
         if let Err(error) = self.log.parse_filter() {
             problems.push(format!("log.filter: {error}"));

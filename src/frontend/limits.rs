@@ -147,6 +147,11 @@ impl Admission {
         true
     }
 
+    /// Where the connection comes from.
+    pub(super) fn address(&self) -> AddressKey {
+        self.address
+    }
+
     /// Takes back [`Admission::claim`].
     pub(super) fn unclaim(&mut self) {
         let Some(client) = self.client.take() else { return };

@@ -6,6 +6,7 @@
 //! the validator: they meet in the log.
 
 mod answers;
+mod controls;
 mod edge;
 mod entry;
 mod feed;
@@ -14,6 +15,7 @@ pub mod metrics;
 mod pages;
 mod pending;
 mod ring;
+mod roster;
 mod session;
 mod settings;
 #[cfg(all(test, feature = "fault-points"))]
@@ -34,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+pub use controls::Controls;
 pub use settings::FrontendSettings;
 
 use self::answers::AnswerDesk;
@@ -134,6 +137,7 @@ impl Frontend {
             feeds,
             answers: desk.clone(),
             limits: limits.clone(),
+            roster: Arc::default(),
             auth,
             closing: closing.clone(),
             drain: drain.clone(),
@@ -191,6 +195,16 @@ impl RunningFrontend {
     /// The address that it listens on.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The name by which it goes among all frontends.
+    pub fn id(&self) -> &str {
+        &self.hub.settings.id
+    }
+
+    /// What it does for the administration.
+    pub fn controls(&self) -> Controls {
+        Controls(self.hub.clone())
     }
 
     /// Where clients connect to.

@@ -50,6 +50,22 @@ pub(super) fn answer(frontend: &str) -> String {
     format!("answer.{frontend}")
 }
 
+/// Where the administration orders something of every process, or of those of a role.
+pub(super) fn order(role: Option<&str>) -> String {
+    format!("control.{}", role.unwrap_or("all"))
+}
+
+/// Where a process reports to whoever asked, or says something to all who may ask.
+pub(super) fn report(asker: Option<&str>) -> String {
+    format!("report.{}", asker.unwrap_or("all"))
+}
+
+/// Whether a name that came from outside can stand in a subject, and nowhere but in one place of it.
+pub(super) fn is_plain(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
 /// The consumer of a slot under one ownership. A new name for every ownership, so that a late
 /// acknowledgement from the one before finds nobody.
 pub(super) fn slot_consumer(slot: Slot, revision: u64) -> String {

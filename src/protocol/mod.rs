@@ -41,6 +41,14 @@ impl Dialect {
         v1::is_v1(text).map(|is| if is { Self::V1 } else { Self::Classic })
     }
 
+    /// The name by which operators are told of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Classic => "classic",
+            Self::V1 => "v1",
+        }
+    }
+
     /// Whether an error of this kind always ends a connection of this dialect; what ends it anyway is not
     /// asked for.
     pub fn closes_on(self, code: ErrorCode) -> bool {

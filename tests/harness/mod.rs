@@ -6,6 +6,7 @@
 #![allow(dead_code)] // not every story uses every part
 
 pub mod admin;
+pub mod backend;
 pub mod client;
 pub mod cluster;
 pub mod http;

@@ -1,94 +1,11 @@
 //! What operators ask and do: two frontends, two validators and the administration, as processes, with tokens.
 
-use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
 use crate::harness::admin::Operator;
-use crate::harness::client::{Client, Connecting};
+use crate::harness::backend::{Backend, SLOTS, set, token};
 use crate::harness::cluster::binary;
-use crate::harness::nats::NatsServer;
-use crate::harness::process::Process;
-use crate::harness::{temp_dir, until};
-
-const SECRET: &str = "a secret that only the stories know";
-const SLOTS: u64 = 8;
-
-/// Everything that an operator looks after.
-struct Backend {
-    _nats: NatsServer,
-    _validators: Vec<Process>,
-    frontends: Vec<(Process, String)>,
-    admin: Process,
-    address: String,
-    _dir: tempfile::TempDir,
-}
-
-impl Backend {
-    async fn start() -> Self {
-        let nats = NatsServer::start().await;
-        let dir = temp_dir();
-        std::fs::write(dir.path().join("secret"), SECRET).unwrap();
-        let command = |arguments: &[&str]| command(arguments, &nats.url(), dir.path());
-        let bootstrapped = command(&["bootstrap"]).output().unwrap();
-        assert!(bootstrapped.status.success(), "{}", String::from_utf8_lossy(&bootstrapped.stderr));
-        let (mut validators, mut frontends) = (Vec::new(), Vec::new());
-        for number in 0..2 {
-            let set = format!("validator.id=v{number}");
-            let mut process =
-                Process::spawn(&format!("v{number}"), command(&["validator", "--set", &set]), dir.path());
-            process.line_with("validator ready: ").await;
-            validators.push(process);
-            let set = format!("frontend.id=f{number}");
-            let started = command(&["frontend", "--listen", "127.0.0.1:0", "--set", &set]);
-            let mut process = Process::spawn(&format!("f{number}"), started, dir.path());
-            let url = process.line_with("frontend ready: ").await;
-            frontends.push((process, url));
-        }
-        let mut admin = Process::spawn(
-            "admin",
-            command(&["admin", "serve", "--listen", "127.0.0.1:0", "--set", "admin.stream_alive_ms=300"]),
-            dir.path(),
-        );
-        let address = admin.line_with("admin ready: ").await;
-        Self { _nats: nats, _validators: validators, frontends, admin, address, _dir: dir }
-    }
-
-    fn operator(&self) -> Operator {
-        Operator::new(&self.address, Some(&token("ops", json!({ "permissions": ["admin"] }))))
-    }
-
-    /// A client of a frontend, with a token.
-    fn client(&self, frontend: usize, id: &str, changes: Value) -> Connecting {
-        let token = token(id, changes);
-        Client::of(&format!("{}?access_token={token}", self.frontends[frontend].1), id)
-    }
-}
-
-fn command(arguments: &[&str], nats: &str, dir: &std::path::Path) -> Command {
-    let mut command = binary();
-    command.args(arguments).args(["--nats", nats, "--set", &format!("nats.slots={SLOTS}")]);
-    command.env("INSIEME_AUTH_SECRET_FILE", dir.join("secret"));
-    command
-}
-
-/// A token that permits everything but the administration, for an hour; with changes.
-fn token(client: &str, changes: Value) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let mut claims = json!({
-        "clientId": client, "permissions": ["read", "set", "init"], "exp": now + 3600,
-    });
-    for (key, value) in changes.as_object().unwrap() {
-        claims[key] = value.clone();
-    }
-    encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
-}
-
-fn set(target: &str, value: Value) -> Value {
-    json!({ "target": target, "value": value })
-}
+use crate::harness::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_looks_at_partitions_slots_states_and_events() {

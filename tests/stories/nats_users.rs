@@ -2,8 +2,9 @@
 
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::harness::admin::Operator;
 use crate::harness::client::Client;
 use crate::harness::cluster::binary;
 use crate::harness::nats;
@@ -26,7 +27,8 @@ fn configuration(port: u16, store: &std::path::Path) -> String {
 
 fn as_user(role: &str, user: &str, url: &str) -> Command {
     let mut command = binary();
-    command.args([role, "--nats", url]);
+    command.arg(role);
+    command.env("INSIEME_NATS_URLS", url);
     command.env("INSIEME_NATS_USER", user).env("INSIEME_NATS_PASSWORD", format!("{user}Secret"));
     command
 }
@@ -71,19 +73,37 @@ async fn every_role_works_as_its_user_and_a_frontend_may_not_publish_events() {
         let output = as_user(command, "frontend", &url).arg("default").output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
+    // The administration asks the frontend, which answers.
+    let mut command = as_user("admin", "operator", &url);
+    command.args(["serve", "--allow-anyone", "--listen", "127.0.0.1:0"]);
+    let mut admin = Process::spawn("admin", command, dir.path());
+    let ops = Operator::new(&admin.line_with("admin ready: ").await, None);
+    let connections = ops.get("/partitions/default/connections").await.json();
+    assert_eq!(connections["connections"][0]["client"], "ann", "{connections}");
+    let roles = |processes: &Value| {
+        let processes = processes["processes"].as_array().unwrap().clone();
+        processes.iter().map(|process| process["role"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(roles(&ops.get("/processes").await.json()), ["frontend", "validator"]);
     assert!(!server.output().contains("Violation"), "{}", server.tail());
 
     // The same credentials, in other hands.
     let stolen = connect("frontend", &url).await;
     let before = as_user("state", "operator", &url).args(["default", "--hash"]).output().unwrap().stdout;
-    for subject in
-        ["committed.default", "answer.someone", "$KV.SLOTS.slot.1", "$O.SNAPSHOTS.M.x", "live.default"]
-    {
+    const FORBIDDEN: [&str; 6] = [
+        "committed.default",
+        "answer.someone",
+        "$KV.SLOTS.slot.1",
+        "$O.SNAPSHOTS.M.x",
+        "control.frontend",
+        "live.default",
+    ];
+    for subject in FORBIDDEN {
         stolen.publish(subject, "forged".into()).await.unwrap();
     }
     stolen.flush().await.unwrap();
     server.line_with("Publish Violation - Subject \"live.default\"").await;
-    for subject in ["committed.default", "answer.someone", "$KV.SLOTS.slot.1", "$O.SNAPSHOTS.M.x"] {
+    for subject in FORBIDDEN {
         assert!(server.output().contains(&format!("Publish Violation - Subject \"{subject}\"")), "{subject}");
     }
     let after = as_user("state", "operator", &url).args(["default", "--hash"]).output().unwrap().stdout;

@@ -393,7 +393,7 @@ async fn a_client_and_a_frontend_have_only_so_many_connections() {
     // Whose connection ends gives its place back.
     first.close().await;
     until("the first connection's place", async || {
-        let mut socket = open(frontend).await;
+        let mut socket = Socket::open(&frontend.url()).await.ok()?;
         socket.send("connect", json!({ "clientId": "ann", "version": "1" })).await.ok()?;
         (socket.receive().await.ok()?["type"] == "connected").then_some(())
     })

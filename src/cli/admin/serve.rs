@@ -72,10 +72,8 @@ pub(in crate::cli) async fn start(
 ) -> anyhow::Result<Option<AdminServer>> {
     let Some(listen) = config.admin.listen else { return Ok(None) };
     let fold = Arc::new(Registry::built_in()?);
-    AdminServer::bind(config.admin.clone(), listen, log, fold, auth, shutdown)
-        .await
-        .with_context(|| format!("admin.listen: cannot listen on {listen}; choose another address"))
-        .map(Some)
+    let server = AdminServer::bind(config.admin.clone(), &config.control, listen, log, fold, auth, shutdown);
+    Ok(Some(server.await.context("starting the administration")?))
 }
 
 /// Who may ask. Whoever forgets about it must not find out from strangers.

@@ -93,10 +93,14 @@ impl Dev {
         side.watch(&log);
         let mut parts = JoinSet::new();
         let validator = roles::start_validator(&config, log.clone(), reload.rules(), stop.clone()).await?;
+        let validator_id = validator.id().to_owned();
         parts.spawn(async move { reload.beside(validator.join()).await.context("the validator") });
         let others = async {
+            side.obey_as_validator(&config, &log, &validator_id).await?;
             let admin = admin::start(&config, Authenticator::Anyone, log.clone(), stop.clone()).await?;
-            Ok((admin, roles::start_frontend(&config, log, stop.clone()).await?))
+            let frontend = roles::start_frontend(&config, log.clone(), stop.clone()).await?;
+            side.obey_as_frontend(&config, &log, &frontend).await?;
+            Ok((admin, frontend))
         };
         let (admin, frontend) = match others.await {
             Ok(others) => others,

@@ -20,6 +20,15 @@ impl AddressKey {
     }
 }
 
+impl std::fmt::Display for AddressKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            IpAddr::V4(v4) => v4.fmt(f),
+            IpAddr::V6(v6) => write!(f, "{v6}/64"),
+        }
+    }
+}
+
 /// The proxies that are believed.
 #[derive(Debug, Clone, Default)]
 pub(in crate::frontend) struct Proxies(Vec<Network>);

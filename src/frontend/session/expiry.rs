@@ -3,6 +3,7 @@
 //! A connection is let in by a token and goes on by it: when it has expired, nothing more is sent or taken. A
 //! fresh token may permit other things than the one before, but is of the same client and user.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -34,7 +35,7 @@ impl Session {
     /// Goes on under a fresh token, or ends if that is not good.
     pub(super) async fn refresh(&mut self, id: Option<&str>, token: &str) -> Result<(), End> {
         let fresh = match self.hub.auth.refresh(&self.identity, token).await {
-            Ok(fresh) => fresh,
+            Ok(fresh) => Arc::new(fresh),
             Err(AuthError::Refused(why)) => {
                 let (code, why) = (ErrorCode::AuthFailed, why.to_string());
                 return Err(self.socket.last_word(id, code, &why, CloseCode::Policy).await);
@@ -49,6 +50,7 @@ impl Session {
             return Err(self.socket.last_word(id, ErrorCode::Forbidden, why, CloseCode::Policy).await);
         }
         self.expires = ends_at(&fresh);
+        self.listed.refresh(&fresh);
         self.identity = fresh;
         let notice = Notice::TokenRefreshed { expires_at: self.identity.expires_at };
         self.socket.send(id, &notice).await

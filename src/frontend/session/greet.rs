@@ -14,13 +14,15 @@ use crate::auth::{AuthError, Identity};
 use crate::event::{EventId, ReplyTo, Submission, Units};
 use crate::frontend::feed::Watched;
 use crate::frontend::limits::Admission;
+use crate::frontend::roster::Listed;
 use crate::protocol::{BadRequest, CloseCode, Connect, Dialect, ErrorCode, Notice, Request};
 
 /// What a greeting leaves behind.
 pub(super) struct Greeted {
     pub admission: Admission,
     pub frames: Frames,
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
+    pub listed: Listed,
     pub feed: Watched,
     pub position: EventId,
 }
@@ -70,7 +72,7 @@ pub(super) async fn greet(
         Span::current().record("partition", connect.partition.as_str());
         let token = connect.token.as_deref().or(token.as_deref());
         let identity = match hub.auth.authenticate(&connect.client_id, token).await {
-            Ok(identity) => identity,
+            Ok(identity) => Arc::new(identity),
             Err(AuthError::Refused(why)) => {
                 let (code, why) = (ErrorCode::AuthFailed, why.to_string());
                 return Err(socket.last_word(id.as_deref(), code, &why, CloseCode::Policy).await);
@@ -97,12 +99,14 @@ pub(super) async fn greet(
             let why = "this client has as many connections as it may have";
             return Err(End::Close(ErrorCode::RateLimited, why.into(), CloseCode::Policy));
         }
+        let (dialect, address) = (socket.dialect(), admission.address());
+        let listed = hub.roster.list(connection, &identity, &connect.partition, dialect, address);
         let feed = hub.feeds.watch(&connect.partition);
         match join(hub, connection, socket, id.as_deref(), &connect, &identity, &feed).await? {
             Ok(position) => {
                 frames.good();
                 info!(%position, "connected");
-                return Ok(Greeted { admission, frames, identity, feed, position });
+                return Ok(Greeted { admission, frames, identity, listed, feed, position });
             }
             Err(refused) => {
                 admission.unclaim();

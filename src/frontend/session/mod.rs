@@ -36,6 +36,7 @@ use super::feed::{Feeds, Watched};
 use super::limits::{Admission, Limits};
 use super::metrics;
 use super::pending::Pending;
+use super::roster::{Listed, Roster};
 use super::settings::FrontendSettings;
 use super::ws::WebSocket;
 use crate::auth::{Authenticator, Identity};
@@ -51,6 +52,7 @@ pub(super) struct Hub {
     pub feeds: Arc<Feeds>,
     pub answers: Arc<AnswerDesk>,
     pub limits: Arc<Limits>,
+    pub roster: Arc<Roster>,
     pub auth: Authenticator,
     /// Cancelled when the frontend is told to go away.
     pub closing: CancellationToken,
@@ -64,7 +66,7 @@ struct Session {
     connection: u64,
     socket: Socket,
     frames: Frames,
-    identity: Identity,
+    identity: Arc<Identity>,
     /// When the identity ends.
     expires: Option<Instant>,
     feed: Watched,
@@ -95,6 +97,7 @@ struct Session {
     look_at: Instant,
     looks_without_life: u32,
     leaving: Option<Leaving>,
+    listed: Listed,
     _admission: Admission,
 }
 
@@ -153,7 +156,7 @@ async fn carry_on(mut session: Box<Session>) -> (Socket, End) {
 
 impl Session {
     fn new(hub: Arc<Hub>, connection: u64, socket: Socket, greeted: greet::Greeted) -> Self {
-        let greet::Greeted { admission, frames, identity, feed, position } = greeted;
+        let greet::Greeted { admission, frames, identity, listed, feed, position } = greeted;
         let settings = &hub.settings;
         let mut log_state = hub.log.state();
         let epoch = log_state.borrow_and_update().epoch;
@@ -186,6 +189,7 @@ impl Session {
             look_at,
             looks_without_life: 0,
             leaving: None,
+            listed,
             _admission: admission,
             hub,
         }

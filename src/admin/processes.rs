@@ -1,0 +1,60 @@
+//! `/processes`: who is there.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::gate::Admin;
+use super::problem::Problem;
+use super::query::Query;
+use super::{Hub, json as json_response};
+use crate::control::{Answer, Audience, Demand, Process, Survey};
+
+/// `GET /processes`
+pub(super) async fn list(
+    State(hub): State<Arc<Hub>>,
+    Extension(admin): Extension<Admin>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    admin.may_everywhere()?;
+    Query::parse(query.as_deref(), &[])?;
+    let survey = hub.surveyor.ask(Audience::Everyone, &Demand::Presence).await?;
+    let present = hub.surveyor.present();
+    let processes: Vec<Value> = present
+        .iter()
+        .map(|present| {
+            json!({
+                "role": present.process.role,
+                "id": present.process.id,
+                "version": present.version,
+                "startedAt": present.started_ms,
+                "answers": !survey.missing.contains(&present.process),
+                "heardMsAgo": present.heard_ago.as_millis() as u64,
+            })
+        })
+        .collect();
+    Ok(json_response(StatusCode::OK, &json!({ "processes": processes })))
+}
+
+/// Processes by role and name, as answers name them.
+pub(super) fn named<'a>(processes: impl IntoIterator<Item = &'a Process>) -> Vec<Value> {
+    processes.into_iter().map(|process| json!({ "role": process.role, "id": process.id })).collect()
+}
+
+/// What is wrong with an order's answers, in the words of every answer that rests on some: who has not answered,
+/// and who has answered that he cannot.
+pub(super) fn shortcomings(survey: &Survey) -> (Vec<Value>, Vec<Value>) {
+    let failed = survey.answers.iter().filter_map(|(process, answer)| {
+        let why = match answer {
+            Answer::Failed(why) => why.as_str(),
+            Answer::NotUnderstood => "does not know this order; it is of another version",
+            _ => return None,
+        };
+        Some(json!({ "role": process.role, "id": process.id, "why": why }))
+    });
+    (named(&survey.missing), failed.collect())
+}

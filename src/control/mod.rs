@@ -1,0 +1,25 @@
+//! What operators ask of all processes at once, over plain NATS and with nothing stored.
+//!
+//! The administration sends an *order*; every process that it is for carries it out and *reports*. A process
+//! also reports every so often that it is there, so that the administration knows whose answer is missing: one
+//! that is stopped where it stands, or cut off, is named and not waited for beyond a bound.
+//!
+//! `words` is what is said, `station` a process's ear, `survey` the asking side. Everybody who answers
+//! implements [`Obey`]. Nothing here has to arrive for anything that the log promises, and no order concerns
+//! the log.
+
+mod roll;
+mod settings;
+mod station;
+mod survey;
+#[cfg(test)]
+mod tests;
+mod words;
+
+pub use settings::ControlSettings;
+pub use station::{NothingMore, Obey, Station};
+pub use survey::{PresentProcess, Survey, Surveyor};
+pub use words::{
+    Answer, Audience, ConnectionFilter, ConnectionPlace, Demand, FoundConnection, FoundConnections, Order,
+    Process, Report, Role,
+};

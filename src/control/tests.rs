@@ -1,0 +1,55 @@
+//! What is said is understood, also by other versions; and who counts as being there.
+
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+
+use super::roll::Roll;
+use super::words::{Answer, Audience, Demand, Order, Process, Report, Role};
+
+fn report(role: Role, id: &str, answer: Answer) -> Report {
+    Report {
+        by: Process { role, id: id.into() },
+        version: "1".into(),
+        started_ms: 1,
+        announce_ms: 1_000,
+        number: None,
+        answer,
+    }
+}
+
+#[test]
+fn an_order_of_another_version_can_be_read_as_far_as_who_asks() {
+    let order = r#"{"asker":"a-1","number":7,"demand":{"somethingNew":{"x":1}},"alsoNew":true}"#;
+    let order: Order = serde_json::from_str(order).unwrap();
+    assert_eq!((order.asker.as_str(), order.number), ("a-1", 7));
+    assert!(serde_json::from_str::<Demand>(order.demand.get()).is_err());
+    let known = RawValue::from_string(r#""presence""#.into()).unwrap();
+    assert_eq!(serde_json::from_str::<Demand>(known.get()).unwrap(), Demand::Presence);
+    let said = report(Role::Frontend, "f", Answer::Failed("why".into()));
+    assert_eq!(serde_json::from_slice::<Report>(&serde_json::to_vec(&said).unwrap()).unwrap(), said);
+}
+
+#[test]
+fn who_is_silent_for_three_announcements_or_leaves_is_not_there() {
+    let (mut roll, start) = (Roll::default(), Instant::now());
+    for report in [
+        report(Role::Frontend, "f", Answer::Present),
+        report(Role::Frontend, "g", Answer::NotUnderstood),
+        report(Role::Validator, "f", Answer::Present),
+    ] {
+        roll.heard(&report, start);
+    }
+    let present = |roll: &Roll, audience, after_ms| {
+        let now = start + Duration::from_millis(after_ms);
+        roll.present(audience, now).map(|(process, _)| process.id.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(present(&roll, Audience::Everyone, 2_999), ["f", "g", "f"]);
+    assert_eq!(present(&roll, Audience::Frontends, 2_999), ["f", "g"]);
+    roll.heard(&report(Role::Frontend, "g", Answer::Leaving), start);
+    assert_eq!(present(&roll, Audience::Frontends, 0), ["f"]);
+    roll.heard(&report(Role::Frontend, "f", Answer::Present), start + Duration::from_secs(1));
+    assert_eq!(present(&roll, Audience::Everyone, 3_500), ["f"]);
+    roll.forget(start + Duration::from_secs(5));
+    assert!(present(&roll, Audience::Everyone, 0).is_empty());
+}

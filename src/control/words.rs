@@ -1,0 +1,175 @@
+//! What is said: orders, and reports on them. Plain values, in JSON on the wire.
+//!
+//! A process may be of another version than the administration. It reads who asks first and what is asked
+//! then, and says so when it does not understand the latter: nobody waits for it in vain.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::event::{ClientId, PartitionKey};
+
+/// What a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Holds clients' connections.
+    Frontend,
+    /// Decides drafts.
+    Validator,
+    /// Answers operators.
+    Admin,
+}
+
+impl Role {
+    /// The role's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Frontend => "frontend",
+            Self::Validator => "validator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// A process, by the name that it goes by among all of its role.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Process {
+    /// What it is.
+    pub role: Role,
+    /// Its name.
+    pub id: String,
+}
+
+/// Whom an order is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Every process.
+    Everyone,
+    /// Every frontend.
+    Frontends,
+}
+
+impl Audience {
+    /// Whether a process of this role is meant.
+    pub fn includes(self, role: Role) -> bool {
+        match self {
+            Self::Everyone => true,
+            Self::Frontends => role == Role::Frontend,
+        }
+    }
+}
+
+/// An order as it goes over the wire.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// Who asks, and is reported to.
+    pub asker: String,
+    /// His number for it.
+    pub number: u64,
+    /// What is asked: a [`Demand`].
+    pub demand: Box<RawValue>,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Demand {
+    /// To say that it is there.
+    Presence,
+    /// Which connections it has.
+    Connections(ConnectionFilter),
+}
+
+/// Which connections are asked for. What is not given does not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionFilter {
+    /// Those of this partition.
+    pub partition: Option<PartitionKey>,
+    /// Those of this client id.
+    pub client: Option<ClientId>,
+    /// Those that stand behind this one.
+    pub after: Option<ConnectionPlace>,
+    /// How many at most.
+    pub limit: usize,
+}
+
+/// Where a connection stands among all, over all frontends.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ConnectionPlace {
+    /// Its client.
+    pub client: ClientId,
+    /// Its frontend.
+    pub frontend: String,
+    /// Its number there.
+    pub connection: u64,
+}
+
+/// What a process says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Which process.
+    pub by: Process,
+    /// Its version.
+    pub version: String,
+    /// When it started, in Unix milliseconds.
+    pub started_ms: u64,
+    /// How often it says that it is there, in milliseconds.
+    pub announce_ms: u64,
+    /// The number of the order that it reports on; `None` where nobody asked.
+    pub number: Option<u64>,
+    /// What it says.
+    pub answer: Answer,
+}
+
+/// What a process answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Answer {
+    /// It is there.
+    Present,
+    /// It goes away.
+    Leaving,
+    /// It does not know what is asked of it: it is of another version, or such things are not its business.
+    NotUnderstood,
+    /// It could not do it, and why.
+    Failed(String),
+    /// The connections that it has.
+    Connections(FoundConnections),
+}
+
+/// Connections of one frontend.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundConnections {
+    /// How many there are in all that were asked for, those before the place asked from included.
+    pub total: u64,
+    /// Of how many clients.
+    pub clients: u64,
+    /// The first of them, in the order of their places.
+    pub found: Vec<FoundConnection>,
+    /// Whether there are more behind these.
+    pub more: bool,
+}
+
+/// A connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FoundConnection {
+    /// Its client.
+    pub client: ClientId,
+    /// Its number at its frontend.
+    pub connection: u64,
+    /// The user behind the client, where its token names one.
+    pub user: Option<String>,
+    /// Its partition.
+    pub partition: PartitionKey,
+    /// The dialect that it speaks.
+    pub dialect: String,
+    /// Where it comes from: an address, or of IPv6 the /64 network.
+    pub address: String,
+    /// Since when, in Unix milliseconds.
+    pub since_ms: u64,
+    /// Its token's own name.
+    pub token_id: Option<String>,
+    /// When its token ends, in Unix seconds.
+    pub expires_at: Option<u64>,
+}

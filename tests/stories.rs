@@ -7,6 +7,7 @@ mod stories {
     mod administration;
     mod attacks;
     mod catch_up;
+    mod closing;
     mod command_line;
     mod connections;
     mod damage;

@@ -5,9 +5,12 @@
 //! what it tells is read from the log, or asked of the processes (`control`) when somebody wants to know. It is above
 //! `frontend` and `log`, and nothing is above it but the command line.
 
+mod body;
+mod closing;
 mod connections;
 mod events;
 mod gate;
+mod logs;
 mod partitions;
 mod problem;
 mod processes;
@@ -107,6 +110,11 @@ impl AdminServer {
     /// The address that it listens on.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The name by which it goes among all processes.
+    pub fn id(&self) -> &str {
+        self.hub.surveyor.name()
     }
 
     /// Answers until told to stop, and then for a moment what is under way. Ends too when the connection to NATS

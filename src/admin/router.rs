@@ -9,11 +9,11 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tracing::info;
 
 use super::problem::Problem;
-use super::{Hub, connections, events, gate, partitions, processes, raw_json};
+use super::{Hub, closing, connections, events, gate, logs, partitions, processes, raw_json};
 
 /// All routes. `/livez`, `/readyz` and `/version` answer everybody.
 pub(super) fn routes(hub: Arc<Hub>) -> Router {
@@ -24,6 +24,8 @@ pub(super) fn routes(hub: Arc<Hub>) -> Router {
         .route("/partitions/{partition}/events", get(events::range))
         .route("/partitions/{partition}/connections", get(connections::of_partition))
         .route("/clients/{client}", get(connections::of_client))
+        .route("/clients/{client}/close", post(closing::client))
+        .route("/log", get(logs::tell).put(logs::change))
         .route("/processes", get(processes::list))
         .route("/slots", get(partitions::slots))
         .layer(from_fn_with_state(hub.clone(), pass))

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::connect;
+use crate::admin::AdminServer;
 use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::control::{NothingMore, Obey, Role, Station};
@@ -159,6 +160,16 @@ impl Side {
         id: &str,
     ) -> anyhow::Result<()> {
         self.obey(config, log, (Role::Validator, id), NothingMore).await
+    }
+
+    /// The same for an administration, which can be asked as everybody.
+    pub(super) async fn obey_as_admin(
+        &mut self,
+        config: &Config,
+        log: &Log,
+        admin: &AdminServer,
+    ) -> anyhow::Result<()> {
+        self.obey(config, log, (Role::Admin, admin.id()), NothingMore).await
     }
 
     /// The same for a frontend.

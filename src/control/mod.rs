@@ -20,6 +20,6 @@ pub use settings::ControlSettings;
 pub use station::{NothingMore, Obey, Station};
 pub use survey::{PresentProcess, Survey, Surveyor};
 pub use words::{
-    Answer, Audience, ConnectionFilter, ConnectionPlace, Demand, FoundConnection, FoundConnections, Order,
-    Process, Report, Role,
+    Answer, Audience, Closing, ConnectionFilter, ConnectionPlace, Demand, FoundConnection, FoundConnections,
+    LogFilter, Order, Process, Report, Role,
 };

@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::settings::ControlSettings;
-use super::words::{Answer, Demand, Order, Process, Report, Role};
+use super::words::{Answer, Demand, LogFilter, Order, Process, Report, Role};
 use crate::log::{Log, LogError, Orders};
+use crate::telemetry::LogControl;
 
 /// How long the last word of a process that goes away may take.
 const LEAVING_WAIT: Duration = Duration::from_millis(200);
@@ -60,7 +61,10 @@ impl Station {
             let has_room = at_work.len() < self.settings.orders_at_once_max;
             tokio::select! {
                 () = stop.cancelled() => break,
-                _ = ticks.tick() => self.announce(Answer::Present).await,
+                _ = ticks.tick() => {
+                    restore_log_filter();
+                    self.announce(Answer::Present).await;
+                }
                 Some((order, answer)) = at_work.next() => self.report(&order, answer).await,
                 order = self.orders.next(), if has_room => {
                     let Some(body) = order else { return };
@@ -118,6 +122,7 @@ impl Station {
 async fn carry_out(obey: Arc<impl Obey>, order: Order) -> (Order, Answer) {
     let answer = match serde_json::from_str::<Demand>(order.demand.get()) {
         Ok(Demand::Presence) => Answer::Present,
+        Ok(Demand::Log(filter)) => log_filter(filter),
         Ok(demand) => obey.obey(demand).await,
         Err(error) => {
             info!(%error, "an order that is not understood here; is the administration of another version?");
@@ -125,4 +130,36 @@ async fn carry_out(obey: Arc<impl Obey>, order: Order) -> (Order, Answer) {
         }
     };
     (order, answer)
+}
+
+/// Puts a log filter in force, if one is given; tells the one that is.
+fn log_filter(filter: Option<LogFilter>) -> Answer {
+    let Some(control) = LogControl::of_process() else {
+        return Answer::Failed("this process's logs cannot be changed".to_owned());
+    };
+    if let Some(LogFilter { filter, seconds }) = filter {
+        let before = control.filter();
+        let set = match seconds {
+            Some(seconds) => control.set_filter_for(&filter, Duration::from_secs(seconds)),
+            None => control.set_filter(&filter),
+        };
+        if let Err(error) = set {
+            warn!(%error, "the log filter stays as it was");
+            return Answer::Failed(error.to_string());
+        }
+        info!(filter, before, seconds, "the log filter was changed, by the administration");
+    }
+    Answer::Log(control.filter())
+}
+
+/// Puts the log filter back that was in force before one whose time is up.
+fn restore_log_filter() {
+    let Some(control) = LogControl::of_process() else { return };
+    match control.restore_if_due() {
+        Ok(Some(filter)) => {
+            info!(filter, "the log filter is what it was before the administration changed it")
+        }
+        Ok(None) => {}
+        Err(error) => warn!(%error, "the log filter cannot be put back"),
+    }
 }

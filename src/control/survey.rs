@@ -82,6 +82,11 @@ impl Surveyor {
         Ok((surveyor.clone(), surveyor.listen(reports)))
     }
 
+    /// The name by which it goes.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Who is there, as far as was heard.
     pub fn present(&self) -> Vec<PresentProcess> {
         let now = Instant::now();

@@ -78,6 +78,30 @@ pub enum Demand {
     Presence,
     /// Which connections it has.
     Connections(ConnectionFilter),
+    /// To close connections.
+    Close(Closing),
+    /// Which log filter it has in force, and to put another in force if one is given.
+    Log(Option<LogFilter>),
+}
+
+/// Which connections are to be closed, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closing {
+    /// Those of this client id.
+    pub client: ClientId,
+    /// Only those of this partition, where one is given.
+    pub partition: Option<PartitionKey>,
+    /// Whether the client is told to come again, rather than to stay away.
+    pub reconnect: bool,
+}
+
+/// A log filter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogFilter {
+    /// The filter, as `log.filter` has them.
+    pub filter: String,
+    /// For how long, in seconds; `None` until it is changed again.
+    pub seconds: Option<u64>,
 }
 
 /// Which connections are asked for. What is not given does not matter.
@@ -135,6 +159,10 @@ pub enum Answer {
     Failed(String),
     /// The connections that it has.
     Connections(FoundConnections),
+    /// How many connections it closes.
+    Closed(u64),
+    /// The log filter that it has in force now.
+    Log(String),
 }
 
 /// Connections of one frontend.

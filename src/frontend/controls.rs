@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use tracing::info;
+
+use super::roster::Dismissal;
 use super::session::Hub;
-use crate::control::{Answer, Demand, Obey};
+use crate::control::{Answer, Closing, Demand, Obey};
 
 /// A frontend, as far as it takes orders.
 pub struct Controls(pub(super) Arc<Hub>);
@@ -16,6 +19,16 @@ impl Obey for Controls {
                 // Half of what NATS takes: the estimate of what an answer comes to is rough.
                 let bytes_max = hub.log.message_bytes_max() / 2;
                 Answer::Connections(hub.roster.find(&filter, &hub.settings.id, bytes_max))
+            }
+            Demand::Close(Closing { client, partition, reconnect }) => {
+                let why = if reconnect { Dismissal::Reconnect } else { Dismissal::Closed };
+                let closed = hub.roster.dismiss(|identity, of| {
+                    let is_meant = identity.client_id == client
+                        && partition.as_ref().is_none_or(|partition| partition == of);
+                    is_meant.then_some(why)
+                });
+                info!(%client, closed, reconnect, "the administration closes a client's connections");
+                Answer::Closed(closed)
             }
             _ => Answer::NotUnderstood,
         }

@@ -22,6 +22,8 @@ pub const ACCEPT_ERRORS: &str = "insieme_accept_errors_total";
 pub const TLS_RELOADS: &str = "insieme_tls_reloads_total";
 /// Connections closed by the server, by close code.
 pub const CLOSED: &str = "insieme_connections_closed_total";
+/// Connections ended by an order of the administration, by reason.
+pub const DISMISSED: &str = "insieme_connections_dismissed_total";
 /// Frames received.
 pub const FRAMES_IN: &str = "insieme_frames_received_total";
 /// Frames sent.
@@ -92,6 +94,11 @@ pub fn describe() {
     describe_counter!(ACCEPT_ERRORS, Unit::Count, "Failures to accept a connection, such as no descriptors");
     describe_counter!(TLS_RELOADS, Unit::Count, "Tries at taking a changed certificate, by result");
     describe_counter!(CLOSED, Unit::Count, "Connections closed by the server, by close code");
+    describe_counter!(
+        DISMISSED,
+        Unit::Count,
+        "Connections ended by an order of the administration, by reason"
+    );
     describe_counter!(FRAMES_IN, Unit::Count, "Frames received");
     describe_counter!(FRAMES_OUT, Unit::Count, "Frames sent");
     describe_counter!(BROADCAST_BYTES, Unit::Bytes, "Bytes of broadcast frames sent");

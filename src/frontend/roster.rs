@@ -7,8 +7,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::oneshot;
+
 use super::edge::AddressKey;
-use super::{lock, now_ms};
+use super::{lock, metrics, now_ms};
 use crate::auth::Identity;
 use crate::control::{ConnectionFilter, ConnectionPlace, FoundConnection, FoundConnections};
 use crate::event::{ClientId, PartitionKey};
@@ -27,6 +29,27 @@ struct Known {
     dialect: Dialect,
     address: AddressKey,
     since_ms: u64,
+    /// Ends it; `None` when that is under way.
+    dismiss: Option<oneshot::Sender<Dismissal>>,
+}
+
+/// Why a connection is to end, whatever it is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dismissal {
+    /// An operator closes it, and it is to stay away.
+    Closed,
+    /// An operator closes it, and it may come again.
+    Reconnect,
+}
+
+impl Dismissal {
+    /// The name by which metrics and logs call it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Reconnect => "reconnect",
+        }
+    }
 }
 
 /// A connection's place on the roster, until it is dropped.
@@ -34,6 +57,9 @@ pub(super) struct Listed {
     roster: Arc<Roster>,
     connection: u64,
 }
+
+/// Where a connection hears that it is to end.
+pub(super) struct Dismissals(oneshot::Receiver<Dismissal>);
 
 impl Roster {
     /// Puts a connection on the list.
@@ -44,16 +70,32 @@ impl Roster {
         partition: &PartitionKey,
         dialect: Dialect,
         address: AddressKey,
-    ) -> Listed {
+    ) -> (Listed, Dismissals) {
+        let (dismiss, dismissed) = oneshot::channel();
         let known = Known {
             identity: identity.clone(),
             partition: partition.clone(),
             dialect,
             address,
             since_ms: now_ms(),
+            dismiss: Some(dismiss),
         };
         lock(&self.connections).insert(connection, known);
-        Listed { roster: self.clone(), connection }
+        (Listed { roster: self.clone(), connection }, Dismissals(dismissed))
+    }
+
+    /// Ends every connection that there is a reason for; tells how many.
+    pub(super) fn dismiss(&self, reason: impl Fn(&Identity, &PartitionKey) -> Option<Dismissal>) -> u64 {
+        let mut count = 0;
+        for known in lock(&self.connections).values_mut() {
+            let Some(why) = reason(&known.identity, &known.partition) else { continue };
+            // One that is ending anyway hears nothing, and counts for nothing.
+            if known.dismiss.take().is_some_and(|dismiss| dismiss.send(why).is_ok()) {
+                metrics::count_by(metrics::DISMISSED, "reason", why.as_str());
+                count += 1;
+            }
+        }
+        count
     }
 
     /// Finds the connections of the frontend of this name that are asked for, in the order of their places; at
@@ -132,6 +174,16 @@ impl Known {
     }
 }
 
+impl Dismissals {
+    /// Waits until the connection is to end; for ever if it is not. Cancel safe; once it has told, no more.
+    pub(super) async fn next(&mut self) -> Dismissal {
+        match (&mut self.0).await {
+            Ok(why) => why,
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
 impl Listed {
     /// The connection goes on under another identity, of the same client.
     pub(super) fn refresh(&self, identity: &Arc<Identity>) {
@@ -154,6 +206,8 @@ impl Drop for Listed {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn identity(client: &str) -> Arc<Identity> {
@@ -172,7 +226,7 @@ mod tests {
         PartitionKey::new(name).unwrap()
     }
 
-    fn roster(of: &[(u64, &str, &str)]) -> (Arc<Roster>, Vec<Listed>) {
+    fn roster(of: &[(u64, &str, &str)]) -> (Arc<Roster>, Vec<(Listed, Dismissals)>) {
         let roster = Arc::new(Roster::default());
         let address = AddressKey::of([10, 0, 0, 1].into());
         let listed = of.iter().map(|(number, client, of)| {
@@ -225,8 +279,22 @@ mod tests {
         let small = roster.find(&filter, "f", 1);
         assert_eq!((found(&small), small.more, small.total), (vec![("a".into(), 1)], true, 3));
         listed.remove(0);
-        listed[0].refresh(&identity("b2"));
+        listed[0].0.refresh(&identity("b2"));
         let all = roster.find(&filter, "f", 1 << 20);
         assert_eq!((found(&all), all.more), (vec![("b2".into(), 2), ("c".into(), 3)], false));
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_dismissed_once_and_hears_why() {
+        let (roster, mut listed) = roster(&[(1, "a", "p"), (2, "a", "q"), (3, "b", "p")]);
+        let (_gone, dismissals) = listed.remove(1);
+        drop(dismissals);
+        let is_a = |identity: &Identity, _: &PartitionKey| {
+            (identity.client_id.as_str() == "a").then_some(Dismissal::Reconnect)
+        };
+        assert_eq!(roster.dismiss(is_a), 1);
+        assert_eq!(roster.dismiss(is_a), 0);
+        assert_eq!(listed[0].1.next().await, Dismissal::Reconnect);
+        assert!(listed[1].1.next().now_or_never().is_none());
     }
 }

@@ -4,7 +4,8 @@
 //! draft and the event. No line ever holds a token or a payload.
 
 use std::io::IsTerminal;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tracing::{Level, Metadata};
@@ -67,7 +68,8 @@ impl LogOutput {
                 if all.try_init().is_err() {
                     tracing::debug!("logs were set up already, by somebody else");
                 }
-                LogControl { handle, filter: Arc::new(Mutex::new(self.filter.clone())) }
+                let in_force = InForce { filter: self.filter.clone(), before: None };
+                LogControl { handle, filter: Arc::new(Mutex::new(in_force)) }
             })
             .clone())
     }
@@ -80,7 +82,14 @@ static CONTROL: OnceLock<LogControl> = OnceLock::new();
 #[derive(Clone)]
 pub struct LogControl {
     handle: reload::Handle<EnvFilter, Registry>,
-    filter: Arc<Mutex<String>>,
+    filter: Arc<Mutex<InForce>>,
+}
+
+/// The filter in force.
+struct InForce {
+    filter: String,
+    /// The one to put back, and when, if this one is for a while.
+    before: Option<(String, Instant)>,
 }
 
 /// A filter that was not taken; the one before stays in force.
@@ -107,20 +116,57 @@ impl LogControl {
         CONTROL.get().cloned()
     }
 
+    /// The control of a filter that is not the process's, which lives as long as what comes with it.
+    #[cfg(test)]
+    pub(super) fn apart(filter: &str) -> (reload::Layer<EnvFilter, Registry>, Self) {
+        let (layer, handle) = reload::Layer::new(EnvFilter::new(filter));
+        let in_force = InForce { filter: filter.to_owned(), before: None };
+        (layer, Self { handle, filter: Arc::new(Mutex::new(in_force)) })
+    }
+
     /// The filter in force.
     pub fn filter(&self) -> String {
-        self.filter.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().filter.clone()
     }
 
     /// Puts another filter in force, for every line from now on.
     pub fn set_filter(&self, filter: &str) -> Result<(), LogControlError> {
+        self.replace(&mut self.lock(), filter)
+    }
+
+    /// Puts another filter in force for a while, behind which [`LogControl::restore_if_due`] puts the one back
+    /// that was in force before the first such change.
+    pub fn set_filter_for(&self, filter: &str, time: Duration) -> Result<(), LogControlError> {
+        let mut in_force = self.lock();
+        let before = match &in_force.before {
+            Some((before, _)) => before.clone(),
+            None => in_force.filter.clone(),
+        };
+        self.replace(&mut in_force, filter)?;
+        in_force.before = Some((before, Instant::now() + time));
+        Ok(())
+    }
+
+    /// Puts the filter back that was in force before one whose time is up, and tells it.
+    pub fn restore_if_due(&self) -> Result<Option<String>, LogControlError> {
+        let mut in_force = self.lock();
+        match in_force.before.take_if(|(_, until)| *until <= Instant::now()) {
+            Some((before, _)) => self.replace(&mut in_force, &before).map(|()| Some(before)),
+            None => Ok(None),
+        }
+    }
+
+    /// With the lock held: what is said to be in force is what is.
+    fn replace(&self, in_force: &mut InForce, filter: &str) -> Result<(), LogControlError> {
         let parsed =
             parse(filter).map_err(|error| LogControlError::Filter { filter: filter.to_owned(), error })?;
-        // Held while it is replaced: what is said to be in force is what is.
-        let mut in_force = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
         self.handle.reload(parsed)?;
-        *in_force = filter.to_owned();
+        *in_force = InForce { filter: filter.to_owned(), before: None };
         Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, InForce> {
+        self.filter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,6 +7,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
+use super::logs::LogControl;
 use super::metrics::{Metrics, serve};
 
 /// `docs/OPERATIONS.md` lists exactly the metrics that the areas declare.
@@ -60,4 +61,23 @@ async fn get(address: std::net::SocketAddr, path: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer
+}
+
+#[test]
+fn a_filter_for_a_while_gives_way_to_the_one_before_it() {
+    use std::time::Duration;
+    let (_layer, control) = LogControl::apart("info");
+    assert_eq!(control.restore_if_due().unwrap(), None);
+    control.set_filter_for("debug", Duration::from_secs(600)).unwrap();
+    assert_eq!((control.restore_if_due().unwrap(), control.filter()), (None, "debug".to_owned()));
+    // Not the one before it, which was for a while too; and a wrong one changes nothing.
+    control.set_filter_for("trace", Duration::ZERO).unwrap();
+    assert!(control.set_filter_for("x=y=z", Duration::from_secs(600)).is_err());
+    assert_eq!(control.filter(), "trace");
+    assert_eq!(control.restore_if_due().unwrap(), Some("info".to_owned()));
+    assert_eq!((control.restore_if_due().unwrap(), control.filter()), (None, "info".to_owned()));
+    // One that was set for good stays.
+    control.set_filter_for("debug", Duration::ZERO).unwrap();
+    control.set_filter("warn").unwrap();
+    assert_eq!((control.restore_if_due().unwrap(), control.filter()), (None, "warn".to_owned()));
 }

@@ -31,14 +31,21 @@ pub struct Backend {
     /// The administration's address.
     pub address: String,
     dir: tempfile::TempDir,
+    settings: Vec<String>,
 }
 
 impl Backend {
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With these settings, of all processes.
+    pub async fn start_with(settings: &[&str]) -> Self {
+        let settings: Vec<String> = settings.iter().map(|set| (*set).to_owned()).collect();
         let nats = NatsServer::start().await;
         let dir = temp_dir();
         std::fs::write(dir.path().join("secret"), SECRET).unwrap();
-        let command = |arguments: &[&str]| command(arguments, &nats.url(), dir.path());
+        let command = |arguments: &[&str]| command(arguments, &nats.url(), dir.path(), &settings);
         let bootstrapped = command(&["bootstrap"]).output().unwrap();
         assert!(bootstrapped.status.success(), "{}", String::from_utf8_lossy(&bootstrapped.stderr));
         let mut validators = Vec::new();
@@ -55,7 +62,7 @@ impl Backend {
             dir.path(),
         );
         let address = admin.line_with("admin ready: ").await;
-        let mut backend = Self { nats, validators, frontends: Vec::new(), admin, address, dir };
+        let mut backend = Self { nats, validators, frontends: Vec::new(), admin, address, dir, settings };
         for _ in 0..2 {
             backend.add_frontend().await;
         }
@@ -66,16 +73,25 @@ impl Backend {
     pub async fn add_frontend(&mut self) -> usize {
         let id = format!("f{}", self.frontends.len());
         let set = format!("frontend.id={id}");
-        let started = self.command(&["frontend", "--listen", "127.0.0.1:0", "--set", &set]);
+        let mut started = self.command(&["frontend", "--listen", "127.0.0.1:0", "--set", &set]);
+        started.args(["--set", "metrics.listen=127.0.0.1:0"]);
         let mut process = Process::spawn(&id, started, self.dir.path());
         let url = process.line_with("frontend ready: ").await;
         self.frontends.push((process, url));
         self.frontends.len() - 1
     }
 
+    /// What a frontend's `/metrics` tells.
+    pub async fn metrics(&mut self, frontend: usize) -> String {
+        let process = &mut self.frontends[frontend].0;
+        let line = process.line_with("metrics and health are served").await;
+        let address = line.split_once("address=").map_or("", |(_, address)| address.trim());
+        Operator::new(address, None).get("/metrics").await.body
+    }
+
     /// A command of this backend's, with its settings.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        command(arguments, &self.nats.url(), self.dir.path())
+        command(arguments, &self.nats.url(), self.dir.path(), &self.settings)
     }
 
     /// Somebody who may do everything.
@@ -88,6 +104,14 @@ impl Backend {
         Client::of(&self.frontends[frontend].1, id).token(token(id, changes))
     }
 
+    /// A socket of the classic dialect that is connected to the partition `default` with this token.
+    pub async fn socket(&self, frontend: usize, id: &str, token: &str) -> Socket {
+        let mut socket = Socket::open(&self.frontends[frontend].1).await.unwrap();
+        let connect = json!({ "clientId": id, "version": "test", "token": token });
+        socket.send("connect", connect).await.unwrap();
+        socket
+    }
+
     /// A socket of the v1 dialect that has said `connect` to the partition `default` with this token.
     pub async fn v1_socket(&self, frontend: usize, id: &str, token: &str) -> Socket {
         let mut socket = Socket::open(&self.frontends[frontend].1).await.unwrap();
@@ -97,10 +121,13 @@ impl Backend {
     }
 }
 
-fn command(arguments: &[&str], nats: &str, dir: &Path) -> Command {
+fn command(arguments: &[&str], nats: &str, dir: &Path, settings: &[String]) -> Command {
     let mut command = binary();
     command.args(arguments).args(["--nats", nats, "--set", &format!("nats.slots={SLOTS}")]);
     command.args(["--set", &format!("control.announce_ms={ANNOUNCE_MS}")]);
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
     command.env("INSIEME_AUTH_SECRET_FILE", dir.join("secret"));
     command
 }

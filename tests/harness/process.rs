@@ -99,9 +99,24 @@ impl Process {
         }
     }
 
-    /// Stops it where it is; it keeps its connections.
+    /// Stops it where it is, and waits until it stands still; it keeps its connections.
     pub fn pause(&mut self) {
         self.signal(libc::SIGSTOP);
+        let began = std::time::Instant::now();
+        while self.is_running() && !self.stands_still() {
+            assert!(began.elapsed() < super::DEADLINE, "{} does not stop", self.name);
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether none of its threads runs any more: each stops by itself.
+    fn stands_still(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // Behind the name, which may hold anything.
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        })
     }
 
     /// Lets it go on.

@@ -84,7 +84,7 @@ async fn every_role_works_as_its_user_and_a_frontend_may_not_publish_events() {
         let processes = processes["processes"].as_array().unwrap().clone();
         processes.iter().map(|process| process["role"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    assert_eq!(roles(&ops.get("/processes").await.json()), ["frontend", "validator"]);
+    assert_eq!(roles(&ops.get("/processes").await.json()), ["frontend", "validator", "admin"]);
     assert!(!server.output().contains("Violation"), "{}", server.tail());
 
     // The same credentials, in other hands.

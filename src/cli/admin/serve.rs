@@ -52,12 +52,13 @@ impl Serve {
             );
         }
         let auth = authenticator(&config)?;
-        let Some((side, log)) = roles::Side::connected(&config, "admin", &shutdown).await? else {
+        let Some((mut side, log)) = roles::Side::connected(&config, "admin", &shutdown).await? else {
             return Ok(());
         };
-        let Some(server) = start(&config, auth, log, shutdown.clone()).await? else {
+        let Some(server) = start(&config, auth, log.clone(), shutdown.clone()).await? else {
             return side.end().await;
         };
+        side.obey_as_admin(&config, &log, &server).await?;
         say(&format!("admin ready: http://{}", server.local_addr()))?;
         side.beside(hangups.ignored_beside(server.serve()), &shutdown).await
     }

@@ -100,6 +100,9 @@ impl Dev {
             let admin = admin::start(&config, Authenticator::Anyone, log.clone(), stop.clone()).await?;
             let frontend = roles::start_frontend(&config, log.clone(), stop.clone()).await?;
             side.obey_as_frontend(&config, &log, &frontend).await?;
+            if let Some(admin) = &admin {
+                side.obey_as_admin(&config, &log, admin).await?;
+            }
             Ok((admin, frontend))
         };
         let (admin, frontend) = match others.await {

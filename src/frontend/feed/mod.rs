@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::error;
 
 pub(super) use registry::{Feeds, Watched};
+pub(super) use warm::StateAt;
 
 use super::entry::Entry;
 use super::pages::Pages;

@@ -1,4 +1,4 @@
-//! The end of a connection's identity, and the fresh token that puts it off.
+//! The end of a connection's identity, and the fresh token that puts it off; and the end that others put to it.
 //!
 //! A connection is let in by a token and goes on by it: when it has expired, nothing more is sent or taken. A
 //! fresh token may permit other things than the one before, but is of the same client and user.
@@ -12,12 +12,27 @@ use super::Session;
 use super::socket::End;
 use crate::auth::{AuthError, Identity};
 use crate::frontend::now_ms;
+use crate::frontend::roster::Dismissal;
 use crate::protocol::{CloseCode, ErrorCode, Notice};
 
 /// When an identity ends, by this process's clock; `None` for never.
 pub(super) fn ends_at(identity: &Identity) -> Option<Instant> {
     let left_ms = identity.ends_at?.saturating_mul(1000).saturating_sub(now_ms());
     Instant::now().checked_add(Duration::from_millis(left_ms))
+}
+
+/// How a connection that is dismissed ends.
+pub(super) fn end_of(why: Dismissal) -> End {
+    match why {
+        Dismissal::Closed => {
+            let why = "an operator has closed this client's connections";
+            End::Close(ErrorCode::AuthFailed, why.into(), CloseCode::Policy)
+        }
+        Dismissal::Reconnect => {
+            let why = "an operator asks this client to reconnect";
+            End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway)
+        }
+    }
 }
 
 impl Session {

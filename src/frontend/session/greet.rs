@@ -7,14 +7,14 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{Span, info, warn};
 
-use super::Hub;
 use super::frames::Frames;
 use super::socket::{End, Socket};
+use super::{Hub, expiry};
 use crate::auth::{AuthError, Identity};
 use crate::event::{EventId, ReplyTo, Submission, Units};
-use crate::frontend::feed::Watched;
+use crate::frontend::feed::{StateAt, Watched};
 use crate::frontend::limits::Admission;
-use crate::frontend::roster::Listed;
+use crate::frontend::roster::{Dismissals, Listed};
 use crate::protocol::{BadRequest, CloseCode, Connect, Dialect, ErrorCode, Notice, Request};
 
 /// What a greeting leaves behind.
@@ -45,7 +45,7 @@ pub(super) async fn greet(
     mut frames: Frames,
     mut admission: Admission,
     token: Option<String>,
-) -> Result<Greeted, End> {
+) -> Result<(Greeted, Dismissals), End> {
     let by = tokio::time::Instant::now() + Duration::from_millis(hub.settings.connect_timeout_ms);
     loop {
         socket.flush().await?;
@@ -100,13 +100,29 @@ pub(super) async fn greet(
             return Err(End::Close(ErrorCode::RateLimited, why.into(), CloseCode::Policy));
         }
         let (dialect, address) = (socket.dialect(), admission.address());
-        let listed = hub.roster.list(connection, &identity, &connect.partition, dialect, address);
+        let (listed, mut dismissals) =
+            hub.roster.list(connection, &identity, &connect.partition, dialect, address);
         let feed = hub.feeds.watch(&connect.partition);
-        match join(hub, connection, socket, id.as_deref(), &connect, &identity, &feed).await? {
-            Ok(position) => {
+        let joined = tokio::select! {
+            biased;
+            why = dismissals.next() => return Err(expiry::end_of(why)),
+            joined = join(hub, connection, &connect, &identity, &feed) => joined,
+        };
+        match joined {
+            Ok(Joined { head, since_snapshot, state, position }) => {
+                let notice = Notice::Connected {
+                    server_id: &hub.settings.id,
+                    client_id: connect.client_id.as_str(),
+                    partition: connect.partition.as_str(),
+                    head,
+                    since_snapshot,
+                    initial_state: state.as_ref().map(|state| &*state.json),
+                    heartbeat_interval_ms: hub.settings.heartbeat_interval_ms,
+                };
+                socket.send(id.as_deref(), &notice).await?;
                 frames.good();
                 info!(%position, "connected");
-                return Ok(Greeted { admission, frames, identity, listed, feed, position });
+                return Ok((Greeted { admission, frames, identity, listed, feed, position }, dismissals));
             }
             Err(refused) => {
                 admission.unclaim();
@@ -138,17 +154,24 @@ async fn refuse(
     }
 }
 
-/// Finds the place in the log where the connection begins, and says `connected`.
+/// Where in the log a connection begins, and what it is told of that.
+struct Joined {
+    head: EventId,
+    since_snapshot: u64,
+    /// The state at the head, where the client has nothing yet.
+    state: Option<Arc<StateAt>>,
+    position: EventId,
+}
+
+/// Finds the place in the log where the connection begins. Cancel safe.
 async fn join(
     hub: &Hub,
     connection: u64,
-    socket: &mut Socket,
-    id: Option<&str>,
     connect: &Connect,
     identity: &Identity,
     feed: &Watched,
-) -> Result<Result<EventId, Refused>, End> {
-    let unavailable = |why: &str| Ok(Err(Refused::Error(ErrorCode::Unavailable, why.to_owned())));
+) -> Result<Joined, Refused> {
+    let unavailable = |why: &str| Err(Refused::Error(ErrorCode::Unavailable, why.to_owned()));
     let settings = &hub.settings;
     let mut head = feed.head();
     let feed_wait = Duration::from_millis(settings.feed_wait_ms);
@@ -165,18 +188,8 @@ async fn join(
         };
         now = opened;
     }
-    let header = |head, since_snapshot, initial_state| Notice::Connected {
-        server_id: &settings.id,
-        client_id: connect.client_id.as_str(),
-        partition: connect.partition.as_str(),
-        head,
-        since_snapshot,
-        initial_state,
-        heartbeat_interval_ms: settings.heartbeat_interval_ms,
-    };
     if connect.live {
-        socket.send(id, &header(now, 0, None)).await?;
-        return Ok(Ok(now));
+        return Ok(Joined { head: now, since_snapshot: 0, state: None, position: now });
     }
     let Some(last) = connect.last_event_id else {
         let state = match feed.state().await {
@@ -187,8 +200,8 @@ async fn join(
             }
         };
         let since_snapshot = feed.since_snapshot(state.ordinal).await;
-        socket.send(id, &header(state.event_id, since_snapshot, Some(&state.json))).await?;
-        return Ok(Ok(state.event_id));
+        let head = state.event_id;
+        return Ok(Joined { head, since_snapshot, position: head, state: Some(state) });
     };
     // The client may come from a frontend that is a moment ahead of this one.
     for _ in 0..HEAD_LOOKS {
@@ -199,13 +212,12 @@ async fn join(
         now = wait_for(&mut head, HEAD_LOOK_PAUSE, |head| head >= last).await.unwrap_or(now);
     }
     if last > now {
-        return Ok(Err(Refused::Bad(format!(
+        return Err(Refused::Bad(format!(
             "`lastEventId` {last} is not in this partition, which ends at {now}; connect without it"
-        ))));
+        )));
     }
     let since_snapshot = feed.since_snapshot(feed.ordinal()).await;
-    socket.send(id, &header(now, since_snapshot, None)).await?;
-    Ok(Ok(last))
+    Ok(Joined { head: now, since_snapshot, state: None, position: last })
 }
 
 /// The head, once there is one that `is_it`.

@@ -36,7 +36,7 @@ use super::feed::{Feeds, Watched};
 use super::limits::{Admission, Limits};
 use super::metrics;
 use super::pending::Pending;
-use super::roster::{Listed, Roster};
+use super::roster::{Dismissals, Listed, Roster};
 use super::settings::FrontendSettings;
 use super::ws::WebSocket;
 use crate::auth::{Authenticator, Identity};
@@ -122,7 +122,7 @@ pub(super) async fn serve(
     let linger = Duration::from_millis(hub.settings.close_linger_ms);
     let socket = Socket::new(socket, connection, &hub.settings);
     let (socket, end) = match Box::pin(begin(hub, connection, socket, admission, token)).await {
-        Ok(session) => Box::pin(carry_on(session)).await,
+        Ok((session, dismissals)) => Box::pin(carry_on(session, dismissals)).await,
         Err(ended) => *ended,
     };
     if let End::Close(ErrorCode::ServerError, why, _) = &end {
@@ -139,17 +139,24 @@ async fn begin(
     mut socket: Socket,
     admission: Admission,
     token: Option<String>,
-) -> Result<Box<Session>, Box<(Socket, End)>> {
+) -> Result<(Box<Session>, Dismissals), Box<(Socket, End)>> {
     let frames = Frames::new(&hub.settings);
     match greet::greet(&hub, connection, &mut socket, frames, admission, token).await {
-        Ok(greeted) => Ok(Box::new(Session::new(hub, connection, socket, greeted))),
+        Ok((greeted, dismissals)) => {
+            Ok((Box::new(Session::new(hub, connection, socket, greeted)), dismissals))
+        }
         Err(end) => Err(Box::new((socket, end))),
     }
 }
 
 /// Serves a connection that has been greeted.
-async fn carry_on(mut session: Box<Session>) -> (Socket, End) {
-    let end = session.run().await;
+async fn carry_on(mut session: Box<Session>, mut dismissals: Dismissals) -> (Socket, End) {
+    // Beside whatever the connection waits for, be it a client that does not read.
+    let end = tokio::select! {
+        biased;
+        why = dismissals.next() => expiry::end_of(why),
+        end = session.run() => end,
+    };
     session.forget_drafts();
     (session.socket, end)
 }

@@ -98,6 +98,20 @@ class Backend {
     await this.nats.kill();
   }
 
+  /** Starts the administration; asks for no token, whatever frontends do. */
+  async startAdmin() {
+    const settings = ["admin", "serve", "--nats", this.natsUrl, "--listen", "127.0.0.1:0", "--allow-anyone"];
+    this.admin = new Process("admin", BINARY, settings);
+    this.adminUrl = await this.admin.says("admin ready:");
+  }
+
+  /** Has an operator close a client's connections; gives the answer. */
+  async closeClient(clientId, order) {
+    const path = `${this.adminUrl}/clients/${encodeURIComponent(clientId)}/close`;
+    const response = await fetch(path, { method: "POST", body: JSON.stringify(order) });
+    return response.json();
+  }
+
   /** Stops the frontend where it stands: it reads nothing more. */
   pauseFrontend() {
     this.frontend.signal("SIGSTOP");
@@ -134,7 +148,7 @@ class Backend {
   }
 
   async stop() {
-    await Promise.all([this.frontend, this.validator, this.nats].map((process) => process?.kill()));
+    await Promise.all([this.admin, this.frontend, this.validator, this.nats].map((process) => process?.kill()));
     rmSync(this.dir, { recursive: true, force: true });
   }
 }

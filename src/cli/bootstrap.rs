@@ -12,7 +12,6 @@ use crate::log::BootstrapReport;
 ///
 /// What is there already is checked, and never changed: where it differs from the configuration, the
 /// command says how and fails. It may run any number of times, and before or after the other processes.
-/// A cluster that is not whole yet is waited for (nats.connect_wait_ms).
 #[derive(Debug, Args)]
 pub(super) struct Bootstrap {
     #[command(flatten)]
@@ -24,9 +23,7 @@ impl Bootstrap {
         let Some(log) = connect::connect(&config, "bootstrap", &shutdown).await? else {
             bail!("stopped before NATS was there");
         };
-        let Some(report) = connect::make_streams(&log, &config, &shutdown).await? else {
-            bail!("stopped before the streams were made");
-        };
+        let report = crate::log::bootstrap(&log).await?;
         say(&summary(&report))
     }
 }

@@ -33,7 +33,7 @@ impl ShowLog {
             bail!("stopped before NATS was there");
         };
         let Some(head) = log.head(&token).await? else { return Ok(()) };
-        let mut replay = log.replay(&token, EventId(self.after), head.id).await?;
+        let mut replay = log.replay(&token, EventId(self.after), head.id);
         let mut out = std::io::BufWriter::new(std::io::stdout());
         let mut left = self.limit.unwrap_or(usize::MAX);
         while left > 0

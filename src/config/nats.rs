@@ -32,6 +32,9 @@ pub struct NatsConfig {
     pub tls_cert_file: Option<PathBuf>,
     /// The key of `tls_cert_file`, PEM.
     pub tls_key_file: Option<PathBuf>,
+    /// What requests to JetStream's API begin with. NATS's own `$JS.API`, unless the account that the process is in
+    /// imports the API from another one under another name, as frontends' account does in `nats/users.conf`: `core`.
+    pub api_prefix: String,
     /// How long one request to NATS may take, in milliseconds.
     pub request_timeout_ms: u64,
     /// How long a starting process waits for NATS and its streams to be there, in milliseconds.
@@ -61,6 +64,7 @@ impl Default for NatsConfig {
             tls_ca_file: None,
             tls_cert_file: None,
             tls_key_file: None,
+            api_prefix: log.api_prefix,
             request_timeout_ms: milliseconds(log.request_timeout),
             connect_wait_ms: 60_000,
             slots: log.slots,
@@ -88,6 +92,7 @@ impl NatsConfig {
         (self.user, self.password, self.password_file) = (None, None, None);
         (self.credentials_file, self.nkey_seed_file) = (None, None);
         (self.tls_ca_file, self.tls_cert_file, self.tls_key_file) = (None, None, None);
+        self.api_prefix = LogSettings::default().api_prefix;
     }
 
     pub(super) fn check(&self, problems: &mut Vec<String>) {
@@ -102,6 +107,10 @@ impl NatsConfig {
         );
         wrong(!(1..=1024).contains(&self.slots), "nats.slots: 1 to 1024");
         wrong(!(1..=5).contains(&self.replicas), "nats.replicas: 1 to 5");
+        wrong(
+            !is_subject(&self.api_prefix),
+            "nats.api_prefix: letters, digits, `$`, `-` and `_`, in parts with a `.` between, such as core or $JS.API",
+        );
         wrong(self.request_timeout_ms == 0, "nats.request_timeout_ms: must not be 0");
         wrong(self.drafts_bytes_max < 1 << 20, "nats.drafts_bytes_max: at least 1048576 (1 MiB)");
         wrong(self.drafts_age_max_ms < 1_000, "nats.drafts_age_max_ms: at least 1000");
@@ -149,6 +158,7 @@ impl NatsConfig {
             nkey_seed: secret_in("nats.nkey_seed_file", self.nkey_seed_file.as_ref())?,
             tls_ca_file: self.tls_ca_file.clone(),
             tls_client_files: self.tls_cert_file.clone().zip(self.tls_key_file.clone()),
+            api_prefix: self.api_prefix.clone(),
             request_timeout: Duration::from_millis(self.request_timeout_ms),
             slots: self.slots,
             replicas: self.replicas,
@@ -157,6 +167,12 @@ impl NatsConfig {
             ownership_ttl: Duration::from_millis(self.ownership_ttl_ms),
         })
     }
+}
+
+/// Whether this can stand at the beginning of a subject.
+fn is_subject(text: &str) -> bool {
+    let may_stand = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'$' | b'-' | b'_');
+    text.len() <= 64 && text.split('.').all(|part| !part.is_empty() && part.bytes().all(may_stand))
 }
 
 /// What a file holds, without white space around it.

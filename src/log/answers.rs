@@ -43,6 +43,11 @@ impl Answers {
     pub async fn next(&mut self) -> Option<Answer> {
         loop {
             let message = self.subscriber.next().await?;
+            // An answer of the log that somebody had sent here. Validators' answers have no headers at all.
+            if message.headers.is_some() {
+                tracing::warn!("an answer that no validator gave; ignored");
+                continue;
+            }
             match serde_json::from_slice(&message.payload) {
                 Ok(answer) => return Some(answer),
                 Err(error) => tracing::warn!(%error, "an answer that cannot be read; ignored"),

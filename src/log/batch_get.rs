@@ -1,11 +1,16 @@
 //! Batched direct gets: many stored messages for one request, without a consumer.
 //!
 //! `async-nats` has no call for this yet; the request is one JSON object and the reply a run of messages
-//! that ends with status 204.
+//! that ends with status 204. A consumer would be faster by nothing, must be made and deleted, and needs rights
+//! that a frontend must not have.
+//!
+//! What comes back is checked against what was asked for. NATS sends a reply to whatever subject the request
+//! names, so whoever knows a frontend's inbox and may ask the log something can have the answer sent there: a
+//! genuine event, but of another partition, or another place.
 
 use std::time::Duration;
 
-use async_nats::{Message, StatusCode, header};
+use async_nats::{Message, StatusCode, Subscriber, header};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Serialize;
@@ -20,10 +25,10 @@ pub(super) struct BatchGet {
     /// The first sequence number to look at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
-    /// Only messages on this subject.
+    /// Only messages on this subject, in which nothing is a wildcard.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_by_subj: Option<String>,
-    /// The last message of every subject that matches one of these.
+    /// The last message of every subject that is one of these, or begins as one that ends in `>`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub multi_last: Vec<String>,
     /// The most messages in the reply.
@@ -40,61 +45,128 @@ pub(super) struct Stored {
     pub message: Message,
 }
 
+/// The reply to a [`BatchGet`], message by message.
+pub(super) struct Batch {
+    what: &'static str,
+    stream: &'static str,
+    request: BatchGet,
+    replies: Subscriber,
+    wait: Duration,
+    got: usize,
+    last: u64,
+}
+
 impl Log {
     /// Gets messages from `stream`. Nothing found is an empty answer. Each message may take the request
     /// time-out to arrive.
     pub(super) async fn batch_get(
         &self,
         what: &'static str,
-        stream: &str,
-        request: &BatchGet,
+        stream: &'static str,
+        request: BatchGet,
     ) -> Result<Vec<Stored>, LogError> {
-        let wait: Duration = self.settings.request_timeout;
-        let body = serde_json::to_vec(request).map_err(|error| LogError::malformed(what, error))?;
+        let mut batch = self.open_batch(what, stream, request).await?;
+        let mut found = Vec::new();
+        while let Some(stored) = batch.next().await? {
+            found.push(stored);
+        }
+        Ok(found)
+    }
+
+    /// Asks for messages from `stream`, to be taken one by one as they come.
+    pub(super) async fn open_batch(
+        &self,
+        what: &'static str,
+        stream: &'static str,
+        request: BatchGet,
+    ) -> Result<Batch, LogError> {
+        let body = serde_json::to_vec(&request).map_err(|error| LogError::malformed(what, error))?;
         let inbox = self.client.new_inbox();
-        let mut replies =
+        let replies =
             self.client.subscribe(inbox.clone()).await.map_err(|error| LogError::unavailable(what, error))?;
         self.client
-            .publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, Bytes::from(body))
+            .publish_with_reply(self.api(&format!("DIRECT.GET.{stream}")), inbox, Bytes::from(body))
             .await
             .map_err(|error| LogError::unavailable(what, error))?;
-        let mut found = Vec::new();
-        loop {
-            let reply = timeout(wait, replies.next())
-                .await
-                .map_err(|_| LogError::unavailable(what, "timed out"))?
-                .ok_or_else(|| LogError::unavailable(what, "the connection is closing"))?;
-            match reply.status {
-                // 204: the end of the batch. 404: there is nothing.
-                Some(status) if status.as_u16() == 204 || status == StatusCode::NOT_FOUND => {
-                    return Ok(found);
-                }
-                Some(StatusCode::NO_RESPONDERS) => {
-                    return Err(LogError::unavailable(what, format!("stream {stream} does not answer")));
-                }
-                Some(status) if status != StatusCode::OK => {
-                    let why = reply.description.as_ref().map_or("no reason given", |text| text.as_str());
-                    return Err(LogError::refused(what, format!("{status} {why}")));
-                }
-                _ => found.push(stored(what, reply)?),
+        let wait = self.settings.request_timeout;
+        Ok(Batch { what, stream, request, replies, wait, got: 0, last: 0 })
+    }
+}
+
+impl Batch {
+    /// The next message; `None` behind the last. After an error the batch is over.
+    pub(super) async fn next(&mut self) -> Result<Option<Stored>, LogError> {
+        let what = self.what;
+        let reply = timeout(self.wait, self.replies.next())
+            .await
+            .map_err(|_| LogError::unavailable(what, "timed out"))?
+            .ok_or_else(|| LogError::unavailable(what, "the connection is closing"))?;
+        match reply.status {
+            // 204: the end of the batch. 404: there is nothing.
+            Some(status) if status.as_u16() == 204 || status == StatusCode::NOT_FOUND => Ok(None),
+            Some(StatusCode::NO_RESPONDERS) => {
+                Err(LogError::unavailable(what, format!("stream {} does not answer", self.stream)))
+            }
+            Some(status) if status != StatusCode::OK => {
+                let why = reply.description.as_ref().map_or("no reason given", |text| text.as_str());
+                Err(LogError::refused(what, format!("{status} {why}")))
+            }
+            _ => {
+                let stored = stored(what, reply)?;
+                self.check(&stored)?;
+                self.got += 1;
+                self.last = stored.sequence;
+                Ok(Some(stored))
             }
         }
     }
+
+    /// Whether this is what was asked for. What is not makes the whole answer unknown, so the question is asked
+    /// again.
+    fn check(&self, stored: &Stored) -> Result<(), LogError> {
+        let Stored { sequence, subject, message } = stored;
+        let wanted = match &self.request.next_by_subj {
+            Some(wanted) => subject == wanted,
+            None => {
+                self.request.multi_last.is_empty()
+                    || self.request.multi_last.iter().any(|of| is_of(of, subject))
+            }
+        };
+        let in_place = *sequence >= self.request.seq.unwrap_or(1)
+            && *sequence > self.last
+            && self.got < self.request.batch;
+        if wanted && in_place && header_str(message, header::NATS_STREAM) == Some(self.stream) {
+            return Ok(());
+        }
+        tracing::warn!(
+            subject,
+            sequence,
+            what = self.what,
+            "a stored message that was not asked for; asking again"
+        );
+        Err(LogError::unavailable(self.what, format!("message {sequence} on {subject} was not asked for")))
+    }
+}
+
+fn is_of(pattern: &str, subject: &str) -> bool {
+    pattern.strip_suffix('>').map_or(subject == pattern, |start| subject.starts_with(start))
 }
 
 fn stored(what: &'static str, message: Message) -> Result<Stored, LogError> {
     let sequence = header_u64(&message, header::NATS_SEQUENCE)
-        .ok_or_else(|| LogError::malformed(what, "a stored message without its sequence number"))?;
-    let subject = message
-        .headers
-        .as_ref()
-        .and_then(|headers| headers.get(header::NATS_SUBJECT))
-        .map(|subject| subject.as_str().to_owned())
-        .ok_or_else(|| LogError::malformed(what, "a stored message without its subject"))?;
+        .ok_or_else(|| LogError::unavailable(what, "a reply without a stored message's sequence number"))?;
+    let subject = header_str(&message, header::NATS_SUBJECT)
+        .ok_or_else(|| LogError::unavailable(what, "a reply without a stored message's subject"))?
+        .to_owned();
     Ok(Stored { sequence, subject, message })
+}
+
+/// A header's text.
+pub(super) fn header_str(message: &Message, name: header::HeaderName) -> Option<&str> {
+    Some(message.headers.as_ref()?.get(name)?.as_str())
 }
 
 /// A header that holds a number.
 pub(super) fn header_u64(message: &Message, name: header::HeaderName) -> Option<u64> {
-    message.headers.as_ref()?.get(name)?.as_str().parse().ok()
+    header_str(message, name)?.parse().ok()
 }

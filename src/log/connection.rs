@@ -82,7 +82,10 @@ impl Log {
             .await
             .map_err(|error| LogError::unavailable(WHAT, format!("{}: {error}", settings.urls.join(", "))))?;
         metrics::describe(settings.slots);
-        let js = jetstream::ContextBuilder::new().timeout(settings.request_timeout).build(client.clone());
+        let js = jetstream::ContextBuilder::new()
+            .timeout(settings.request_timeout)
+            .api_prefix(settings.api_prefix.as_str())
+            .build(client.clone());
         Ok(Self {
             client,
             js,
@@ -95,6 +98,11 @@ impl Log {
     /// The connection's state, to read and to wait on.
     pub fn state(&self) -> watch::Receiver<ConnectionState> {
         self.state.clone()
+    }
+
+    /// The subject of a request to JetStream's API.
+    pub(super) fn api(&self, request: &str) -> String {
+        format!("{}.{request}", self.settings.api_prefix)
     }
 
     /// The number of slots.

@@ -59,7 +59,14 @@ impl Log {
 impl Orders {
     /// The next order; `None` when the connection was closed for good. Cancel safe.
     pub async fn next(&mut self) -> Option<Bytes> {
-        self.0.next().await.map(|message| message.payload)
+        loop {
+            let message = self.0.next().await?;
+            // An answer of the log that somebody had sent here; see `live`. Orders have no headers.
+            if message.headers.is_none() {
+                return Some(message.payload);
+            }
+            tracing::warn!("an order that no administration gave; ignored");
+        }
     }
 }
 

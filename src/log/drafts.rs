@@ -175,7 +175,7 @@ impl Log {
     pub async fn holds_slot(&self, slot: Slot, revision: u64) -> Result<bool, LogError> {
         const WHAT: &str = "looking whether a slot is still held";
         let name = subjects::slot_consumer(slot, revision);
-        let subject = format!("$JS.API.CONSUMER.INFO.{}.{name}", subjects::DRAFTS_STREAM);
+        let subject = self.api(&format!("CONSUMER.INFO.{}.{name}", subjects::DRAFTS_STREAM));
         let reply = self.request(WHAT, subject, None, Bytes::new()).await?;
         let info: ApiReply =
             serde_json::from_slice(&reply.payload).map_err(|error| LogError::malformed(WHAT, error))?;

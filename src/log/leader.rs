@@ -34,7 +34,7 @@ impl Log {
     /// The last event of a partition, as the leader of the stream has it.
     pub async fn leader_head(&self, token: &Token) -> Result<Option<StoredEvent>, LogError> {
         const WHAT: &str = "asking the leader for a partition's head";
-        let subject = format!("$JS.API.STREAM.MSG.GET.{}", subjects::COMMITTED_STREAM);
+        let subject = self.api(&format!("STREAM.MSG.GET.{}", subjects::COMMITTED_STREAM));
         let body = serde_json::json!({ "last_by_subj": subjects::committed(token) }).to_string();
         let reply = self.request(WHAT, subject, None, Bytes::from(body)).await?;
         let reply: Reply =

@@ -1,9 +1,14 @@
 //! Live events: JetStream repeats every stored event on a plain subject of its partition.
+//!
+//! Nobody but JetStream may publish there. But NATS sends a reply to whatever subject the request names, so a
+//! frontend in wrong hands can have an answer of the log sent there: a genuine event, which a batched get puts
+//! behind whatever came before it in the *batch*. What is repeated by JetStream is told apart by its headers, which
+//! requests cannot choose.
 
-use async_nats::{Subscriber, header};
+use async_nats::{Message, Subscriber, header};
 use futures_util::StreamExt;
 
-use super::batch_get::header_u64;
+use super::batch_get::{header_str, header_u64};
 use super::connection::Log;
 use super::error::LogError;
 use super::replay::StoredEvent;
@@ -28,6 +33,7 @@ pub struct LiveEvent {
 /// Ends when dropped.
 pub struct LiveFeed {
     subscriber: Subscriber,
+    committed: String,
 }
 
 impl Log {
@@ -39,7 +45,7 @@ impl Log {
             .await
             .map_err(|error| LogError::unavailable("subscribing to live events", error))?;
         self.flush().await?;
-        Ok(LiveFeed { subscriber })
+        Ok(LiveFeed { subscriber, committed: subjects::committed(token) })
     }
 }
 
@@ -48,7 +54,8 @@ impl LiveFeed {
     pub async fn next(&mut self) -> Option<LiveEvent> {
         loop {
             let message = self.subscriber.next().await?;
-            let (Some(id), Some(previous)) = (
+            let (true, Some(id), Some(previous)) = (
+                self.is_repeated(&message),
                 header_u64(&message, header::NATS_SEQUENCE),
                 header_u64(&message, header::NATS_LAST_SEQUENCE),
             ) else {
@@ -62,6 +69,14 @@ impl LiveFeed {
                 trace,
             });
         }
+    }
+
+    /// Whether JetStream has repeated this message here, as far as its headers tell: it is this partition's, and no
+    /// part of an answer to a batched get.
+    fn is_repeated(&self, message: &Message) -> bool {
+        header_str(message, header::NATS_STREAM) == Some(subjects::COMMITTED_STREAM)
+            && header_str(message, header::NATS_SUBJECT) == Some(self.committed.as_str())
+            && message.headers.as_ref().is_some_and(|headers| headers.get(subjects::NUM_PENDING).is_none())
     }
 
     /// The next live event if one is here already. Never waits.

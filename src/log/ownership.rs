@@ -13,7 +13,7 @@ use super::batch_get::BatchGet;
 use super::commit::CommitError;
 use super::connection::Log;
 use super::error::LogError;
-use super::subjects::OWNERSHIP_BUCKET;
+use super::subjects::{OWNERSHIP_BUCKET, OWNERSHIP_STREAM};
 use crate::event::Slot;
 
 const KV_OPERATION: &str = "KV-Operation";
@@ -77,7 +77,7 @@ impl Log {
             ..BatchGet::default()
         };
         let mut view = OwnershipView::default();
-        for stored in self.batch_get(WHAT, &format!("KV_{OWNERSHIP_BUCKET}"), &get).await? {
+        for stored in self.batch_get(WHAT, OWNERSHIP_STREAM, get).await? {
             let removed =
                 stored.message.headers.as_ref().is_some_and(|headers| headers.get(KV_OPERATION).is_some());
             match stored.subject.split('.').skip(2).collect::<Vec<_>>()[..] {

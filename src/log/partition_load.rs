@@ -26,12 +26,8 @@ pub enum LoadError {
     },
 }
 
-/// Up to this many events behind the snapshot are read as pages; more come through a consumer, which
-/// costs more to open and less per event.
-const PAGED_EVENTS_MAX: u64 = 2000;
-const PAGE_EVENTS: usize = 500;
+/// How many events are folded before other tasks get their turn.
 const EVENTS_PER_TURN: usize = 256;
-const PAGE_BYTES: usize = 4 << 20;
 
 /// A state as loaded, and the snapshot it was loaded from.
 pub struct Loaded {
@@ -57,15 +53,13 @@ impl Log {
             let state = if with_index { PartitionState::new() } else { PartitionState::follower() };
             return Ok(Loaded { state, snapshot: SnapshotInfo::default() });
         };
-        let head_ordinal = parse(&head)?.record.ordinal;
         let Start { mut state, replay_from, snapshot } = self.start(token, with_index).await?;
         // The index may be older than the state: what lies between them goes into the index alone.
-        let mut replay = self.replay(token, replay_from, state.head()).await?;
+        let mut replay = self.replay(token, replay_from, state.head());
         while let Some(stored) = replay.next().await? {
             state.index_only(&parse(&stored)?);
         }
-        let behind = head_ordinal.saturating_sub(state.ordinal());
-        self.advance(token, fold, &mut state, head.id, behind).await?;
+        self.advance(token, fold, &mut state, head.id).await?;
         #[cfg(feature = "fault-points")]
         if crate::fault::broken("forget_drafts") {
             state.forget_drafts();
@@ -85,7 +79,7 @@ impl Log {
             return Ok(0);
         }
         let behind = parse(&head)?.record.ordinal.saturating_sub(state.ordinal());
-        self.advance(token, fold, state, head.id, behind).await?;
+        self.advance(token, fold, state, head.id).await?;
         Ok(behind)
     }
 
@@ -98,7 +92,7 @@ impl Log {
         from: EventId,
     ) -> Result<usize, LoadError> {
         let floor = state.touch_floor();
-        let mut replay = self.replay(token, from, floor).await?;
+        let mut replay = self.replay(token, from, floor);
         let mut read = 0;
         while let Some(stored) = replay.next().await? {
             read += 1;
@@ -160,28 +154,15 @@ impl Log {
         fold: &Arc<dyn Fold>,
         state: &mut PartitionState,
         upto: EventId,
-        behind: u64,
     ) -> Result<(), LoadError> {
-        if behind > PAGED_EVENTS_MAX {
-            let mut replay = self.replay(token, state.head(), upto).await?;
-            let mut folded = 0_usize;
-            while let Some(stored) = replay.next().await? {
-                apply(fold.as_ref(), state, &stored)?;
-                folded += 1;
-                // Folding is work for the processor: others get their turn.
-                if folded.is_multiple_of(EVENTS_PER_TURN) {
-                    tokio::task::yield_now().await;
-                }
-            }
-        }
-        while state.head() < upto {
-            let page = self.page(token, state.head(), PAGE_EVENTS, PAGE_BYTES).await?;
-            if page.events.is_empty() {
-                // A replica that lags: the head that was seen is not here yet. The caller tries again.
-                return Err(LogError::unavailable("reading a page of the log", "a lagging replica").into());
-            }
-            for stored in &page.events {
-                apply(fold.as_ref(), state, stored)?;
+        let mut replay = self.replay(token, state.head(), upto);
+        let mut folded = 0_usize;
+        while let Some(stored) = replay.next().await? {
+            apply(fold.as_ref(), state, &stored)?;
+            folded += 1;
+            // Folding is work for the processor: others get their turn.
+            if folded.is_multiple_of(EVENTS_PER_TURN) {
+                tokio::task::yield_now().await;
             }
         }
         Ok(())

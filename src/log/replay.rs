@@ -1,14 +1,8 @@
-//! Reading the log: heads, single events, pages, and history through ordered consumers.
+//! Reading the log: heads, single events, pages, and history, all by direct gets.
 
-use std::pin::Pin;
-
-use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
-use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
 use bytes::Bytes;
-use futures_util::StreamExt;
-use tokio::time::timeout;
 
-use super::batch_get::BatchGet;
+use super::batch_get::{Batch, BatchGet};
 use super::connection::Log;
 use super::error::LogError;
 use super::subjects;
@@ -50,7 +44,7 @@ impl Log {
     /// A replica that lags may answer, so this can be behind; it is never ahead.
     pub async fn head(&self, token: &Token) -> Result<Option<StoredEvent>, LogError> {
         let get = BatchGet { multi_last: vec![subjects::committed(token)], batch: 1, ..BatchGet::default() };
-        self.get_events("reading a partition's head", &get).await.map(|events| events.into_iter().next())
+        self.get_events("reading a partition's head", get).await.map(|events| events.into_iter().next())
     }
 
     /// The first event of a partition behind `after`.
@@ -59,7 +53,7 @@ impl Log {
     }
 
     /// At most `events_max` events of a partition behind `after`, and hardly more than `bytes_max` bytes.
-    /// For gaps and pages; long stretches come faster through [`Log::replay`].
+    /// For gaps and pages; for long stretches there is [`Log::replay`].
     pub async fn page(
         &self,
         token: &Token,
@@ -74,7 +68,7 @@ impl Log {
             max_bytes: (bytes_max < i32::MAX as usize).then_some(bytes_max),
             ..BatchGet::default()
         };
-        let events = self.get_events("reading a page of the log", &get).await?;
+        let events = self.get_events("reading a page of the log", get).await?;
         let bytes: usize = events.iter().map(|event| event.body.len()).sum();
         let more = events.len() >= events_max || bytes >= bytes_max;
         Ok(Page { events, more })
@@ -84,7 +78,7 @@ impl Log {
     pub async fn event(&self, id: EventId) -> Result<Option<(Token, StoredEvent)>, LogError> {
         const WHAT: &str = "reading an event";
         let get = BatchGet { seq: Some(id.0), batch: 1, ..BatchGet::default() };
-        let found = self.batch_get(WHAT, subjects::COMMITTED_STREAM, &get).await?;
+        let found = self.batch_get(WHAT, subjects::COMMITTED_STREAM, get).await?;
         let Some(stored) = found.into_iter().find(|stored| stored.sequence == id.0) else { return Ok(None) };
         let token = subjects::token_of_committed(&stored.subject)
             .and_then(|token| Token::parse(token).ok())
@@ -93,7 +87,7 @@ impl Log {
         Ok(Some((token, StoredEvent { id, body: stored.message.payload })))
     }
 
-    async fn get_events(&self, what: &'static str, get: &BatchGet) -> Result<Vec<StoredEvent>, LogError> {
+    async fn get_events(&self, what: &'static str, get: BatchGet) -> Result<Vec<StoredEvent>, LogError> {
         let found = self.batch_get(what, subjects::COMMITTED_STREAM, get).await?;
         Ok(found
             .into_iter()
@@ -101,70 +95,64 @@ impl Log {
             .collect())
     }
 
-    /// The events of a partition behind `after`, up to and including `upto`, through an ordered consumer
-    /// of JetStream's. `upto` must be an event of the partition (its head, say): it is how the replay
-    /// knows that it is through.
-    pub async fn replay(&self, token: &Token, after: EventId, upto: EventId) -> Result<Replay, LogError> {
-        if upto <= after {
-            return Ok(Replay { messages: None, last: after, upto, wait: self.settings.request_timeout });
-        }
-        let messages = self.ordered(subjects::committed(token), after).await?;
-        Ok(Replay { messages: Some(messages), last: after, upto, wait: self.settings.request_timeout })
-    }
-
-    async fn ordered(&self, subject: String, after: EventId) -> Result<Pin<Box<Ordered>>, LogError> {
-        const WHAT: &str = "opening a replay";
-        let stream = self
-            .js
-            .get_stream_no_info(subjects::COMMITTED_STREAM)
-            .await
-            .map_err(|error| LogError::unavailable(WHAT, error))?;
-        let consumer = stream
-            .create_consumer(OrderedConfig {
-                filter_subject: subject,
-                deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after.0 + 1 },
-                replay_policy: ReplayPolicy::Instant,
-                ..Default::default()
-            })
-            .await
-            .map_err(|error| LogError::unavailable(WHAT, error))?;
-        let messages = consumer.messages().await.map_err(|error| LogError::unavailable(WHAT, error))?;
-        Ok(Box::pin(messages))
+    /// The events of a partition behind `after`, up to and including `upto`, which must be an event of the
+    /// partition (its head, say): it is how the replay knows that it is through.
+    pub fn replay(&self, token: &Token, after: EventId, upto: EventId) -> Replay {
+        Replay { log: self.clone(), subject: subjects::committed(token), batch: None, last: after, upto }
     }
 }
 
+/// The most events and bytes that a replay asks for at a time. What comes faster than it is taken waits here,
+/// so the events must fit into a subscription.
+const REPLAY_EVENTS: usize = 4096;
+const REPLAY_BYTES: usize = 4 << 20;
+
 /// A stretch of a partition's history, being read.
 pub struct Replay {
-    messages: Option<Pin<Box<Ordered>>>,
+    log: Log,
+    subject: String,
+    /// The events that are on their way, and whether there was one among them.
+    batch: Option<(Batch, bool)>,
     last: EventId,
     upto: EventId,
-    wait: std::time::Duration,
 }
 
 impl Replay {
     /// The next event; `None` once the last one asked for was given. After an error the replay is over.
     pub async fn next(&mut self) -> Result<Option<StoredEvent>, LogError> {
         const WHAT: &str = "replaying the log";
-        if self.last >= self.upto {
-            self.messages = None;
-            return Ok(None);
+        while self.last < self.upto {
+            let (batch, any) = match &mut self.batch {
+                Some(batch) => batch,
+                none => {
+                    let get = BatchGet {
+                        seq: Some(self.last.0 + 1),
+                        next_by_subj: Some(self.subject.clone()),
+                        batch: REPLAY_EVENTS.min((self.upto.0 - self.last.0) as usize),
+                        max_bytes: Some(REPLAY_BYTES),
+                        ..BatchGet::default()
+                    };
+                    none.insert((self.log.open_batch(WHAT, subjects::COMMITTED_STREAM, get).await?, false))
+                }
+            };
+            let Some(stored) = batch.next().await? else {
+                if !*any {
+                    return Err(LogError::unavailable(WHAT, "a lagging replica, or a log without its end"));
+                }
+                self.batch = None;
+                continue;
+            };
+            *any = true;
+            self.last = EventId(stored.sequence);
+            if self.last > self.upto {
+                // The event that was to be the last is no longer there.
+                let why = format!("event {} is missing; the next one is {}", self.upto, self.last);
+                return Err(LogError::malformed(WHAT, why));
+            }
+            return Ok(Some(StoredEvent { id: self.last, body: stored.message.payload }));
         }
-        let Some(messages) = &mut self.messages else { return Ok(None) };
-        let message = timeout(self.wait, messages.next())
-            .await
-            .map_err(|_| LogError::unavailable(WHAT, "timed out"))?
-            .ok_or_else(|| LogError::unavailable(WHAT, "the consumer ended"))?
-            .map_err(|error| LogError::unavailable(WHAT, error))?;
-        let id = message.info().map_err(|error| LogError::malformed(WHAT, error))?.stream_sequence;
-        self.last = EventId(id);
-        if self.last > self.upto {
-            // The event that was to be the last is no longer there.
-            return Err(LogError::malformed(
-                WHAT,
-                format!("event {} is missing; the next one is {id}", self.upto),
-            ));
-        }
-        Ok(Some(StoredEvent { id: self.last, body: message.message.payload }))
+        self.batch = None;
+        Ok(None)
     }
 }
 

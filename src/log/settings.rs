@@ -26,6 +26,8 @@ pub struct LogSettings {
     pub tls_ca_file: Option<PathBuf>,
     /// Our own certificate and its key, PEM, where the server wants them; switches TLS on.
     pub tls_client_files: Option<(PathBuf, PathBuf)>,
+    /// What requests to JetStream's API begin with.
+    pub api_prefix: String,
     /// How long one request to NATS may take.
     pub request_timeout: Duration,
     /// The number of slots, 1 to 1024. Fixed when the streams are made.
@@ -49,6 +51,7 @@ impl Default for LogSettings {
             nkey_seed: None,
             tls_ca_file: None,
             tls_client_files: None,
+            api_prefix: "$JS.API".to_owned(),
             request_timeout: Duration::from_secs(5),
             slots: 64,
             replicas: 1,

@@ -3,19 +3,29 @@
 //! A snapshot has two objects that need not be of the same moment: the state, which frontends read too,
 //! and the draft index, which only validators need. What is in them, and their hashes, is the concern of
 //! `state`; here they are bytes.
+//!
+//! They are written through `async-nats`'s object store, and read by direct gets: its reader makes a consumer,
+//! for which a frontend would need rights that it must not have.
 
 use std::collections::HashMap;
 
-use async_nats::jetstream::object_store::{self, GetErrorKind, InfoErrorKind, ObjectStore};
-use tokio::io::AsyncReadExt;
+use async_nats::jetstream::object_store::{self, ObjectStore};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
+use super::batch_get::BatchGet;
 use super::connection::Log;
 use super::error::LogError;
-use super::subjects::SNAPSHOT_BUCKET;
+use super::subjects::{self, SNAPSHOT_BUCKET, SNAPSHOT_STREAM};
 use crate::event::{EventId, Token};
 
-/// The largest snapshot object that is read back, in bytes after decompression.
+/// The largest snapshot object that is read back, in bytes, before decompression and after.
 const SNAPSHOT_BYTES_MAX: usize = 1 << 30;
+/// The most chunks and bytes of an object that are asked for at a time.
+const CHUNKS_AT_ONCE: usize = 4096;
+const BYTES_AT_ONCE: usize = 4 << 20;
 const COMPRESSION_LEVEL: i32 = 1;
 
 /// One of the two objects of a snapshot.
@@ -73,6 +83,22 @@ impl SnapshotInfo {
     }
 }
 
+/// An object as the object store describes it; the field names are NATS's.
+#[derive(Deserialize)]
+struct StoredObject {
+    #[serde(default)]
+    metadata: HashMap<String, String>,
+    #[serde(default)]
+    nuid: String,
+    #[serde(default)]
+    size: usize,
+    #[serde(default)]
+    chunks: usize,
+    digest: Option<String>,
+    #[serde(default)]
+    deleted: bool,
+}
+
 impl Log {
     async fn snapshot_store(&self) -> Result<&ObjectStore, LogError> {
         self.snapshots
@@ -87,12 +113,11 @@ impl Log {
         token: &Token,
         part: SnapshotPart,
     ) -> Result<Option<SnapshotInfo>, LogError> {
-        match self.snapshot_store().await?.info(part.object(token)).await {
-            Ok(info) if info.deleted => Ok(None),
-            Ok(info) => Ok(SnapshotInfo::from_metadata(&info.metadata)),
-            Err(error) if error.kind() == InfoErrorKind::NotFound => Ok(None),
-            Err(error) => Err(LogError::unavailable("looking for a snapshot", error)),
-        }
+        let object = match self.snapshot_object("looking for a snapshot", token, part).await {
+            Err(LogError::Malformed { .. }) => None,
+            other => other?,
+        };
+        Ok(object.and_then(|object| SnapshotInfo::from_metadata(&object.metadata)))
     }
 
     /// Reads a snapshot object. One that cannot be read back whole is [`LogError::Malformed`]; it can
@@ -103,21 +128,8 @@ impl Log {
         part: SnapshotPart,
     ) -> Result<Option<Vec<u8>>, LogError> {
         const WHAT: &str = "reading a snapshot";
-        let mut object = match self.snapshot_store().await?.get(part.object(token)).await {
-            Ok(object) => object,
-            Err(error) if error.kind() == GetErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(LogError::unavailable(WHAT, error)),
-        };
-        let mut packed = Vec::with_capacity(object.info.size);
-        let reading = object.read_to_end(&mut packed);
-        match tokio::time::timeout(self.settings.request_timeout, reading).await {
-            Err(_) => return Err(LogError::unavailable(WHAT, "timed out")),
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
-                return Err(LogError::malformed(WHAT, error));
-            }
-            Ok(Err(error)) => return Err(LogError::unavailable(WHAT, error)),
-            Ok(Ok(_)) => {}
-        }
+        let Some(object) = self.snapshot_object(WHAT, token, part).await? else { return Ok(None) };
+        let packed = self.chunks(WHAT, &object).await?;
         blocking(WHAT, move || {
             zstd::bulk::Decompressor::upper_bound(&packed)
                 .filter(|bytes| *bytes <= SNAPSHOT_BYTES_MAX)
@@ -126,6 +138,62 @@ impl Log {
         })
         .await
         .map(Some)
+    }
+
+    /// What the object store says of a snapshot object.
+    async fn snapshot_object(
+        &self,
+        what: &'static str,
+        token: &Token,
+        part: SnapshotPart,
+    ) -> Result<Option<StoredObject>, LogError> {
+        let name = URL_SAFE.encode(part.object(token));
+        let get =
+            BatchGet { multi_last: vec![subjects::snapshot_info(&name)], batch: 1, ..BatchGet::default() };
+        let Some(stored) = self.batch_get(what, SNAPSHOT_STREAM, get).await?.pop() else { return Ok(None) };
+        let object: StoredObject = serde_json::from_slice(&stored.message.payload)
+            .map_err(|error| LogError::malformed(what, error))?;
+        Ok((!object.deleted).then_some(object))
+    }
+
+    /// An object's bytes.
+    async fn chunks(&self, what: &'static str, object: &StoredObject) -> Result<Vec<u8>, LogError> {
+        let wrong = |why: &str| LogError::malformed(what, why);
+        if object.size > SNAPSHOT_BYTES_MAX {
+            return Err(wrong("larger than any snapshot"));
+        }
+        if object.chunks > 0 && !subjects::is_plain(&object.nuid) {
+            return Err(wrong("an object without a name for its chunks"));
+        }
+        let subject = subjects::snapshot_chunks(&object.nuid);
+        let mut bytes = Vec::with_capacity(object.size);
+        let (mut chunks, mut last) = (0, 0);
+        while chunks < object.chunks {
+            let get = BatchGet {
+                seq: Some(last + 1),
+                next_by_subj: Some(subject.clone()),
+                batch: CHUNKS_AT_ONCE.min(object.chunks - chunks),
+                max_bytes: Some(BYTES_AT_ONCE),
+                ..BatchGet::default()
+            };
+            let before = chunks;
+            let mut batch = self.open_batch(what, SNAPSHOT_STREAM, get).await?;
+            while let Some(stored) = batch.next().await? {
+                (chunks, last) = (chunks + 1, stored.sequence);
+                if bytes.len() + stored.message.payload.len() > object.size {
+                    return Err(wrong("more bytes than the object has"));
+                }
+                bytes.extend_from_slice(&stored.message.payload);
+            }
+            if chunks == before {
+                return Err(LogError::unavailable(what, "its chunks are gone: it was replaced meanwhile"));
+            }
+        }
+        let digest = format!("SHA-256={}", URL_SAFE.encode(Sha256::digest(&bytes)));
+        if bytes.len() != object.size || object.digest.as_ref().is_some_and(|is| *is != digest) {
+            return Err(wrong("not the bytes that were written"));
+        }
+        Ok(bytes)
     }
 
     /// Writes a snapshot object in place of the one that was there.

@@ -44,7 +44,7 @@ impl Log {
             None => return Err(StateAtError::NoEvent(id)),
         }
         let mut state = self.snapshot_before(token, id).await?.unwrap_or_else(PartitionState::follower);
-        let mut replay = self.replay(token, state.head(), id).await?;
+        let mut replay = self.replay(token, state.head(), id);
         while let Some(stored) = replay.next().await? {
             apply(fold.as_ref(), &mut state, &stored)?;
         }

@@ -11,6 +11,9 @@ pub(super) const SNAPSHOT_BUCKET: &str = "SNAPSHOTS";
 pub(super) const OWNERSHIP_STREAM: &str = "KV_SLOTS";
 pub(super) const SNAPSHOT_STREAM: &str = "OBJ_SNAPSHOTS";
 
+/// The header that every message in the answer to a batched get has, and no other.
+pub(super) const NUM_PENDING: &str = "Nats-Num-Pending";
+
 pub(super) const DRAFTS_ALL: &str = "draft.>";
 pub(super) const COMMITTED_ALL: &str = "committed.>";
 pub(super) const LIVE_ALL: &str = "live.>";
@@ -38,6 +41,16 @@ pub(super) fn committed(token: &Token) -> String {
 /// The partition's token at the end of a committed event's subject.
 pub(super) fn token_of_committed(subject: &str) -> Option<&str> {
     subject.strip_prefix("committed.")
+}
+
+/// What the object store says of a snapshot object; `name` is encoded.
+pub(super) fn snapshot_info(name: &str) -> String {
+    format!("$O.{SNAPSHOT_BUCKET}.M.{name}")
+}
+
+/// A snapshot object's bytes.
+pub(super) fn snapshot_chunks(nuid: &str) -> String {
+    format!("$O.{SNAPSHOT_BUCKET}.C.{nuid}")
 }
 
 /// Where JetStream repeats a partition's events as they are stored.

@@ -118,7 +118,7 @@ impl Log {
         let mut offset = 0_u64;
         loop {
             let body = json!({ "subjects_filter": filter, "offset": offset }).to_string();
-            let subject = format!("$JS.API.STREAM.INFO.{stream}");
+            let subject = self.api(&format!("STREAM.INFO.{stream}"));
             let reply = self.request(what, subject, None, body.into()).await?;
             let info: Info =
                 serde_json::from_slice(&reply.payload).map_err(|error| LogError::malformed(what, error))?;
@@ -147,7 +147,7 @@ impl Log {
             return Ok(BTreeMap::new());
         }
         let get = BatchGet { batch: of.len(), multi_last: of, ..BatchGet::default() };
-        let found = self.batch_get("reading partitions' heads", subjects::COMMITTED_STREAM, &get).await?;
+        let found = self.batch_get("reading partitions' heads", subjects::COMMITTED_STREAM, get).await?;
         Ok(found
             .into_iter()
             .map(|stored| {

@@ -69,7 +69,7 @@ async fn a_commit_is_stored_only_behind_the_event_that_it_names() {
     let cut = log.page(&a, EventId::NONE, 2, usize::MAX).await.unwrap();
     assert!(cut.more && cut.events.len() == 2);
     let head = log.head(&b).await.unwrap().unwrap();
-    let mut replay = log.replay(&b, EventId::NONE, head.id).await.unwrap();
+    let mut replay = log.replay(&b, EventId::NONE, head.id);
     let mut replayed = Vec::new();
     while let Some(event) = replay.next().await.unwrap() {
         replayed.push(event);

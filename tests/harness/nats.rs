@@ -93,6 +93,20 @@ impl NatsServer {
     }
 }
 
+/// What `nats/single.conf` says, with its accounts and users, on a port and store of the test's.
+pub fn shipped(port: u16, store: &Path) -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/nats");
+    let shipped = std::fs::read_to_string(format!("{folder}/single.conf")).unwrap();
+    let users = std::fs::read_to_string(format!("{folder}/users.conf")).unwrap();
+    let changed = shipped
+        .replace("include \"users.conf\"", &users)
+        .replace("\"0.0.0.0:4222\"", &format!("\"127.0.0.1:{port}\""))
+        .replace("http: \"0.0.0.0:8222\"", "")
+        .replace("\"/data\"", &format!("{store:?}"));
+    assert!(!changed.contains("0.0.0.0") && !changed.contains("/data\""));
+    changed
+}
+
 /// The path of a usable nats-server. The product knows how to find or install one.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();

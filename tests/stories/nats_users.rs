@@ -1,111 +1,358 @@
-//! The NATS users of `nats/single.conf`: each role can do its work as its user, and may publish nothing else.
+//! The NATS accounts and users of `nats/`: each role can do its work as its user, and a frontend's credentials in
+//! other hands can neither commit, nor forge what others see, nor destroy anything.
 
+use std::collections::BTreeSet;
 use std::process::Command;
+use std::time::Duration;
 
-use serde_json::{Value, json};
+use async_nats::{Client as Nats, ConnectOptions, HeaderMap, Message};
+use futures_util::StreamExt;
+use serde_json::json;
 
-use crate::harness::admin::Operator;
 use crate::harness::client::Client;
 use crate::harness::cluster::binary;
 use crate::harness::nats;
 use crate::harness::process::Process;
-use crate::harness::{free_port, temp_dir};
+use crate::harness::{free_port, temp_dir, until};
 
-/// What `nats/single.conf` says, on a port and store of the test's.
-fn configuration(port: u16, store: &std::path::Path) -> String {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/nats");
-    let shipped = std::fs::read_to_string(format!("{folder}/single.conf")).unwrap();
-    let users = std::fs::read_to_string(format!("{folder}/users.conf")).unwrap();
-    let changed = shipped
-        .replace("include \"users.conf\"", &users)
-        .replace("\"0.0.0.0:4222\"", &format!("\"127.0.0.1:{port}\""))
-        .replace("http: \"0.0.0.0:8222\"", "")
-        .replace("\"/data\"", &format!("{store:?}"));
-    assert!(!changed.contains("0.0.0.0") && !changed.contains("/data\""));
-    changed
+/// A NATS server as shipped, with the streams, a validator and a frontend, each as its user.
+struct Shipped {
+    url: String,
+    server: Process,
+    validator: Process,
+    frontend: Process,
+    address: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Shipped {
+    async fn start() -> Self {
+        let dir = temp_dir();
+        let port = free_port();
+        let url = format!("nats://127.0.0.1:{port}");
+        let file = dir.path().join("nats.conf");
+        std::fs::write(&file, nats::shipped(port, &dir.path().join("store"))).unwrap();
+        let mut command = Command::new(nats::binary());
+        command.arg("--config").arg(&file);
+        for user in ["frontend", "validator", "operator"] {
+            command.env(format!("NATS_{}_PASSWORD", user.to_uppercase()), format!("{user}Secret"));
+        }
+        let mut server = Process::spawn("nats", command, dir.path());
+        server.line_with("Server is ready").await;
+
+        let bootstrap = as_user("bootstrap", "operator", &url).output().unwrap();
+        assert!(bootstrap.status.success(), "{}", String::from_utf8_lossy(&bootstrap.stderr));
+        let mut command = as_user("validator", "validator", &url);
+        // A snapshot after every few events, so that writing and reading them is tried too.
+        command.args(["--set", "validator.snapshot_events_min=3", "--set", "validator.snapshot_share_min=0"]);
+        let mut validator = Process::spawn("validator", command, dir.path());
+        validator.line_with("validator ready: ").await;
+        let mut command = as_user("frontend", "frontend", &url);
+        command.args(["--allow-anyone", "--listen", "127.0.0.1:0", "--set", "metrics.listen=127.0.0.1:0"]);
+        let mut frontend = Process::spawn("frontend", command, dir.path());
+        let address = frontend.line_with("frontend ready: ").await;
+        let shipped = Self { url, server, validator, frontend, address, _dir: dir };
+        until("all slots to be taken", async || (shipped.kept().await.slots == 64).then_some(())).await;
+        shipped
+    }
+
+    /// Waits until every draft is decided.
+    async fn settled(&self) {
+        until("the queue to be empty", async || (self.kept().await.drafts == 0).then_some(())).await;
+    }
+
+    async fn kept(&self) -> Kept {
+        let js = async_nats::jetstream::new(connect("operator", &self.url).await);
+        let mut streams = js.streams();
+        let mut kept = Kept::default();
+        while let Some(stream) = streams.next().await {
+            let stream = stream.unwrap();
+            let state = &stream.state;
+            match stream.config.name.as_str() {
+                "DRAFTS" => (kept.drafts, kept.slots) = (state.messages, state.consumer_count),
+                "COMMITTED" => {
+                    kept.events = (state.messages, state.first_sequence, state.last_sequence);
+                    kept.readers = state.consumer_count;
+                }
+                _ => {}
+            }
+            kept.streams.insert(stream.config.name);
+        }
+        kept
+    }
+}
+
+/// What NATS keeps.
+#[derive(Debug, Default, PartialEq)]
+struct Kept {
+    streams: BTreeSet<String>,
+    /// How many drafts are not decided, and how many consumers there are for them.
+    drafts: u64,
+    slots: usize,
+    /// How many events there are, the first, and the last; and how many consumers.
+    events: (u64, u64, u64),
+    readers: usize,
 }
 
 fn as_user(role: &str, user: &str, url: &str) -> Command {
     let mut command = binary();
-    command.arg(role);
-    command.env("INSIEME_NATS_URLS", url);
+    command.args([role, "--nats", url]);
     command.env("INSIEME_NATS_USER", user).env("INSIEME_NATS_PASSWORD", format!("{user}Secret"));
+    if user == "frontend" {
+        command.env("INSIEME_NATS_API_PREFIX", "core");
+    }
     command
 }
 
-async fn connect(user: &str, url: &str) -> async_nats::Client {
-    let options = async_nats::ConnectOptions::with_user_and_password(user.into(), format!("{user}Secret"));
+async fn connect(user: &str, url: &str) -> Nats {
+    let options = ConnectOptions::with_user_and_password(user.into(), format!("{user}Secret"));
     options.connect(url).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_role_works_as_its_user_and_a_frontend_may_not_publish_events() {
-    let dir = temp_dir();
-    let port = free_port();
-    let url = format!("nats://127.0.0.1:{port}");
-    let file = dir.path().join("nats.conf");
-    std::fs::write(&file, configuration(port, &dir.path().join("store"))).unwrap();
-    let mut command = Command::new(nats::binary());
-    command.arg("--config").arg(&file);
-    for user in ["frontend", "validator", "operator"] {
-        command.env(format!("NATS_{}_PASSWORD", user.to_uppercase()), format!("{user}Secret"));
-    }
-    let mut server = Process::spawn("nats", command, dir.path());
-    server.line_with("Server is ready").await;
-
-    assert!(as_user("bootstrap", "operator", &url).output().unwrap().status.success());
-    let mut command = as_user("validator", "validator", &url);
-    // A snapshot after every few events, so that writing and reading them is tried too.
-    command.args(["--set", "validator.snapshot_events_min=3", "--set", "validator.snapshot_share_min=0"]);
-    let mut validator = Process::spawn("validator", command, dir.path());
-    validator.line_with("validator ready: ").await;
-    let mut command = as_user("frontend", "frontend", &url);
-    command.args(["--allow-anyone", "--listen", "127.0.0.1:0"]);
-    let mut frontend = Process::spawn("frontend", command, dir.path());
-    let address = frontend.line_with("frontend ready: ").await;
-
-    let mut ann = Client::of(&address, "ann").await;
+async fn every_role_works_as_its_user() {
+    let mut shipped = Shipped::start().await;
+    let mut ann = Client::of(&shipped.address, "ann").await;
     for number in 0..10 {
         ann.commit("set", json!({ "target": format!("k{number}"), "value": "x".repeat(50_000) })).await;
     }
-    validator.line_with("snapshot written").await;
-    for command in ["state", "log"] {
-        let output = as_user(command, "frontend", &url).arg("default").output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Both parts of it.
+    shipped.validator.line_with("snapshot written").await;
+    let drafts = [ann.submit("treePush", json!({})).await, ann.submit("nonsense", json!({})).await];
+    for draft in drafts {
+        ann.expect_rejected(&draft, "validation_failed").await;
     }
-    // The administration asks the frontend, which answers.
-    let mut command = as_user("admin", "operator", &url);
-    command.args(["serve", "--allow-anyone", "--listen", "127.0.0.1:0"]);
-    let mut admin = Process::spawn("admin", command, dir.path());
-    let ops = Operator::new(&admin.line_with("admin ready: ").await, None);
-    let connections = ops.get("/partitions/default/connections").await.json();
-    assert_eq!(connections["connections"][0]["client"], "ann", "{connections}");
-    let roles = |processes: &Value| {
-        let processes = processes["processes"].as_array().unwrap().clone();
-        processes.iter().map(|process| process["role"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
-    };
-    assert_eq!(roles(&ops.get("/processes").await.json()), ["frontend", "validator", "admin"]);
-    assert!(!server.output().contains("Violation"), "{}", server.tail());
+    let states: Vec<String> = ["frontend", "operator"]
+        .into_iter()
+        .map(|user| {
+            let read = |command: &str, more: &[&str]| {
+                let output = as_user(command, user, &shipped.url).arg("default").args(more).output().unwrap();
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                String::from_utf8(output.stdout).unwrap()
+            };
+            assert_eq!(read("log", &[]).lines().count(), 10);
+            read("state", &["--hash"])
+        })
+        .collect();
+    assert_eq!(states[0], states[1]);
+    // A second frontend, which finds it all in the log, and what is live crosses both.
+    let mut bob = Client::of(&shipped.address, "bob").await;
+    let event = ann.commit("set", json!({ "target": "late", "value": 1 })).await;
+    bob.caught_up(event["eventId"].as_u64().unwrap()).await;
+    for process in [&shipped.server, &shipped.validator, &shipped.frontend] {
+        assert!(!process.output().contains("iolation"), "{}", process.tail());
+    }
+}
 
-    // The same credentials, in other hands.
-    let stolen = connect("frontend", &url).await;
-    let before = as_user("state", "operator", &url).args(["default", "--hash"]).output().unwrap().stdout;
-    const FORBIDDEN: [&str; 6] = [
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stolen_frontend_credential_may_publish_and_hear_nothing_more() {
+    let mut shipped = Shipped::start().await;
+    let mut ann = Client::of(&shipped.address, "ann").await;
+    ann.commit("set", json!({ "target": "a", "value": 1 })).await;
+    shipped.settled().await;
+    let before = shipped.kept().await;
+
+    let stolen = connect("frontend", &shipped.url).await;
+    let subjects = [
         "committed.default",
+        "live.default",
         "answer.someone",
+        "control.all",
         "$KV.SLOTS.slot.1",
         "$O.SNAPSHOTS.M.x",
-        "control.frontend",
-        "live.default",
+        "$JS.ACK.DRAFTS.slot-1-1.1.1.1.1.1",
+        "$JS.API.STREAM.DELETE.COMMITTED",
+        "$JS.API.STREAM.PURGE.COMMITTED",
+        "$JS.API.STREAM.CREATE.MINE",
+        "$JS.API.STREAM.MSG.DELETE.COMMITTED",
+        "$JS.API.CONSUMER.CREATE.COMMITTED",
+        "$JS.API.CONSUMER.DELETE.DRAFTS.slot-1-1",
+        "$JS.API.DIRECT.GET.COMMITTED",
+        "$SYS.REQ.SERVER.PING",
+        "_INBOX.someone.1",
+        "_R_.someone",
     ];
-    for subject in FORBIDDEN {
+    for subject in subjects {
         stolen.publish(subject, "forged".into()).await.unwrap();
     }
-    stolen.flush().await.unwrap();
-    server.line_with("Publish Violation - Subject \"live.default\"").await;
-    for subject in FORBIDDEN {
-        assert!(server.output().contains(&format!("Publish Violation - Subject \"{subject}\"")), "{subject}");
+    for subject in subjects {
+        shipped.server.line_with(&format!("Publish Violation - Subject \"{subject}\"")).await;
     }
-    let after = as_user("state", "operator", &url).args(["default", "--hash"]).output().unwrap().stdout;
-    assert_eq!(before, after);
+    // The API's prefix gives no more of the API than is imported.
+    for request in [
+        "STREAM.DELETE.COMMITTED",
+        "STREAM.PURGE.COMMITTED",
+        "STREAM.UPDATE.COMMITTED",
+        "STREAM.CREATE.MINE",
+        "STREAM.NAMES",
+        "STREAM.MSG.DELETE.COMMITTED",
+        "STREAM.MSG.GET.COMMITTED",
+        "STREAM.MSG.GET.DRAFTS",
+        "STREAM.SNAPSHOT.COMMITTED",
+        "CONSUMER.CREATE.COMMITTED",
+        "CONSUMER.CREATE.DRAFTS",
+        "CONSUMER.NAMES.DRAFTS",
+        "CONSUMER.MSG.NEXT.DRAFTS.slot-1-1",
+        "CONSUMER.DELETE.DRAFTS.slot-1-1",
+        "DIRECT.GET.KV_SLOTS",
+        "DIRECT.GET.DRAFTS",
+    ] {
+        let answer = stolen.request(format!("core.{request}"), "{}".into()).await;
+        let kind = answer.unwrap_err().kind();
+        assert_eq!(kind, async_nats::client::RequestErrorKind::NoResponders, "{request}");
+    }
+    let subjects = [
+        ">",
+        "committed.>",
+        "draft.>",
+        "$KV.>",
+        "$JS.>",
+        "$SYS.>",
+        "_R_.>",
+        "report.>",
+        "core.>",
+        "*.default",
+    ];
+    for subject in subjects {
+        stolen.subscribe(subject).await.unwrap();
+    }
+    for subject in subjects {
+        shipped.server.line_with(&format!("Subscription Violation - Subject \"{subject}\"")).await;
+    }
+
+    // Inboxes of the others' account are not to be heard in this one.
+    let mut inboxes = stolen.subscribe("_INBOX.>").await.unwrap();
+    stolen.flush().await.unwrap();
+    let operator = connect("operator", &shipped.url).await;
+    let mut replies = operator.subscribe("_INBOX.operator.1").await.unwrap();
+    operator.publish_with_reply("$JS.API.INFO", "_INBOX.operator.1", "".into()).await.unwrap();
+    replies.next().await.unwrap();
+    stolen.publish_with_reply("core.INFO", "_INBOX.stolen.1", "".into()).await.unwrap();
+    let mut heard = String::new();
+    while heard != "_INBOX.stolen.1" {
+        heard = inboxes.next().await.unwrap().subject.to_string();
+        assert_ne!(heard, "_INBOX.operator.1");
+    }
+
+    for (user, password) in [("frontend", "wrong"), ("validator", "frontendSecret"), ("", "")] {
+        let options = ConnectOptions::with_user_and_password(user.into(), password.into());
+        assert!(options.connect(&shipped.url).await.is_err(), "{user}");
+    }
+    assert!(async_nats::connect(&shipped.url).await.is_err(), "nobody");
+    assert_eq!(shipped.kept().await, before);
+    ann.commit("set", json!({ "target": "a", "value": 2 })).await;
+}
+
+/// NATS sends a reply to whatever subject its request names, and does not look whether the requester may publish
+/// there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stolen_frontend_credential_cannot_have_replies_taken_for_events() {
+    let shipped = Shipped::start().await;
+    let mut ann = Client::of(&shipped.address, "ann").await;
+    for value in 0..5 {
+        ann.commit("set", json!({ "target": "a", "value": value })).await;
+    }
+    let mut other = Client::of(&shipped.address, "olga").partition("other").await;
+    other.commit("set", json!({ "target": "secret", "value": "of other" })).await;
+    shipped.settled().await;
+    let before = shipped.kept().await;
+    let operator = connect("operator", &shipped.url).await;
+    let mut core = operator.subscribe(">").await.unwrap();
+    operator.flush().await.unwrap();
+
+    let stolen = connect("frontend", &shipped.url).await;
+    let mut heard = stolen.subscribe("live.default").await.unwrap();
+    // The last one answers with the event of the other partition, as behind the last of this.
+    let gets = [
+        json!({ "seq": 1 }),
+        json!({ "seq": 1, "next_by_subj": "committed.other", "batch": 9 }),
+        json!({ "multi_last": ["committed.default", "committed.other"], "batch": 9 }),
+    ];
+    let targets = [
+        "committed.default",
+        "committed.new",
+        "answer.someone",
+        "control.all",
+        "$KV.SLOTS.forged",
+        "$O.SNAPSHOTS.M.forged",
+        "$JS.API.STREAM.DELETE.COMMITTED",
+        "$JS.API.STREAM.PURGE.COMMITTED",
+        "core.STREAM.DELETE.COMMITTED",
+        "live.default",
+    ];
+    for target in targets {
+        for get in &gets {
+            let request = get.to_string().into();
+            stolen.publish_with_reply("core.DIRECT.GET.COMMITTED", target, request).await.unwrap();
+        }
+        for request in ["core.STREAM.INFO.COMMITTED", "core.INFO", "core.DIRECT.GET.OBJ_SNAPSHOTS"] {
+            stolen.publish_with_reply(request, target, "{\"seq\":1}".into()).await.unwrap();
+        }
+    }
+    // All that was asked for has come to live.default of the frontends' account: the event of the other partition
+    // in one message, in two of a batch each, and the ends of the batches.
+    let (mut events, mut replies) = (0, Vec::new());
+    until("the replies on the live subject", async || {
+        while let Ok(Some(message)) = tokio::time::timeout(Duration::from_millis(50), heard.next()).await {
+            events += usize::from(subject_in_log(&message) == Some("committed.other"));
+            replies.push(message);
+        }
+        (events >= 2 && replies.len() >= 8).then_some(())
+    })
+    .await;
+    // The frontend has looked at each, ...
+    until("the frontend to have ignored them", async || {
+        let ignored = shipped.frontend.output().matches("JetStream did not put there; ignored").count();
+        (ignored >= replies.len()).then_some(())
+    })
+    .await;
+    // ... and ann gets her own event and no other.
+    let event = ann.commit("set", json!({ "target": "a", "value": "the last" })).await;
+    assert!(!event.to_string().contains("of other"));
+    assert!(ann.events.iter().all(|event| !serde_json::to_string(event).unwrap().contains("of other")));
+    let (count, first, last) = before.events;
+    assert_eq!(shipped.kept().await.events, (count + 1, first, last + 1), "only ann's");
+    // Nothing of it was stored, and whoever listens to everything there has heard none of it.
+    while let Ok(Some(message)) = tokio::time::timeout(Duration::from_millis(50), core.next()).await {
+        let target = message.subject.as_str();
+        let ann = String::from_utf8_lossy(&message.payload).contains("the last");
+        assert!(!targets.contains(&target) || ann, "{target}");
+    }
+}
+
+/// Headers by which NATS is asked to do more with a message than to deliver it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stolen_frontend_credential_gains_nothing_by_headers() {
+    let shipped = Shipped::start().await;
+    let mut ann = Client::of(&shipped.address, "ann").await;
+    ann.commit("set", json!({ "target": "a", "value": 1 })).await;
+    let (count, first, last) = shipped.kept().await.events;
+    let stolen = connect("frontend", &shipped.url).await;
+    let operator = connect("operator", &shipped.url).await;
+    let mut heard = operator.subscribe("committed.>").await.unwrap();
+    operator.flush().await.unwrap();
+    for (name, value) in [
+        ("Nats-Trace-Dest", "committed.default"),
+        ("Nats-Rollup", "all"),
+        ("Nats-Schedule", "@every 1s"),
+        ("Nats-Expected-Stream", "COMMITTED"),
+        ("Nats-Batch-Id", "b"),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value);
+        headers.insert("Nats-Schedule-Target", "committed.default");
+        let sent = stolen.publish_with_headers("draft.1.default", headers, "no draft".into());
+        sent.await.unwrap();
+    }
+    // Whatever of it is a draft at all is one that nobody can read.
+    stolen.flush().await.unwrap();
+    shipped.settled().await;
+    ann.commit("set", json!({ "target": "a", "value": "hers" })).await;
+    let published = heard.next().await.unwrap();
+    assert!(String::from_utf8_lossy(&published.payload).contains("hers"), "{published:?}");
+    assert_eq!(shipped.kept().await.events, (count + 1, first, last + 1));
+}
+
+fn subject_in_log(message: &Message) -> Option<&str> {
+    Some(message.headers.as_ref()?.get("Nats-Subject")?.as_str())
 }

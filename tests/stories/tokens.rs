@@ -23,12 +23,7 @@ fn secret() -> TestKey {
 }
 
 /// Says `connect` and gives the answer.
-pub(super) async fn connect(
-    frontend: &Frontend,
-    client: &str,
-    partition: &str,
-    token: Option<&str>,
-) -> (Socket, Value) {
+async fn connect(frontend: &Frontend, client: &str, partition: &str, token: Option<&str>) -> (Socket, Value) {
     let mut socket = Socket::open(&frontend.url()).await.unwrap();
     let mut payload = json!({ "clientId": client, "version": "test", "partition": partition });
     if let Some(token) = token {

@@ -1,0 +1,166 @@
+//! What the wall between the accounts of `nats/users.conf` costs, and how fast history is read.
+//!
+//!     cargo bench --bench accounts
+//!
+//! The same calls on the same server, as `operator` in the streams' account and as `frontend` across the border:
+//! storing a draft, reading a partition's head, reading a page, and reading a whole partition; and that once more
+//! through an ordered consumer of JetStream's, which the product does without. In turns, so that whatever else the
+//! machine does is shared.
+
+#[path = "../tests/harness/mod.rs"]
+mod harness;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use harness::nats;
+use harness::process::Process;
+use insieme_backend::event::{EventId, PartitionKey, Token};
+use insieme_backend::log::{CommitPart, Log, LogSettings, bootstrap};
+
+const EVENTS: usize = 100_000;
+const EVENT_BYTES: usize = 300;
+const BATCH: usize = 1_000;
+const CALLS: usize = 2_000;
+const PAGE: usize = 500;
+const ROUNDS: usize = 5;
+
+#[tokio::main]
+async fn main() {
+    let dir = harness::temp_dir();
+    let port = harness::free_port();
+    let url = format!("nats://127.0.0.1:{port}");
+    let file = dir.path().join("nats.conf");
+    std::fs::write(&file, nats::shipped(port, &dir.path().join("store"))).expect("a folder of ours");
+    let mut command = Command::new(nats::binary());
+    command.arg("--config").arg(&file);
+    for user in ["frontend", "validator", "operator"] {
+        command.env(format!("NATS_{}_PASSWORD", user.to_uppercase()), format!("{user}Secret"));
+    }
+    let mut server = Process::spawn("nats", command, dir.path());
+    server.line_with("Server is ready").await;
+
+    let core = connect(&url, "operator", "$JS.API").await;
+    bootstrap(&core).await.expect("an empty server");
+    let edge = connect(&url, "frontend", "core").await;
+    let partition = PartitionKey::new("p").expect("a name");
+    let token = partition.token();
+    let head = fill(&core, &token).await;
+
+    println!("{:<34} {:>12} {:>12}   ratio", "median", "in CORE", "from EDGE");
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    for _ in 0..CALLS {
+        for (log, times) in [(&core, &mut a), (&edge, &mut b)] {
+            times.push(time(log.publish_draft(&partition, &token, body())).await);
+        }
+    }
+    line("a draft stored", a, b);
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    for _ in 0..CALLS {
+        for (log, times) in [(&core, &mut a), (&edge, &mut b)] {
+            times.push(time(log.head(&token)).await);
+        }
+    }
+    line("a partition's head", a, b);
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    for _ in 0..CALLS / 10 {
+        for (log, times) in [(&core, &mut a), (&edge, &mut b)] {
+            times.push(time(log.page(&token, EventId(EVENTS as u64 / 2), PAGE, usize::MAX)).await);
+        }
+    }
+    line(&format!("a page of {PAGE} events"), a, b);
+    let (mut a, mut b, mut ordered) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        for (log, times) in [(&core, &mut a), (&edge, &mut b)] {
+            times.push(replay(log, &token, head).await);
+        }
+        ordered.push(by_consumer(&url, &token).await);
+    }
+    let ordered = median(ordered);
+    line(&format!("{EVENTS} events"), a, b);
+    println!("{:<34} {:>9.2} ms", "the same by an ordered consumer", millis(ordered));
+}
+
+async fn connect(url: &str, user: &str, api_prefix: &str) -> Log {
+    let settings = LogSettings {
+        urls: vec![url.to_owned()],
+        user: Some((user.to_owned(), format!("{user}Secret"))),
+        api_prefix: api_prefix.to_owned(),
+        ..LogSettings::default()
+    };
+    Log::connect(&settings, "bench").await.expect("a server that is ready")
+}
+
+/// Commits the events; gives the last one's id.
+async fn fill(log: &Log, token: &Token) -> EventId {
+    let mut head = EventId::NONE;
+    for _ in 0..EVENTS / BATCH {
+        let bodies = (0..BATCH).map(|_| body()).collect();
+        let part = CommitPart { token: token.clone(), expected: head, bodies };
+        let first = log.commit_batch(&[part], &[]).await.expect("nobody else commits");
+        head = EventId(first[0].0 + BATCH as u64 - 1);
+    }
+    head
+}
+
+fn body() -> Bytes {
+    Bytes::from(vec![b'x'; EVENT_BYTES])
+}
+
+async fn time<T, E: std::fmt::Display>(call: impl Future<Output = Result<T, E>>) -> Duration {
+    let start = Instant::now();
+    if let Err(error) = call.await {
+        panic!("{error}");
+    }
+    start.elapsed()
+}
+
+async fn replay(log: &Log, token: &Token, head: EventId) -> Duration {
+    let start = Instant::now();
+    let mut replay = log.replay(token, EventId::NONE, head);
+    let mut events = 0;
+    while replay.next().await.expect("a log that is whole").is_some() {
+        events += 1;
+    }
+    assert_eq!(events, EVENTS);
+    start.elapsed()
+}
+
+async fn by_consumer(url: &str, token: &Token) -> Duration {
+    let options =
+        async_nats::ConnectOptions::with_user_and_password("operator".into(), "operatorSecret".into());
+    let js = async_nats::jetstream::new(options.connect(url).await.expect("a server that is ready"));
+    let start = Instant::now();
+    let stream = js.get_stream("COMMITTED").await.expect("a stream");
+    let configuration = OrderedConfig {
+        filter_subject: format!("committed.{token}"),
+        deliver_policy: DeliverPolicy::All,
+        replay_policy: ReplayPolicy::Instant,
+        ..Default::default()
+    };
+    let consumer = stream.create_consumer(configuration).await.expect("a consumer");
+    let mut messages = consumer.messages().await.expect("messages");
+    for _ in 0..EVENTS {
+        messages.next().await.expect("an event").expect("an event");
+    }
+    start.elapsed()
+}
+
+fn line(what: &str, core: Vec<Duration>, edge: Vec<Duration>) {
+    let (core, edge) = (median(core), median(edge));
+    let ratio = edge.as_secs_f64() / core.as_secs_f64();
+    println!("{what:<34} {:>9.2} ms {:>9.2} ms   {ratio:.2}", millis(core), millis(edge));
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}

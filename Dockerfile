@@ -2,8 +2,8 @@
 #
 #     docker build -t insieme-backend .
 #
-# With --build-arg BINARY=local the binary is not compiled here but taken from target/docker/, where it must
-# have been put (built for Debian bookworm); tests/compose does so.
+# With --build-arg BINARY=local nothing is compiled here: the binary (built for Debian bookworm) and the
+# authorities are taken from target/docker/, where they must have been put; tests/compose does so.
 ARG BINARY=compiled
 
 FROM rust:1.95-bookworm AS compiled
@@ -12,15 +12,18 @@ COPY . .
 # The commit, for /version and --version.
 ARG GIT_REVISION
 ENV GIT_REVISION=${GIT_REVISION}
-RUN cargo build --release --locked --bin insieme-backend && cp target/release/insieme-backend /insieme-backend
+RUN cargo build --release --locked --bin insieme-backend \
+ && cp target/release/insieme-backend /etc/ssl/certs/ca-certificates.crt /
 
 FROM scratch AS local
-COPY target/docker/insieme-backend /insieme-backend
+COPY target/docker/insieme-backend target/docker/ca-certificates.crt /
 
 FROM ${BINARY} AS binary
 
 FROM debian:bookworm-slim AS runtime
 COPY --from=binary --chmod=0755 /insieme-backend /usr/local/bin/insieme-backend
+# The authorities that are trusted where no file of others is configured: for auth.jwks_url, and tls:// of NATS.
+COPY --from=binary --chmod=0644 /ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 # Nothing is written to the file system, and nothing needs a privilege.
 USER 65532:65532
 EXPOSE 3001 9100

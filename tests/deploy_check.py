@@ -1,4 +1,4 @@
-"""What must hold of the files in deploy/ and nats/; called by tests/deploy."""
+"""What must hold of the files in deploy/ and nats/, and of compose.yaml; called by tests/deploy."""
 
 import os
 import pathlib
@@ -142,6 +142,44 @@ def nats_takes_its_configurations():
     say("NATS takes its configurations, and the values of its chart say the same")
 
 
+def compose_puts_files_where_they_are_looked_for():
+    read = lambda path: yaml.safe_load((ROOT / path).read_text())
+    services = read("compose.yaml")["services"]
+    mounts = {name: [text.split(":")[:2] for text in service.get("volumes", [])] for name, service in services.items()}
+    for name, pairs in mounts.items():
+        for source, _ in pairs:
+            assert not source.startswith(".") or (ROOT / source).exists(), f"{name}: there is no {source}"
+    targets = {name: {target: source for source, target in pairs} for name, pairs in mounts.items()}
+
+    # Grafana reads its provisioning, that reads the dashboards, and they come from Prometheus.
+    (provider,) = read("deploy/grafana/provisioning/dashboards/insieme.yml")["providers"]
+    dashboards = [target for target in targets["grafana"] if target.startswith(provider["options"]["path"] + "/")]
+    assert len(dashboards) == 1 and dashboards[0].endswith(".json"), dashboards
+    assert "/etc/grafana/provisioning" in targets["grafana"]
+    (source,) = read("deploy/grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    assert source["url"] == "http://prometheus:9090" and "prometheus" in services, source
+    assert f'"uid": "{source["uid"]}"' in (ROOT / "deploy/grafana/dashboard.json").read_text()
+
+    # Prometheus reads its configuration, and scrapes services that serve metrics there.
+    assert targets["prometheus"]["/etc/prometheus"] == "./deploy/prometheus"
+    for job in read("deploy/prometheus/prometheus.yml")["scrape_configs"]:
+        for found in job["dns_sd_configs"]:
+            for name in found["names"]:
+                assert services[name]["environment"]["INSIEME_METRICS_LISTEN"] == f"0.0.0.0:{found['port']}", name
+
+    # What cluster.env sets is asked for, and names the servers that there are.
+    text = (ROOT / "compose.yaml").read_text()
+    lines = (ROOT / "deploy/compose/cluster.env").read_text().splitlines()
+    settings = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert all(f"${{{name}:-" in text for name in settings), settings
+    servers = [name for name, service in services.items() if service["image"].startswith("nats:")]
+    assert settings["INSIEME_NATS_URLS"] == ",".join(f"nats://{name}:4222" for name in servers), settings
+    routes = services["nats"]["environment"]["NATS_ROUTES"]
+    assert all(f"@{name}:6222" in routes for name in servers), routes
+    assert settings["INSIEME_NATS_REPLICAS"] == str(len(servers))
+    say("compose mounts what there is to where it is looked for, and its cluster is of the servers that it has")
+
+
 def systemd_takes_the_units():
     units = sorted((ROOT / "deploy/systemd").glob("*.service"))
     with tempfile.TemporaryDirectory() as folder:
@@ -162,4 +200,5 @@ names, parts = manifests()
 follow_the_schemas(names)
 belong_together(parts)
 nats_takes_its_configurations()
+compose_puts_files_where_they_are_looked_for()
 systemd_takes_the_units()

@@ -5,6 +5,7 @@ mod harness;
 
 mod stories {
     mod administration;
+    mod attack_table;
     mod attacks;
     mod catch_up;
     mod closing;

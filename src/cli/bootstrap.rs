@@ -12,6 +12,7 @@ use crate::log::BootstrapReport;
 ///
 /// What is there already is checked, and never changed: where it differs from the configuration, the
 /// command says how and fails. It may run any number of times, and before or after the other processes.
+/// A cluster that is not whole yet is waited for (nats.connect_wait_ms).
 #[derive(Debug, Args)]
 pub(super) struct Bootstrap {
     #[command(flatten)]
@@ -23,7 +24,9 @@ impl Bootstrap {
         let Some(log) = connect::connect(&config, "bootstrap", &shutdown).await? else {
             bail!("stopped before NATS was there");
         };
-        let report = crate::log::bootstrap(&log).await?;
+        let Some(report) = connect::make_streams(&log, &config, &shutdown).await? else {
+            bail!("stopped before the streams were made");
+        };
         say(&summary(&report))
     }
 }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::log::{BootstrapError, Log};
+use crate::log::{BootstrapError, BootstrapReport, Log};
 
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -53,6 +53,28 @@ pub(super) async fn connect_to_streams(
             Next::Again => {}
             Next::Stop => return Ok(None),
             Next::GiveUp => return Err(error).context(patience.gave_up("the streams")),
+        }
+    }
+}
+
+/// Makes the streams, trying for `nats.connect_wait_ms`: of a cluster that has just been started the servers
+/// may not all be there yet. `None` when `shutdown` came first.
+pub(super) async fn make_streams(
+    log: &Log,
+    config: &Config,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<BootstrapReport>> {
+    let mut patience = Patience::new(config, shutdown);
+    loop {
+        let error = match crate::log::bootstrap(log).await {
+            Ok(report) => return Ok(Some(report)),
+            Err(error) if !may_pass(&error) => return Err(error.into()),
+            Err(error) => error,
+        };
+        match patience.pause("the NATS servers", &error).await {
+            Next::Again => {}
+            Next::Stop => return Ok(None),
+            Next::GiveUp => return Err(error).context(patience.gave_up("the NATS servers")),
         }
     }
 }

@@ -133,8 +133,29 @@ async fn stream_config(log: &Log, name: &str) -> Result<Option<Config>, LogError
     }
 }
 
-fn create<T, E: std::fmt::Display>(result: Result<T, E>, name: &str) -> Result<T, LogError> {
-    result.map_err(|error| LogError::refused("creating a stream", format!("{name}: {error}")))
+/// "No suitable peers for placement": of the servers that the replicas need, some are not there.
+const NO_PEERS: u64 = 10005;
+
+fn create<T, E: std::error::Error + 'static>(result: Result<T, E>, name: &str) -> Result<T, LogError> {
+    use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind as Kind};
+    result.map_err(|error| {
+        // Buckets are streams, and their errors have the stream's below them.
+        let mut causes =
+            std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+        let passes = causes.find_map(|error| error.downcast_ref::<CreateStreamError>()).is_some_and(
+            |error| match error.kind() {
+                Kind::JetStream(api) => api.code() >= 500 || api.error_code().0 == NO_PEERS,
+                Kind::TimedOut | Kind::JetStreamUnavailable | Kind::ResponseParse | Kind::Response => true,
+                _ => false,
+            },
+        );
+        let why = format!("{name}: {error}");
+        if passes {
+            LogError::unavailable("creating a stream", why)
+        } else {
+            LogError::refused("creating a stream", why)
+        }
+    })
 }
 
 fn differences_of(expected: &Config, found: &Config) -> Vec<String> {

@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +43,11 @@ use ownership::Slots;
 use port::Port;
 pub(crate) use snapshotter::Snapshotter;
 
+/// How many slots' drafts are taken over at the same time. Each makes a consumer, which a cluster agrees on and
+/// syncs to disk one after the other: asked for all at once, the last would wait longer than
+/// `nats.request_timeout_ms`, be given up, and be asked for again.
+const TAKEOVERS_AT_ONCE: usize = 8;
+
 /// What all workers of a validator share.
 struct Shared<P> {
     id: String,
@@ -54,6 +60,8 @@ struct Shared<P> {
     snapshotter: Snapshotter,
     cache: PartitionCache,
     latecomers: Mutex<Latecomers>,
+    /// Places for slots whose drafts are just being taken over.
+    takeovers: Semaphore,
     settings: ValidatorSettings,
     ownership_ttl: Duration,
 }
@@ -151,6 +159,7 @@ pub(crate) fn launch<P: Port>(
         snapshotter,
         cache: PartitionCache::new(settings.cache_bytes_max),
         latecomers: Mutex::new(Latecomers::new()),
+        takeovers: Semaphore::new(TAKEOVERS_AT_ONCE),
         settings,
     });
     let mut tasks = JoinSet::new();

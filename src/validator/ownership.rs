@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream;
+use futures_util::{FutureExt, StreamExt};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,7 @@ const SLOTS_AT_ONCE: usize = 16;
 
 struct Held {
     owned: OwnedSlot,
+    renewed: Instant,
     stop: CancellationToken,
 }
 
@@ -35,6 +36,7 @@ pub(super) struct Slots<P: Port> {
     workers: JoinSet<(Slot, u64, SlotEnd)>,
     worker_slots: BTreeMap<Id, Slot>,
     view: OwnershipView,
+    announced: Option<Instant>,
 }
 
 impl<P: Port> Slots<P> {
@@ -45,12 +47,24 @@ impl<P: Port> Slots<P> {
             workers: JoinSet::new(),
             worker_slots: BTreeMap::new(),
             view: OwnershipView::default(),
+            announced: None,
         }
+    }
+
+    /// How often ownership is renewed.
+    fn period(&self) -> Duration {
+        self.shared.ownership_ttl / 3
+    }
+
+    /// Whether what was last said then has to be said again. Not at every change that is heard of: where many
+    /// slots change hands, each change would have every slot written, and the changes would wait behind that.
+    fn is_due(&self, since: Instant) -> bool {
+        since.elapsed() >= self.period() / 2
     }
 
     /// Holds slots until `shutdown`; then gives all of them up, in order, and returns.
     pub(super) async fn run(mut self, shutdown: CancellationToken) -> Result<(), LogError> {
-        let period = self.shared.ownership_ttl / 3;
+        let period = self.period();
         let mut tick =
             tokio::time::interval_at(Instant::now() + period, period.max(Duration::from_millis(10)));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -67,7 +81,11 @@ impl<P: Port> Slots<P> {
                 }
                 _ = tick.tick() => self.rebalance_or_report().await,
                 change = changes.next(&self.view.validators) => match change {
-                    Some(()) => self.rebalance_or_report().await,
+                    Some(()) => {
+                        // However many there are, one look tells what has come of all of them.
+                        while let Some(Some(())) = changes.next(&self.view.validators).now_or_never() {}
+                        self.rebalance_or_report().await;
+                    }
                     None => return Err(LogError::Unavailable {
                         what: "watching slot ownership",
                         why: "the connection to NATS was closed".to_owned(),
@@ -97,6 +115,7 @@ impl<P: Port> Slots<P> {
         for held in self.held.values() {
             held.stop.cancel();
         }
+        self.announced = None;
     }
 
     async fn rebalance_or_report(&mut self) {
@@ -108,7 +127,10 @@ impl<P: Port> Slots<P> {
     async fn rebalance(&mut self) -> Result<(), LogError> {
         let me = self.shared.id.clone();
         let log = self.shared.log.clone();
-        log.announce(&me).await?;
+        if self.announced.is_none_or(|at| self.is_due(at)) {
+            log.announce(&me).await?;
+            self.announced = Some(Instant::now());
+        }
         let mut view = log.ownership().await?;
         view.validators.insert(me.clone());
         self.view = view;
@@ -164,7 +186,8 @@ impl<P: Port> Slots<P> {
     }
 
     async fn renew(&mut self) {
-        let renewals = self.held.iter().map(|(slot, held)| {
+        let due = self.held.iter().filter(|(_, held)| self.is_due(held.renewed));
+        let renewals = due.map(|(slot, held)| {
             let (slot, owned, shared) = (*slot, held.owned, self.shared.clone());
             async move { (slot, shared.log.renew_slot(owned, &shared.id).await) }
         });
@@ -173,7 +196,10 @@ impl<P: Port> Slots<P> {
         for (slot, renewed) in renewals {
             let Some(held) = self.held.get_mut(&slot) else { continue };
             match renewed {
-                Ok(Some(owned)) => held.owned = owned,
+                Ok(Some(owned)) => {
+                    held.owned = owned;
+                    held.renewed = Instant::now();
+                }
                 Ok(None) if fault::is_on(fault::NEVER_LOSE_SLOTS) => {}
                 Ok(None) => {
                     warn!(%slot, "somebody else owns this slot now");
@@ -193,7 +219,7 @@ impl<P: Port> Slots<P> {
             .workers
             .spawn(async move { (slot, since, slot::run(shared, slot, since, worker_stop).await) });
         self.worker_slots.insert(task.id(), slot);
-        self.held.insert(slot, Held { owned, stop });
+        self.held.insert(slot, Held { owned, renewed: Instant::now(), stop });
         metrics::slots_owned(self.held.len());
     }
 

@@ -47,10 +47,15 @@ pub(super) async fn run<P: Port>(
     owned_since: u64,
     stop: CancellationToken,
 ) -> SlotEnd {
+    // One that was lost while it waited must not evict whoever has it now.
+    let Some(place) = stop.run_until_cancelled(shared.takeovers.acquire()).await else {
+        return SlotEnd::Stopped;
+    };
     let mut consumer = match shared.log.slot_consumer(slot, owned_since).await {
         Ok(consumer) => consumer,
         Err(error) => return SlotEnd::Lost(error.to_string()),
     };
+    drop(place);
     metrics::takeover();
     let mut worker = SlotWorker {
         shared,

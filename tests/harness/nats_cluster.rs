@@ -16,6 +16,17 @@ pub struct NatsCluster {
     pub servers: Vec<NatsServer>,
 }
 
+/// The server that [`NatsCluster::start_two`] has left out.
+pub struct Third {
+    routes: Vec<u16>,
+}
+
+impl Third {
+    pub async fn start(self) -> NatsServer {
+        NatsServer::start_with(|port| member(2, port, &self.routes)).await
+    }
+}
+
 impl NatsCluster {
     /// One server, set up as the shipped single node is.
     pub async fn single() -> Self {
@@ -25,14 +36,20 @@ impl NatsCluster {
     /// Three servers on free ports with stores of their own; returns when they have a leader and every one
     /// says that it is healthy.
     pub async fn start() -> Self {
-        let routes: Vec<u16> = (0..3).map(|_| free_port()).collect();
-        let mut servers = Vec::new();
-        for index in 0..3 {
-            servers.push(NatsServer::start_with(|port| member(index, port, &routes)).await);
-        }
-        let mut cluster = Self { servers };
+        let (mut cluster, third) = Self::start_two().await;
+        cluster.servers.push(third.start().await);
         cluster.healthy().await;
         cluster
+    }
+
+    /// Two servers of three, and the third, which has yet to be started; until it is, they are not healthy.
+    pub async fn start_two() -> (Self, Third) {
+        let routes: Vec<u16> = (0..3).map(|_| free_port()).collect();
+        let mut servers = Vec::new();
+        for index in 0..2 {
+            servers.push(NatsServer::start_with(|port| member(index, port, &routes)).await);
+        }
+        (Self { servers }, Third { routes })
     }
 
     /// Every server's address, with commas between them, as `--nats` takes them.

@@ -14,7 +14,7 @@ use crate::harness::v1::envelope;
 /// How much an attack, or a hundred of them, may leave behind.
 const MEMORY_GROWTH_MAX: u64 = 48 << 20;
 
-async fn is_alive(socket: &mut Socket) {
+pub(super) async fn is_alive(socket: &mut Socket) {
     let id = socket.send("heartbeat", json!({})).await.unwrap();
     assert_eq!(socket.expect_past_broadcasts("heartbeat").await["replyTo"], id);
 }
@@ -23,7 +23,7 @@ async fn is_alive(socket: &mut Socket) {
 const MASK: [u8; 4] = [1, 2, 3, 4];
 
 /// A client's frame, with a header that may say anything.
-fn frame(first: u8, claimed: u64, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(first: u8, claimed: u64, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first, 0xFF];
     bytes.extend(claimed.to_be_bytes());
     bytes.extend(MASK);
@@ -32,7 +32,7 @@ fn frame(first: u8, claimed: u64, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Sends bytes past a handshake, and gives the close code and what else was said.
-async fn raw(frontend: &Frontend, pieces: impl IntoIterator<Item = Vec<u8>>) -> (u16, String) {
+pub(super) async fn raw(frontend: &Frontend, pieces: impl IntoIterator<Item = Vec<u8>>) -> (u16, String) {
     let (response, stream) = ask(frontend.port, &upgrade("")).await;
     assert_eq!(response.status, 101);
     let (mut reading, mut writing) = stream.into_split();
@@ -55,19 +55,10 @@ async fn raw(frontend: &Frontend, pieces: impl IntoIterator<Item = Vec<u8>>) -> 
     (code, String::from_utf8_lossy(&bytes[..close]).into_owned())
 }
 
-/// Prints what an attack was answered with.
-fn tell(attack: &str, answer: impl std::fmt::Display) {
-    println!("{attack:<58} {answer}");
-}
+type Pieces = Vec<Vec<u8>>;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn frames_that_are_too_much_are_refused_by_what_they_claim_and_cost_no_memory() {
-    let cluster = Cluster::start().await;
-    let frontend = &cluster.frontends[0];
-    let mut good = frontend.connected("good").await;
-    let before = frontend.process.memory_bytes();
-
-    type Pieces = Vec<Vec<u8>>;
+/// What is sent past a handshake, by name; and the close code and error that it gets.
+pub(super) fn too_much() -> [(&'static str, Pieces, u16, &'static str); 13] {
     let whole = |text: String| vec![frame(0x81, text.len() as u64, text.as_bytes())];
     let nested = format!(
         r#"{{"id":"m","type":"connect","timestamp":1,"payload":{{"clientId":"a","version":"1","metadata":{}1{}}}}}"#,
@@ -80,7 +71,7 @@ async fn frames_that_are_too_much_are_refused_by_what_they_claim_and_cost_no_mem
     fragments.extend((0..2_000).map(|_| frame(0x00, 1024, &kilobyte)));
     let mut empty: Pieces = vec![frame(0x01, 0, b"")];
     empty.extend((0..100).map(|_| frame(0x00, 0, b"").repeat(200)));
-    let cases: [(&str, Pieces, u16, &str); 13] = [
+    [
         ("a 300 KiB frame", whole("x".repeat(300 * 1024)), 1009, "message_too_large"),
         ("10,000 levels of nesting", whole(nested), 1009, "message_too_large"),
         ("80,000 levels that are never closed", whole(unbalanced), 1009, "message_too_large"),
@@ -106,8 +97,22 @@ async fn frames_that_are_too_much_are_refused_by_what_they_claim_and_cost_no_mem
         ("a frame of an unknown kind", vec![frame(0x87, 1, b"x")], 1002, "bad_request"),
         ("a ping of 64 KiB", vec![frame(0x89, 65_536, b"x")], 1002, "bad_request"),
         ("a frame without a mask", vec![vec![0x81, 2, b'{', b'}']], 1002, "bad_request"),
-    ];
-    for (attack, pieces, code, error) in cases {
+    ]
+}
+
+/// Prints what an attack was answered with.
+fn tell(attack: &str, answer: impl std::fmt::Display) {
+    println!("{attack:<58} {answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_are_too_much_are_refused_by_what_they_claim_and_cost_no_memory() {
+    let cluster = Cluster::start().await;
+    let frontend = &cluster.frontends[0];
+    let mut good = frontend.connected("good").await;
+    let before = frontend.process.memory_bytes();
+
+    for (attack, pieces, code, error) in too_much() {
         for _ in 0..5 {
             let (closed, said) = raw(frontend, pieces.clone()).await;
             assert_eq!(closed, code, "{attack}: {said}");
@@ -223,6 +228,20 @@ fn names() -> Vec<(String, String)> {
     names
 }
 
+/// Events that hold a name as their type, target, key, id and schema.
+pub(super) fn events_with(name: &str) -> [Value; 8] {
+    [
+        json!({ "type": name, "payload": {} }),
+        json!({ "type": "set", "payload": { "target": name, "value": 1 } }),
+        json!({ "type": "set", "payload": { "target": format!("a.{name}"), "value": 1 } }),
+        json!({ "type": "set", "payload": { "target": "k", "value": { (name): 1 } } }),
+        json!({ "type": "unset", "payload": { "target": name } }),
+        json!({ "type": "treePush", "payload": { "target": name, "value": { "id": name } } }),
+        json!({ "type": "treeMove", "payload": { "target": "t", "options": { "id": name, "parent": name } } }),
+        json!({ "type": "event", "payload": { "schema": name, "data": { (name): name } } }),
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_is_only_a_name_wherever_it_stands() {
     let cluster = Cluster::start().await;
@@ -265,17 +284,7 @@ async fn a_name_is_only_a_name_wherever_it_stands() {
         tell(&format!("{shown} as client, partition and draft"), format!("{first}, {}", answer["type"]));
 
         // Where it is an event's type, a target, a key, an id, a schema: answered, and the state stays a state.
-        let events = [
-            json!({ "type": name, "payload": {} }),
-            json!({ "type": "set", "payload": { "target": name, "value": 1 } }),
-            json!({ "type": "set", "payload": { "target": format!("a.{name}"), "value": 1 } }),
-            json!({ "type": "set", "payload": { "target": "k", "value": { (name.as_str()): 1 } } }),
-            json!({ "type": "unset", "payload": { "target": name } }),
-            json!({ "type": "treePush", "payload": { "target": name, "value": { "id": name } } }),
-            json!({ "type": "treeMove", "payload": { "target": "t", "options": { "id": name, "parent": name } } }),
-            json!({ "type": "event", "payload": { "schema": name, "data": { (name.as_str()): name } } }),
-        ];
-        for (index, event) in events.iter().enumerate() {
+        for (index, event) in events_with(&name).iter().enumerate() {
             let payload = json!({ "draftId": format!("e{index}"), "event": event });
             socket.send("submit_event", payload).await.unwrap();
             let answer = loop {

@@ -7,8 +7,10 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::harness::client::Client;
-use crate::harness::cluster::Cluster;
-use crate::harness::until;
+use crate::harness::cluster::{Cluster, binary};
+use crate::harness::nats_cluster::NatsCluster;
+use crate::harness::process::Process;
+use crate::harness::{temp_dir, until};
 
 const WRITERS: usize = 3;
 const DRAFTS: u64 = 400;
@@ -84,4 +86,17 @@ async fn any_nats_server_may_be_killed_or_stall_and_nothing_is_lost_or_doubled()
         client.caught_up(log.last().unwrap()["eventId"].as_u64().unwrap()).await;
         assert_eq!(client.replica.hash(), cluster.state_hash("p").1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bootstrap_waits_for_a_cluster_that_is_not_whole_yet() {
+    let (mut nats, third) = NatsCluster::start_two().await;
+    let dir = temp_dir();
+    let mut command = binary();
+    command.args(["bootstrap", "--nats", &nats.url(), "--set", "nats.replicas=3"]);
+    let mut bootstrap = Process::spawn("bootstrap", command, dir.path());
+    bootstrap.line_with("waiting for the NATS servers: ").await;
+    nats.servers.push(third.start().await);
+    bootstrap.line_with("bootstrap done: created stream DRAFTS, stream COMMITTED").await;
+    assert!(bootstrap.ended().await.success());
 }

@@ -23,7 +23,12 @@ fn secret() -> TestKey {
 }
 
 /// Says `connect` and gives the answer.
-async fn connect(frontend: &Frontend, client: &str, partition: &str, token: Option<&str>) -> (Socket, Value) {
+pub(super) async fn connect(
+    frontend: &Frontend,
+    client: &str,
+    partition: &str,
+    token: Option<&str>,
+) -> (Socket, Value) {
     let mut socket = Socket::open(&frontend.url()).await.unwrap();
     let mut payload = json!({ "clientId": client, "version": "test", "partition": partition });
     if let Some(token) = token {

@@ -49,6 +49,9 @@ pub struct Spec {
     pub settled: Arc<AtomicUsize>,
 }
 
+/// Why a connection is over that its client wanted no more.
+pub const LEFT: &str = "left by itself";
+
 const BACKOFF_MS: u64 = 20;
 const BACKOFF_MS_MAX: u64 = 1_000;
 
@@ -273,7 +276,7 @@ impl Player {
         }
         let waiting = self.open.len() + self.batches.iter().map(|(_, drafts)| drafts.len()).sum::<usize>();
         match self.rng.below(1000) {
-            0..4 => return Err(Leave::Broken("left by itself".to_owned())),
+            0..4 => return Err(Leave::Broken(LEFT.to_owned())),
             4..44 if !self.asked => self.ask_for_page(wire, self.position).await?,
             44..70 => self.submit_again(wire).await?,
             _ if waiting < self.spec.window => {
@@ -446,7 +449,8 @@ impl Player {
             (Dialect::V1, "sync_response") => self.v1_page(wire, payload).await?,
             (Dialect::V1, "submit_events_result") => self.results(&message),
             (Dialect::V1, "error") if payload["code"] == "server_error" => {
-                return Err(Leave::Broken(message.to_string()));
+                let why = wire.end_of(message.to_string()).await;
+                return Err(Leave::Broken(why));
             }
             _ => {
                 self.defect(format!("an unexpected message: {message}"));

@@ -33,6 +33,8 @@ pub enum Rule {
     Order,
     /// After healing all of it quiesces, and resources return.
     Quiet,
+    /// In a rolling restart everybody is told before a connection ends, and is answered in time.
+    Rolling,
 }
 
 /// Something that cannot be.

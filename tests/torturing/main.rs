@@ -13,6 +13,7 @@ mod log;
 mod mutations;
 mod nemesis;
 mod proxy;
+mod rolling;
 mod round;
 mod rules;
 mod totals;
@@ -54,6 +55,10 @@ struct Arguments {
     /// The NATS server's store is on a small disk, which is filled now and then. Takes root.
     #[arg(long)]
     disk_full: bool,
+    /// Does nothing but restart all frontends and validators in good order, one after the other; then clients
+    /// must notice no more than that they are sent off.
+    #[arg(long, conflicts_with_all = ["disk_full", "mutations"])]
+    rolling: bool,
     /// How many clients, half of each dialect.
     #[arg(long, default_value_t = 36)]
     clients: usize,
@@ -127,7 +132,8 @@ async fn run(arguments: Arguments) -> Result<bool, String> {
         (true, false) => Kind::Cluster,
         (true, true) => return Err("--disk-full is for one NATS server, without --cluster".to_owned()),
     };
-    let plan = Plan::of(seed, engine);
+    let mut plan = Plan::of(seed, engine);
+    plan.slot_fight &= !arguments.rolling;
     println!(
         "{} frontends, {} validators, {}{}",
         plan.frontends,
@@ -170,6 +176,7 @@ async fn torture(
             partitions: arguments.partitions,
             clients: arguments.clients,
             pace: Duration::from_millis(arguments.pace_ms),
+            rolling: arguments.rolling,
             patience: if report { round::PATIENCE } else { PATIENCE_WITH_MUTATIONS },
             rage: Rage {
                 pause: if fault.is_zero() { Duration::from_secs(3600) } else { fault },
@@ -191,6 +198,10 @@ async fn torture(
                 verdict.late_copies,
                 verdict.violations.len(),
             );
+            if let Some(noticed) = &outcome.noticed {
+                let restarts = counters.rolling.load(std::sync::atomic::Ordering::Relaxed);
+                println!("round {number}: {restarts} processes restarted so far; {noticed}");
+            }
         }
         if !outcome.verdict.violations.is_empty() {
             found = outcome

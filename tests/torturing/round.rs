@@ -16,8 +16,10 @@ use super::history::{Accounts, Dialect, History};
 use super::judge::{self, Case, Rule, Verdict, Violation};
 use super::log::{PartitionLog, Truth};
 use super::nemesis::{self, Rage};
+use super::rolling::{self, Noticed};
 use super::world::{Counters, Role, World};
 use crate::harness::rng::Rng;
+use crate::harness::socket::now_ms;
 
 /// How long everything may take to be answered once all is healed; and then to be quiet, everybody to catch up,
 /// and resources to return.
@@ -36,6 +38,8 @@ pub struct Plan {
     pub clients: usize,
     pub pace: Duration,
     pub rage: Rage,
+    /// Instead of raging, only restarts one process after the other.
+    pub rolling: bool,
     /// See [`PATIENCE`].
     pub patience: Duration,
 }
@@ -47,6 +51,8 @@ pub struct Outcome {
     pub operations: u64,
     /// For each violation, its shortest history.
     pub accounts: Vec<String>,
+    /// Of a rolling restart.
+    pub noticed: Option<Noticed>,
 }
 
 /// Files and threads of a process that has nothing to do, by role.
@@ -96,7 +102,12 @@ pub async fn play(
         players.spawn(client::play(spec, phases.clone()));
     }
 
-    rage(world, plan, counters, &mut rng, &mut quiet).await?;
+    if plan.rolling {
+        roll(world, plan, counters).await.into_iter().for_each(&mut quiet);
+    } else {
+        rage(world, plan, counters, &mut rng, &mut quiet).await?;
+    }
+    let written_until = now_ms();
     if let Err(why) = world.heal().await {
         quiet(why);
     }
@@ -138,6 +149,7 @@ pub async fn play(
         histories.push(history.map_err(|error| format!("a client panicked: {error}"))?);
     }
 
+    let noticed = plan.rolling.then(|| rolling::judge(&histories, written_until));
     let newcomers = newcomers(world, &names, plan.patience, &mut quiet).await;
     resources_returned(world, baseline, plan.patience, &mut quiet).await;
     let (mut logs, last) = truth.events(*after).await?;
@@ -153,9 +165,23 @@ pub async fn play(
         let what = format!("{} events are in the log of {name:?}, which nobody wrote to", log.len());
         findings.push(Violation::new(Rule::Rejected, what));
     }
+    if let Some((noticed, violations)) = noticed {
+        findings.extend(violations);
+        outcome.noticed = Some(noticed);
+    }
     outcome.accounts.extend(findings.iter().map(|_| String::new()));
     outcome.verdict.violations.append(&mut findings);
     Ok(outcome)
+}
+
+/// Restarts everything, one after the other, for as long as the round is to be.
+async fn roll(world: &mut World, plan: &Plan, counters: &Counters) -> Vec<String> {
+    let stop = CancellationToken::new();
+    let time = async {
+        sleep(plan.length).await;
+        stop.cancel();
+    };
+    tokio::join!(rolling::restart_all(&mut world.processes, counters, &stop), time).0
 }
 
 async fn rage(

@@ -38,8 +38,23 @@ impl Wire {
     pub async fn send(&mut self, text: String) -> Result<(), String> {
         match timeout(SILENCE_MAX, self.stream.send(Message::text(text))).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Err(error)) => Err(self.end_of(error.to_string()).await),
             Err(_) => Err("nothing was taken in time".to_owned()),
+        }
+    }
+
+    /// What the server says at the end, if it says so now that something else has told that the end is near.
+    pub async fn end_of(&mut self, sign: String) -> String {
+        let reading = async {
+            loop {
+                if let Err(why) = self.next().await {
+                    return why;
+                }
+            }
+        };
+        match timeout(LOOK_EVERY, reading).await {
+            Ok(why) if why.starts_with("closed") => format!("{why} ({sign})"),
+            _ => sign,
         }
     }
 

@@ -104,6 +104,19 @@ impl Managed {
         }
     }
 
+    /// Asks it to end, and waits until it has, by itself and in good order.
+    pub async fn go(&mut self, wait: Duration) -> Result<(), String> {
+        self.process.signal(libc::SIGTERM);
+        let status = timeout(wait, self.process.ended()).await;
+        match status {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(format!("{}, asked to end, ended with {status}", self.name)),
+            Err(_) => {
+                Err(format!("{}, asked to end, had not {wait:?} later:\n{}", self.name, self.process.tail()))
+            }
+        }
+    }
+
     /// Starts it again; it need not be ready when this returns.
     pub fn start(&mut self) {
         self.process.kill9();

@@ -1,12 +1,13 @@
 """What operators see, for real; called by tests/monitoring. Standard library only.
 
-A NATS server, two validators and two frontends run as processes, and a Prometheus scrapes them with the shipped
+A NATS server, two validators and three frontends run as processes, and a Prometheus scrapes them with the shipped
 rules, their `for:` cut to nothing. While all is well no alarm fires. Then each alarm's cause is made, and it must
 fire. On the way every query of the dashboard and of the operations manual must have returned series.
 """
 
 import atexit
 import ctypes
+import http.server
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import resource
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -191,11 +193,11 @@ class Nats:
 class Role:
     """A frontend or a validator."""
 
-    def __init__(self, name, role, nats, schemas, descriptors=None):
+    def __init__(self, name, role, nats, schemas, descriptors=None, guard=None):
         self.metrics, self.port = free_port(), free_port()
         command = [BACKEND, role, "--nats", nats.url, "--set", f"metrics.listen=127.0.0.1:{self.metrics}"]
         if role == "frontend":
-            command += ["--listen", f"127.0.0.1:{self.port}", "--allow-anyone"]
+            command += ["--listen", f"127.0.0.1:{self.port}", *(guard or ["--allow-anyone"])]
         else:
             command += ["--set", f"rules.schema_dir={schemas}", "--set", "rules.schema_poll_ms=200"]
         for setting in [
@@ -217,6 +219,51 @@ class Role:
 
     def ready(self):
         self.process.wait_for(f"{self.role} ready:")
+
+
+class Issuer:
+    """Gives the keys for tokens over HTTP, or an error."""
+
+    def __init__(self):
+        self.fails = False
+        # Of RFC 8037, whose private half is public.
+        key = {"kty": "OKP", "crv": "Ed25519", "kid": "a", "alg": "EdDSA", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
+        issuer, text = self, json.dumps({"keys": [key]}).encode()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(500 if issuer.fails else 200)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{server.server_address[1]}/keys"
+
+
+class Certificate:
+    """A certificate and its key, in one file, so that both change at once."""
+
+    def __init__(self):
+        self.file = f"{folder}/certificate.pem"
+
+    def renew(self, days):
+        """For so many days from now on."""
+        made = subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+             "-subj", "/CN=localhost", "-days", str(days), "-keyout", "-"],
+            check=True, capture_output=True,
+        )
+        self.put(made.stdout)
+
+    def put(self, text):
+        with open(f"{self.file}.new", "wb") as file:
+            file.write(text)
+        os.rename(f"{self.file}.new", self.file)
 
 
 class Prometheus:
@@ -322,10 +369,17 @@ def main():
     validators = [Role(f"validator-{n}", "validator", nats, schemas[n]) for n in range(2)]
     frontend = Role("frontend-0", "frontend", nats, None)
     small = Role("frontend-1", "frontend", nats, None, descriptors=DESCRIPTORS_MAX)
-    prometheus = Prometheus([frontend, small], validators)
+    issuer, certificate = Issuer(), Certificate()
+    certificate.renew(days=90)
+    guard = [
+        f"auth.jwks_url={issuer.url}", "auth.jwks_refresh_s=1", "auth.jwks_retry_s=1", "frontend.tls_poll_ms=200",
+        f"frontend.tls_cert_file={certificate.file}", f"frontend.tls_key_file={certificate.file}",
+    ]
+    guarded = Role("frontend-2", "frontend", nats, None, guard=[word for one in guard for word in ("--set", one)])
+    prometheus = Prometheus([frontend, small, guarded], validators)
     check_runbooks(prometheus.alarms)
     queries = Queries(prometheus)
-    wait_until("every target to be scraped", lambda: len(prometheus.query('up{job=~"insieme.*"} == 1')) == 4)
+    wait_until("every target to be scraped", lambda: len(prometheus.query('up{job=~"insieme.*"} == 1')) == 5)
 
     # While slots are being taken the first time, some have no owner; alarms wait for longer than that.
     wait_until("all to be well", lambda: prometheus.query("sum(insieme_slots_owned) == 64"))
@@ -349,6 +403,13 @@ def main():
     # Told to go, so that closes are counted by code.
     for _ in range(20):
         behind.tell("heartbeat")
+    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
+    stranger = WebSocket(guarded.port, tls=anyone)
+    connect = {"clientId": "stranger", "version": "test", "token": "not one"}
+    stranger.send(json.dumps({"id": "m", "type": "connect", "timestamp": 0, "payload": connect}).encode())
+    refused = stranger.receive()
+    assert refused["payload"]["code"] == "auth_failed", refused
     late = WebSocket(frontend.port)
     late.send(b"\xff\xfe")
     try:
@@ -368,6 +429,28 @@ def main():
         file.write("{")
     prometheus.expect("InsiemeSchemasBroken")
     os.remove(f"{schemas[1]}/broken.json")
+
+    say("keys and certificates")
+    issuer.fails = True
+    prometheus.expect("InsiemeKeysUnfetched")
+    assert "InsiemeKeysNone" not in prometheus.fired, "those before are in force"
+    guarded.process.kill()
+    guarded.process.start()
+    guarded.ready()
+    prometheus.expect("InsiemeKeysNone")
+    issuer.fails = False
+    certificate.renew(days=10)
+    prometheus.expect("InsiemeCertificateEnds")
+    assert "InsiemeCertificateEndsToday" not in prometheus.fired, "not today"
+    # Under a certificate of a year's all is well again, as far as it goes.
+    certificate.renew(days=365)
+    ends = "min(insieme_tls_certificate_not_after_timestamp_seconds) - time()"
+    days = lambda: float(prometheus.query(ends)[0]["value"][1]) / 86400
+    wait_until("the new certificate to be seen", lambda: 364 < days() <= 365)
+    certificate.renew(days=1)
+    prometheus.expect("InsiemeCertificateEndsToday")
+    certificate.put(b"no certificate")
+    prometheus.expect("InsiemeCertificateBroken")
 
     say("clients that do nothing right")
     client = Client(frontend)
@@ -456,7 +539,7 @@ def main():
     say("a NATS that comes and goes")
     for _ in range(3):
         nats.restart(down_seconds=1.5)
-        wait_until("all to be ready", lambda: len(prometheus.query("insieme_ready == 1")) == 4)
+        wait_until("all to be ready", lambda: len(prometheus.query("insieme_ready == 1")) == 5)
     prometheus.expect("InsiemeNotReady", "InsiemeNatsReconnects")
     wait_until("all slots to be owned again", lambda: prometheus.query("sum(insieme_slots_owned) == 64"))
 

@@ -12,8 +12,10 @@ WAIT_SECONDS = 20
 class WebSocket:
     """As much of RFC 6455 as a client of text frames needs."""
 
-    def __init__(self, port):
+    def __init__(self, port, tls=None):
         self.socket = socket.create_connection(("127.0.0.1", port), WAIT_SECONDS)
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self.buffer = b""
         key = base64.b64encode(os.urandom(16)).decode()
         self.socket.sendall(

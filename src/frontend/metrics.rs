@@ -20,6 +20,8 @@ pub const UPGRADES_REFUSED: &str = "insieme_upgrades_refused_total";
 pub const ACCEPT_ERRORS: &str = "insieme_accept_errors_total";
 /// Tries at taking a changed certificate, by result.
 pub const TLS_RELOADS: &str = "insieme_tls_reloads_total";
+/// When the certificate in force ends to be valid.
+pub const TLS_NOT_AFTER: &str = "insieme_tls_certificate_not_after_timestamp_seconds";
 /// Connections closed by the server, by close code.
 pub const CLOSED: &str = "insieme_connections_closed_total";
 /// Connections ended by an order of the administration, by reason.
@@ -93,6 +95,11 @@ pub fn describe() {
     describe_counter!(UPGRADES_REFUSED, Unit::Count, "Connections that got no WebSocket, by reason");
     describe_counter!(ACCEPT_ERRORS, Unit::Count, "Failures to accept a connection, such as no descriptors");
     describe_counter!(TLS_RELOADS, Unit::Count, "Tries at taking a changed certificate, by result");
+    describe_gauge!(
+        TLS_NOT_AFTER,
+        Unit::Seconds,
+        "When the first certificate of the chain in force ends to be valid, in Unix seconds"
+    );
     describe_counter!(CLOSED, Unit::Count, "Connections closed by the server, by close code");
     describe_counter!(
         DISMISSED,
@@ -122,6 +129,7 @@ pub fn describe() {
     for name in [OPENED, FORGOTTEN, GAPS, HOLES, UNREADABLE, SUBMITTED, ACCEPTED, FRAMES_IN] {
         counter!(name).increment(0);
     }
+    counter!(TLS_RELOADS, "result" => "failed").increment(0);
     for name in [CONNECTIONS, BEHIND, PENDING, RING_BYTES, PAGE_CACHE_BYTES] {
         gauge!(name).increment(0.0);
     }
@@ -209,6 +217,11 @@ pub(super) fn count(name: &'static str) {
 /// Counts some.
 pub(super) fn add(name: &'static str, by: u64) {
     counter!(name).increment(by);
+}
+
+/// Says until when the certificate in force is valid, in Unix seconds.
+pub(super) fn certificate_ends(at: i64) {
+    gauge!(TLS_NOT_AFTER).set(at as f64);
 }
 
 /// The seconds from a Unix time in milliseconds, by whoever's clock, to now; 0 if that is still to come.

@@ -12,6 +12,7 @@ mod origin;
 mod refusal;
 mod stream;
 mod tls;
+mod validity;
 
 use std::io;
 use std::sync::Arc;

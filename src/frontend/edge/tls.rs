@@ -18,8 +18,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
+use super::validity;
 use crate::frontend::metrics;
 
 /// The most bytes of either file.
@@ -29,7 +30,14 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub(in crate::frontend) struct Tls {
     certificates: PathBuf,
     key: PathBuf,
-    config: ArcSwap<ServerConfig>,
+    in_force: ArcSwap<InForce>,
+}
+
+/// What new connections get.
+struct InForce {
+    config: Arc<ServerConfig>,
+    /// When the first certificate of the chain ends to be valid, in Unix seconds, if that can be read.
+    ends: Option<i64>,
 }
 
 /// Files as they were read.
@@ -45,18 +53,17 @@ impl Tls {
     /// Reads the files; the fingerprint is for [`Tls::keep_up`].
     pub(in crate::frontend) fn load(certificates: &Path, key: &Path) -> Result<(Self, Fingerprint), String> {
         let pair = Pair::read(certificates, key)?;
-        let config = pair.config(certificates, key)?;
         let tls = Self {
             certificates: certificates.to_owned(),
             key: key.to_owned(),
-            config: ArcSwap::from(config),
+            in_force: ArcSwap::from_pointee(pair.parse(certificates, key)?),
         };
         Ok((tls, pair.fingerprint()))
     }
 
     /// Makes a connection a TLS connection.
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        TlsAcceptor::from(self.config.load_full()).accept(stream).await
+        TlsAcceptor::from(self.in_force.load().config.clone()).accept(stream).await
     }
 
     /// Takes changed files, until told to stop. Connections that stand keep what they have.
@@ -66,6 +73,7 @@ impl Tls {
         every: Duration,
         stop: CancellationToken,
     ) {
+        self.tell_end();
         // The reason of a failure is told once, not at every look.
         let mut told = String::new();
         while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
@@ -74,14 +82,15 @@ impl Tls {
                 if fingerprint == known {
                     return Ok(None);
                 }
-                pair.config(&self.certificates, &self.key).map(|config| Some((fingerprint, config)))
+                pair.parse(&self.certificates, &self.key).map(|parsed| Some((fingerprint, parsed)))
             });
             match looked {
                 Ok(None) => told.clear(),
-                Ok(Some((fingerprint, config))) => {
+                Ok(Some((fingerprint, parsed))) => {
                     known = fingerprint;
                     told.clear();
-                    self.config.store(config);
+                    self.in_force.store(Arc::new(parsed));
+                    self.tell_end();
                     metrics::count_by(metrics::TLS_RELOADS, "result", "ok");
                     info!(file = %self.certificates.display(), "a new certificate is in force");
                 }
@@ -91,6 +100,15 @@ impl Tls {
                     error!(%why, "the changed certificate cannot be used; the one before stays in force");
                     told = why;
                 }
+            }
+        }
+    }
+
+    fn tell_end(&self) {
+        match self.in_force.load().ends {
+            Some(ends) => metrics::certificate_ends(ends),
+            None => {
+                warn!(file = %self.certificates.display(), "until when the certificate is valid cannot be read");
             }
         }
     }
@@ -109,7 +127,7 @@ impl Pair {
         hash.finalize().into()
     }
 
-    fn config(&self, certificates: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
+    fn parse(&self, certificates: &Path, key: &Path) -> Result<InForce, String> {
         let of = |file: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", file.display());
         let chain = CertificateDer::pem_slice_iter(&self.certificates)
             .collect::<Result<Vec<_>, _>>()
@@ -117,6 +135,7 @@ impl Pair {
         if chain.is_empty() {
             return Err(of(certificates, &"there is no certificate in it (PEM is needed)"));
         }
+        let ends = validity::ends(&chain);
         let private = PrivateKeyDer::from_pem_slice(&self.key)
             .map_err(|error| of(key, &format!("there is no private key in it (PEM is needed): {error}")))?;
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -124,7 +143,7 @@ impl Pair {
             .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
             .map_err(|error| format!("{} with {}: {error}", certificates.display(), key.display()))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+        Ok(InForce { config: Arc::new(config), ends })
     }
 }
 

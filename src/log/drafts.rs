@@ -154,6 +154,9 @@ impl Log {
                 ack_policy: AckPolicy::Explicit,
                 ack_wait: ACK_WAIT,
                 max_ack_pending: UNDECIDED_MAX,
+                // Its state is worth nothing: whatever is undecided comes again to the next owner. On disk it costs a
+                // file per slot and flush, more than the log itself.
+                memory_storage: true,
                 ..Default::default()
             })
             .await

@@ -17,7 +17,8 @@ pub struct ValidatorSettings {
     /// How many single commits may be under way at once. Whether waiting commits go singly or together as
     /// one atomic batch is measured; this is only the bound.
     pub singles_in_flight_max: usize,
-    /// How many atomic batches may be under way at once, 1 to 50.
+    /// How many atomic batches may be under way at once, 1 to 50. What waits for one goes together in the next,
+    /// and a batch costs NATS far more than what is in it, so more of them at once are smaller and slower.
     pub batches_in_flight_max: usize,
     /// The fewest events between two snapshots of a partition.
     pub snapshot_events_min: u64,
@@ -37,7 +38,7 @@ impl Default for ValidatorSettings {
             batch_events_max: 500,
             batch_bytes_max: 8 << 20,
             singles_in_flight_max: 256,
-            batches_in_flight_max: 2,
+            batches_in_flight_max: 1,
             snapshot_events_min: 1000,
             snapshot_share_min: 0.5,
             snapshot_queue_max: 64,

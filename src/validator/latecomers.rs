@@ -5,14 +5,14 @@
 //! two the later one counts, since the frontend believes the rejections of the latest only: the earlier
 //! one, decided behind it, could commit what the client was told is rejected.
 
-use std::collections::HashMap;
-
 use lru::LruCache;
 
 use crate::event::ReplyTo;
 
 /// How many connections a validator remembers the latest publish of; some 100 bytes each.
 const CONNECTIONS_MAX: usize = 65_536;
+/// Of how many frontends; each start of one is another.
+const FRONTENDS_MAX: usize = 4096;
 
 /// The latest publish of each connection that this validator has had drafts of, under whichever ownership.
 ///
@@ -20,14 +20,15 @@ const CONNECTIONS_MAX: usize = 65_536;
 /// stored only after the slot has changed hands is decided all the same.
 pub(super) struct Latecomers {
     /// Frontends by name, so that a connection is two numbers.
-    frontends: HashMap<String, usize>,
-    latest: LruCache<(usize, u64), u64>,
+    frontends: LruCache<String, u64>,
+    next_frontend: u64,
+    latest: LruCache<(u64, u64), u64>,
 }
 
 impl Latecomers {
     pub(super) fn new() -> Self {
         // It grows with what it holds: most validators see few connections.
-        Self { frontends: HashMap::new(), latest: LruCache::unbounded() }
+        Self { frontends: LruCache::unbounded(), next_frontend: 0, latest: LruCache::unbounded() }
     }
 
     /// Whether a later publish of the same connection was taken already.
@@ -38,9 +39,12 @@ impl Latecomers {
         let frontend = match self.frontends.get(&reply_to.frontend) {
             Some(frontend) => *frontend,
             None => {
-                let next = self.frontends.len();
-                self.frontends.insert(reply_to.frontend.clone(), next);
-                next
+                self.next_frontend += 1;
+                self.frontends.put(reply_to.frontend.clone(), self.next_frontend);
+                if self.frontends.len() > FRONTENDS_MAX {
+                    self.frontends.pop_lru();
+                }
+                self.next_frontend
             }
         };
         let latest = self.latest.get_or_insert_mut((frontend, reply_to.connection), || 0);
@@ -83,5 +87,10 @@ mod tests {
         assert_eq!(latecomers.latest.len(), CONNECTIONS_MAX);
         assert!(latecomers.is_late(&from("a", 69_999, 1)));
         assert!(!latecomers.is_late(&from("a", 0, 1)), "forgotten");
+        for frontend in 0..5_000 {
+            assert!(!latecomers.is_late(&from(&frontend.to_string(), 0, 2)));
+        }
+        assert_eq!(latecomers.frontends.len(), FRONTENDS_MAX);
+        assert!(latecomers.is_late(&from("4999", 0, 1)));
     }
 }

@@ -5,6 +5,29 @@
 
 const closed = (seconds) => ["--seconds", seconds, "--warmup", 1];
 
+const fanOut = (readers, title) => ({
+  title,
+  load: ({ seconds }) => ["fan-out", "--readers", readers, ...closed(seconds)],
+  servers: ["ours, default", "reference, memory", "bare fan-out", "Socket.IO"],
+  figures: ["deliveries_per_s"],
+  times: ["delivery"],
+  targets: [
+    { us: "ours, default", them: "reference, memory", figure: "deliveries_per_s", least: 2 },
+    { us: "ours, default", them: "bare fan-out", figure: "deliveries_per_s", least: 0.7 },
+  ],
+});
+
+const storm = (clients, title) => ({
+  title,
+  load: () => ["storm", "--clients", clients],
+  servers: ["ours, default", "reference, NORMAL", "reference, memory"],
+  figures: ["all_caught_up_s"],
+  times: ["caught_up"],
+  targets: ["reference, NORMAL", "reference, memory"].map((them) => (
+    { us: "ours, default", them, figure: "all_caught_up_s", most: 0.5 }
+  )),
+});
+
 export const SCENARIOS = {
   commit: {
     title: "Commits: 64 partitions, 8 requests in flight each, single events of 200 bytes",
@@ -68,28 +91,8 @@ export const SCENARIOS = {
     times: ["answer", "delivery", "newcomer"],
     targets: [],
   },
-  "fan-out 200": {
-    title: "Fan-out to 200: one writer, an event is under way until all have it",
-    load: ({ seconds }) => ["fan-out", "--readers", 200, ...closed(seconds)],
-    servers: ["ours, default", "reference, memory", "bare fan-out", "Socket.IO"],
-    figures: ["deliveries_per_s"],
-    times: ["delivery"],
-    targets: [
-      { us: "ours, default", them: "reference, memory", figure: "deliveries_per_s", least: 2 },
-      { us: "ours, default", them: "bare fan-out", figure: "deliveries_per_s", least: 0.7 },
-    ],
-  },
-  "fan-out 2000": {
-    title: "Fan-out to 2,000",
-    load: ({ seconds }) => ["fan-out", "--readers", 2000, ...closed(seconds)],
-    servers: ["ours, default", "reference, memory", "bare fan-out", "Socket.IO"],
-    figures: ["deliveries_per_s"],
-    times: ["delivery"],
-    targets: [
-      { us: "ours, default", them: "reference, memory", figure: "deliveries_per_s", least: 2 },
-      { us: "ours, default", them: "bare fan-out", figure: "deliveries_per_s", least: 0.7 },
-    ],
-  },
+  "fan-out 200": fanOut(200, "Fan-out to 200: one writer, an event is under way until all have it"),
+  "fan-out 2000": fanOut(2000, "Fan-out to 2,000"),
   idle: {
     title: "Idle connections: what one takes",
     load: ({ quick }) => ["idle", "--connections", quick ? 2000 : 10_000, "--partitions", 100, "--seconds", quick ? 3 : 6],
@@ -106,28 +109,8 @@ export const SCENARIOS = {
     times: [],
     targets: [{ us: "ours, default", them: "reference, NORMAL", figure: "replayed_per_s", least: 2 }],
   },
-  "storm 2000": {
-    title: "Storm: 2,000 clients come back at once, each 100 events behind",
-    load: () => ["storm", "--clients", 2000],
-    servers: ["ours, default", "reference, NORMAL", "reference, memory"],
-    figures: ["all_caught_up_s"],
-    times: ["caught_up"],
-    targets: [
-      { us: "ours, default", them: "reference, NORMAL", figure: "all_caught_up_s", most: 0.5 },
-      { us: "ours, default", them: "reference, memory", figure: "all_caught_up_s", most: 0.5 },
-    ],
-  },
-  "storm 5000": {
-    title: "Storm: 5,000 clients",
-    load: () => ["storm", "--clients", 5000],
-    servers: ["ours, default", "reference, NORMAL", "reference, memory"],
-    figures: ["all_caught_up_s"],
-    times: ["caught_up"],
-    targets: [
-      { us: "ours, default", them: "reference, NORMAL", figure: "all_caught_up_s", most: 0.5 },
-      { us: "ours, default", them: "reference, memory", figure: "all_caught_up_s", most: 0.5 },
-    ],
-  },
+  "storm 2000": storm(2000, "Storm: 2,000 clients come back at once, each 100 events behind"),
+  "storm 5000": storm(5000, "Storm: 5,000 clients"),
   // Not in a run without a name: each takes minutes.
   state: {
     long: true,

@@ -83,7 +83,7 @@ const ours = (sync) => ({
     const nats = await startNats(tools, dir, sync);
     const running = [nats];
     try {
-      const settings = OPEN.flatMap((setting) => ["--set", setting]);
+      const settings = [...OPEN, ...(tools.settings ?? [])].flatMap((setting) => ["--set", setting]);
       const run = (role, ...rest) => [role, "--nats", nats.url, ...settings, "--log", "warn", ...rest];
       await promisify(execFile)(tools.backend, run("bootstrap"));
       running.push(await start("validator", tools.backend, run("validator"), "validator ready:"));

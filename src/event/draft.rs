@@ -55,6 +55,17 @@ pub struct V1Fields {
     pub meta: Box<RawValue>,
 }
 
+impl V1Fields {
+    /// Whether all of them are the same, to the byte.
+    pub fn is_as_written(&self, other: &Self) -> bool {
+        let Self { label, schema_version, user_id, meta } = self;
+        *label == other.label
+            && *schema_version == other.schema_version
+            && *user_id == other.user_id
+            && meta.get() == other.meta.get()
+    }
+}
+
 /// Who submits, as the frontend verified it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -99,7 +110,7 @@ fn no_event_is_later() -> EventId {
 /// configured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Submission {
+pub struct Submission<D = Draft> {
     /// The partition.
     pub partition: PartitionKey,
     /// Who submits.
@@ -110,5 +121,5 @@ pub struct Submission {
     #[serde(default, skip_serializing_if = "Units::is_each")]
     pub units: Units,
     /// The drafts.
-    pub drafts: Vec<Draft>,
+    pub drafts: Vec<D>,
 }

@@ -11,6 +11,8 @@ mod edge;
 mod entry;
 mod feed;
 mod limits;
+#[doc(hidden)]
+pub mod measured;
 pub mod metrics;
 mod pages;
 mod pending;

@@ -552,12 +552,7 @@ fn same(one: &Draft, other: &Draft) -> bool {
         && one.payload.get() == other.payload.get()
         && match (&one.v1, &other.v1) {
             (None, None) => true,
-            (Some(one), Some(other)) => {
-                one.label == other.label
-                    && one.schema_version == other.schema_version
-                    && one.user_id == other.user_id
-                    && one.meta.get() == other.meta.get()
-            }
+            (Some(one), Some(other)) => one.is_as_written(other),
             _ => false,
         }
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::Session;
 use super::frames::Refusal;
 use super::socket::End;
-use crate::event::{EventId, EventRecord, FieldError, Reason};
+use crate::event::{EventId, FieldError, Reason};
 use crate::fault;
 use crate::frontend::entry::Entry;
 use crate::frontend::metrics;
@@ -143,8 +143,7 @@ impl Session {
                         }
                         self.own.entry(entry.id).or_insert(false);
                     }
-                    let timestamp = EventRecord::parse(&entry.body).map_or(0, |record| record.timestamp);
-                    ItemEnd::Committed { event_id: entry.id, timestamp }
+                    ItemEnd::Committed { event_id: entry.id, timestamp: entry.timestamp_ms }
                 }
                 (pending::End::Rejected(Reason::Unavailable, _) | pending::End::Forgotten, _)
                 | (pending::End::Accepted, None) => {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime};
 
+use serde_json::Value;
 use tracing::{debug, warn};
 
 use super::Session;
@@ -132,9 +133,9 @@ impl Session {
                 publish: publish.publish,
             },
             units: publish.units,
-            drafts: publish.drafts.iter().map(|draft| draft.as_ref().clone()).collect(),
+            drafts: publish.drafts,
         };
-        let (mut spans, traces) = self.publish_spans(&publish.drafts);
+        let (mut spans, traces) = self.publish_spans(&submission.drafts);
         let (log, feed) = (self.hub.log.clone(), Arc::clone(&self.feed));
         self.publishing.0 = Some(Box::pin(async move {
             let Ok(body) = serde_json::to_vec(&submission) else { return Published::NotStored };
@@ -249,8 +250,10 @@ impl Session {
         if !self.batches.is_empty() {
             return self.item_done(Done { draft, key, since, asked, end }, entry).await;
         }
-        let details =
-            serde_json::json!({ "draftId": draft_id, "retryAfterMs": self.socket.retry_after_ms() });
+        let details = match (&end, entry) {
+            (pending::End::Accepted, Some(_)) | (pending::End::Rejected(..), _) => Value::Null,
+            _ => serde_json::json!({ "draftId": draft_id, "retryAfterMs": self.socket.retry_after_ms() }),
+        };
         for asked in asked {
             let Asked::Request(id) = asked else { continue };
             let encoded = entry.map(|entry| (entry.id, entry.encoded(self.socket.dialect())));

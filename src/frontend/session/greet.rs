@@ -232,7 +232,7 @@ async fn wait_for(
 
 /// Asks the partition's validator to commit the initial state. False when that could not be asked.
 async fn ask_to_open(hub: &Hub, connection: u64, identity: &Identity, feed: &Watched) -> bool {
-    let submission = Submission {
+    let submission: Submission = Submission {
         partition: feed.partition().clone(),
         submitter: identity.submitter(),
         reply_to: ReplyTo {

@@ -9,6 +9,9 @@ pub const DIE_AFTER_COMMIT: &str = "die_after_commit";
 /// each back when it is lost.
 pub const NEVER_LOSE_SLOTS: &str = "never_lose_slots";
 
+/// Take whatever is on a live subject for an event that JetStream has repeated there.
+pub const BELIEVE_HEADERS: &str = "believe_headers";
+
 /// Whether a fault is switched on.
 #[cfg(feature = "fault-points")]
 pub fn is_on(name: &str) -> bool {

@@ -134,7 +134,7 @@ impl<'a> Patience<'a> {
 
     fn gave_up(&self, what: &str) -> String {
         format!(
-            "gave up waiting for {what} after {} ms (nats.connect_wait_ms; nats.urls says where NATS is)",
+            "gave up waiting for {what} after {} ms (nats.connect_wait_ms; nats.urls says where NATS is, nats.api_prefix how the account names JetStream's API)",
             self.wait.as_millis()
         )
     }

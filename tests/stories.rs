@@ -30,6 +30,7 @@ mod stories {
     mod pipelining;
     mod protocol;
     mod real_input;
+    mod revocation;
     mod rule_codes;
     mod schemas;
     mod tls;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::problem::Problem;
 use crate::auth::permissions::allows;
-use crate::auth::{Authenticator, Identity};
+use crate::auth::{AuthError, Authenticator, Identity};
 use crate::event::{ClientId, PartitionKey};
 
 /// Somebody with the permission `admin`.
@@ -52,7 +52,10 @@ pub(super) async fn enter(auth: &Authenticator, headers: &HeaderMap) -> Result<A
             auth.authenticate(&client, Some(token)).await
         }
     };
-    let identity = identity.map_err(|error| Problem::unauthorized(error.to_string()))?;
+    let identity = identity.map_err(|error| match &error {
+        AuthError::Refused(_) => Problem::unauthorized(error.to_string()),
+        AuthError::Unavailable(_) => Problem::unavailable(error.to_string()),
+    })?;
     match allows(&identity.permissions, "admin", None) {
         true => Ok(Admin(identity)),
         false => Err(Problem::forbidden("the token does not permit `admin`")),

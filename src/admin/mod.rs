@@ -15,6 +15,7 @@ mod partitions;
 mod problem;
 mod processes;
 mod query;
+mod revocations;
 mod router;
 mod settings;
 
@@ -35,7 +36,7 @@ use tracing::{info, warn};
 pub use settings::AdminSettings;
 
 use crate::auth::Authenticator;
-use crate::control::{ControlSettings, Surveyor};
+use crate::control::{ControlSettings, EndConnections, Keeper, Surveyor};
 use crate::log::{Log, LogError};
 use crate::state::Fold;
 
@@ -45,6 +46,8 @@ const SHUTDOWN_LINGER: Duration = Duration::from_secs(2);
 /// What the requests share.
 struct Hub {
     settings: AdminSettings,
+    /// For how long any token can be good, in seconds; `None` for ever.
+    tokens_live_s_max: Option<u64>,
     log: Log,
     fold: Arc<dyn Fold>,
     auth: Authenticator,
@@ -88,7 +91,7 @@ impl AdminServer {
         listen: SocketAddr,
         log: Log,
         fold: Arc<dyn Fold>,
-        auth: Authenticator,
+        (auth, tokens_live_s_max): (Authenticator, Option<u64>),
         stop: CancellationToken,
     ) -> Result<Self, AdminError> {
         let failed = |error| AdminError::Listen { address: listen, error };
@@ -103,7 +106,26 @@ impl AdminServer {
             );
         }
         let places = Arc::new(Semaphore::new(settings.requests_max));
-        let hub = Arc::new(Hub { settings, log, fold, auth, surveyor, places, stop });
+        let keeper = auth.revocations().map(|revocations| {
+            // Nobody stays connected here for longer than a request.
+            let end: EndConnections = Box::new(|_| 0);
+            Keeper::new(log.clone(), revocations.clone(), end)
+        });
+        let (look, until) = (Duration::from_millis(control.revocations_look_ms), stop.clone());
+        let listening = async move {
+            let keeping = async {
+                match keeper {
+                    Some(keeper) => keeper.run(look, &until).await,
+                    None => until.cancelled().await,
+                }
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = listening => {}
+                () = keeping => {}
+            }
+        };
+        let hub = Arc::new(Hub { settings, tokens_live_s_max, log, fold, auth, surveyor, places, stop });
         Ok(Self { listener, address, hub, listening: Box::pin(listening) })
     }
 

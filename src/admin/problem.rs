@@ -53,6 +53,17 @@ impl Problem {
         Self { retry_after_s: Some(1), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message) }
     }
 
+    /// There is no room.
+    pub(super) fn full(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", message)
+    }
+
+    /// Not just now.
+    pub(super) fn unavailable(message: impl Into<String>) -> Self {
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
+        Self { retry_after_s: Some(RETRY_AFTER_S), ..problem }
+    }
+
     /// A defect, or a log that is not as it should be.
     pub(super) fn server_error(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
@@ -68,10 +79,7 @@ impl Problem {
 impl From<LogError> for Problem {
     fn from(error: LogError) -> Self {
         match error.is_retryable() {
-            true => Self {
-                retry_after_s: Some(RETRY_AFTER_S),
-                ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string())
-            },
+            true => Self::unavailable(error.to_string()),
             false => Self::server_error(error.to_string()),
         }
     }

@@ -13,7 +13,7 @@ use axum::routing::{get, post};
 use tracing::info;
 
 use super::problem::Problem;
-use super::{Hub, closing, connections, events, gate, logs, partitions, processes, raw_json};
+use super::{Hub, closing, connections, events, gate, logs, partitions, processes, raw_json, revocations};
 
 /// All routes. `/livez`, `/readyz` and `/version` answer everybody.
 pub(super) fn routes(hub: Arc<Hub>) -> Router {
@@ -25,6 +25,9 @@ pub(super) fn routes(hub: Arc<Hub>) -> Router {
         .route("/partitions/{partition}/connections", get(connections::of_partition))
         .route("/clients/{client}", get(connections::of_client))
         .route("/clients/{client}/close", post(closing::client))
+        .route("/clients/{client}/revoke", post(revocations::client).delete(revocations::lift_client))
+        .route("/tokens/{token}/revoke", post(revocations::token).delete(revocations::lift_token))
+        .route("/revocations", get(revocations::list))
         .route("/log", get(logs::tell).put(logs::change))
         .route("/processes", get(processes::list))
         .route("/slots", get(partitions::slots))

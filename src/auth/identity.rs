@@ -8,6 +8,7 @@ use super::jwt::{JwtVerifier, TokenRules};
 use super::metrics;
 use super::permissions::allows;
 use super::refusal::Refusal;
+use super::revocation::Revocations;
 use super::source::{Keys, Renewal};
 use crate::event::{ClientId, Submitter};
 
@@ -28,6 +29,8 @@ pub struct Identity {
     pub ends_at: Option<u64>,
     /// The token's own name (`jti`), by which it can be revoked; `None` where it has none.
     pub token_id: Option<String>,
+    /// When the token was issued (`iat`), in Unix seconds; `None` where it does not say.
+    pub issued_at: Option<u64>,
 }
 
 impl Identity {
@@ -62,10 +65,9 @@ pub enum AuthError {
     /// The token is not good.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The keys cannot be had from their issuer just now, and those that there are do not include the
-    /// token's: nobody can say whether it is good.
-    #[error("the token cannot be checked just now: its key is not known, and the keys cannot be fetched")]
-    Unavailable,
+    /// Nobody can say just now whether it is good, and why not.
+    #[error("the token cannot be checked just now: {0}")]
+    Unavailable(&'static str),
 }
 
 /// Who decides on that.
@@ -82,12 +84,13 @@ pub enum Authenticator {
 pub struct Tokens {
     verifier: JwtVerifier,
     keys: Keys,
+    revocations: Arc<Revocations>,
 }
 
 impl Tokens {
     /// Checks by these rules, with the keys from there.
     pub fn new(rules: TokenRules, keys: Keys) -> Self {
-        Self { verifier: JwtVerifier::new(rules), keys }
+        Self { verifier: JwtVerifier::new(rules), keys, revocations: Arc::default() }
     }
 
     /// Whose token this is, if it is good.
@@ -98,20 +101,50 @@ impl Tokens {
             match self.keys.renew(&keys).await {
                 Renewal::Keys(keys) => verified = self.verifier.verify(&keys, token),
                 Renewal::Same => {}
-                Renewal::Failed => return Err(AuthError::Unavailable),
+                Renewal::Failed => {
+                    let why = "its key is not known, and the keys cannot be fetched";
+                    return Err(AuthError::Unavailable(why));
+                }
             }
         }
-        Ok(verified.inspect_err(metrics::refused)?)
+        let identity = verified.inspect_err(metrics::refused)?;
+        if !self.revocations.is_known() {
+            return Err(AuthError::Unavailable("what was revoked could not be read yet"));
+        }
+        if self.revocations.cover(&identity) {
+            return Err(refused(Refusal::Revoked));
+        }
+        Ok(identity)
     }
 }
 
 impl Authenticator {
-    /// Whether it can let anybody in.
-    pub fn is_ready(&self) -> bool {
+    /// Why it can let nobody in; `None` if it can.
+    pub fn unready(&self) -> Option<&'static str> {
         match self {
-            Self::Anyone => true,
-            Self::Jwt(tokens) => !tokens.keys.now().is_empty(),
+            Self::Anyone => None,
+            Self::Jwt(tokens) if tokens.keys.now().is_empty() => {
+                Some("the keys for tokens could not be fetched yet")
+            }
+            Self::Jwt(tokens) if !tokens.revocations.is_known() => {
+                Some("what was revoked could not be read yet")
+            }
+            Self::Jwt(_) => None,
         }
+    }
+
+    /// What it knows to be revoked, for whoever keeps that; `None` where no tokens are asked for.
+    pub fn revocations(&self) -> Option<&Arc<Revocations>> {
+        match self {
+            Self::Anyone => None,
+            Self::Jwt(tokens) => Some(&tokens.revocations),
+        }
+    }
+
+    /// Whether somebody who was let in is so no more. Asked once more when he can be found by whoever revokes:
+    /// it may have been revoked in between.
+    pub fn is_revoked(&self, identity: &Identity) -> bool {
+        self.revocations().is_some_and(|revocations| revocations.cover(identity))
     }
 
     /// Keeps the keys as they are where they come from, until told to stop.
@@ -137,6 +170,7 @@ impl Authenticator {
                 expires_at: None,
                 ends_at: None,
                 token_id: None,
+                issued_at: None,
             }),
             Self::Jwt(tokens) => {
                 let identity = tokens.identify(token).await?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
+use jsonwebtoken::{Algorithm, Validation, decode, decode_header, get_current_timestamp};
 use serde::Deserialize;
 
 use super::identity::Identity;
@@ -21,6 +21,8 @@ pub struct TokenRules {
     pub leeway_s: u64,
     /// Whether a token must end some time.
     pub require_exp: bool,
+    /// How long a token may still have to live at most, in seconds; `None` for any time.
+    pub lifetime_s_max: Option<u64>,
     /// The longest token that is looked at, in bytes.
     pub token_bytes_max: usize,
     /// What each role permits.
@@ -35,6 +37,7 @@ impl Default for TokenRules {
             audience: None,
             leeway_s: 0,
             require_exp: true,
+            lifetime_s_max: None,
             token_bytes_max: 8 * 1024,
             roles: BTreeMap::new(),
         }
@@ -64,6 +67,8 @@ struct Claims {
     /// That it is there and has not passed is checked beforehand, with what is said of it then.
     #[serde(default)]
     exp: Option<serde_json::Number>,
+    #[serde(default)]
+    iat: Option<serde_json::Number>,
     #[serde(default, rename = "jti")]
     token_id: Option<String>,
 }
@@ -118,6 +123,12 @@ impl JwtVerifier {
         validation.algorithms = vec![key.algorithm];
         let claims: Claims = decode(token, &key.key, &validation).map_err(unread)?.claims;
         let expires_at = claims.exp.as_ref().and_then(whole_seconds);
+        if let Some(max) = self.rules.lifetime_s_max {
+            let latest = get_current_timestamp().saturating_add(max).saturating_add(self.rules.leeway_s);
+            if expires_at.is_none_or(|exp| exp > latest) {
+                return Err(Refusal::Lifetime { seconds_max: max });
+            }
+        }
         Ok(Identity {
             client_id: claims.client_id,
             user_id: claims.user_id,
@@ -129,6 +140,7 @@ impl JwtVerifier {
             expires_at,
             ends_at: expires_at.map(|exp| exp.saturating_add(self.rules.leeway_s)),
             token_id: claims.token_id,
+            issued_at: claims.iat.as_ref().and_then(whole_seconds),
         })
     }
 
@@ -165,7 +177,7 @@ fn unread(error: jsonwebtoken::errors::Error) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use jsonwebtoken::{EncodingKey, Header, encode, get_current_timestamp};
+    use jsonwebtoken::{EncodingKey, Header, encode};
     use serde_json::{Value, json};
 
     use super::super::keys::KeyError;
@@ -236,6 +248,13 @@ mod tests {
         for (change, says) in cases {
             let refused = verified(&token(change.clone(), SECRET)).unwrap_err().to_string();
             assert!(refused.contains(says), "{change}: {refused}");
+        }
+        let rules = TokenRules { lifetime_s_max: Some(50), leeway_s: 2, ..rules() };
+        let bounded = JwtVerifier::new(rules);
+        let keys = KeySet::secret(SECRET).unwrap();
+        for (exp, is_good) in [(json!(now + 50), true), (json!(now + 80), false)] {
+            let verified = bounded.verify(&keys, Some(&token(json!({ "exp": exp }), SECRET)));
+            assert_eq!(verified.is_ok(), is_good, "{exp}: {verified:?}");
         }
         assert!(verified(&token(json!({}), b"another secret of length")).is_err());
         assert!(verified("no token").is_err());

@@ -15,10 +15,17 @@ pub const KEYS: &str = "insieme_keys_in_force";
 /// When the keys were last seen to be those where they come from.
 pub const KEYS_CURRENT: &str = "insieme_keys_current_timestamp_seconds";
 
+/// Revocations in force.
+pub const REVOCATIONS: &str = "insieme_revocations_in_force";
+/// Looks at what was revoked.
+pub const REVOCATION_LOOKS: &str = "insieme_revocation_looks_total";
+
 /// Tells the recorder what the metrics are. Called once, when a frontend starts.
 pub fn describe() {
     describe_counter!(REFUSED, Unit::Count, "Tokens refused, by reason");
     describe_counter!(KEY_LOOKS, Unit::Count, "Looks at where the keys for tokens come from, by result");
+    describe_gauge!(REVOCATIONS, Unit::Count, "Revocations of tokens in force");
+    describe_counter!(REVOCATION_LOOKS, Unit::Count, "Looks at what was revoked, by result");
     describe_gauge!(KEYS, Unit::Count, "Keys that tokens are checked with");
     describe_gauge!(
         KEYS_CURRENT,
@@ -27,6 +34,16 @@ pub fn describe() {
     );
     // An alarm asks for it: a counter that comes with its first count never rises.
     counter!(KEY_LOOKS, "result" => "failed").increment(0);
+}
+
+/// Says how many revocations are in force.
+pub(super) fn revocations(count: usize) {
+    gauge!(REVOCATIONS).set(count as f64);
+}
+
+/// Counts a look at what was revoked.
+pub fn revocations_looked(is_good: bool) {
+    counter!(REVOCATION_LOOKS, "result" => if is_good { "ok" } else { "failed" }).increment(1);
 }
 
 /// Counts a token that is refused.

@@ -9,6 +9,7 @@ mod mint;
 pub mod permissions;
 mod refusal;
 mod remote;
+mod revocation;
 mod source;
 
 pub use identity::{AuthError, Authenticator, Identity, Tokens};
@@ -17,4 +18,5 @@ pub use keys::{KeyError, KeyFileError, KeySet};
 pub use mint::{Grant, SigningKey};
 pub use refusal::Refusal;
 pub use remote::{Remote, RemoteSettings};
+pub use revocation::{Revocation, RevocationError, Revocations, Revoked, RevokedSet, TOKEN_ID_BYTES_MAX};
 pub use source::{FileKind, Keys};

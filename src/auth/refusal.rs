@@ -36,6 +36,15 @@ pub enum Refusal {
     /// Its `nbf` has not come.
     #[error("the token is not valid yet")]
     NotYetValid,
+    /// Its `exp` is too far away, or there is none though there is a bound.
+    #[error("the token lives longer than the {seconds_max} s that it may")]
+    Lifetime {
+        /// The bound.
+        seconds_max: u64,
+    },
+    /// It was revoked.
+    #[error("the token has been revoked")]
+    Revoked,
     /// Another `iss` than the one asked for.
     #[error("the token is of another issuer")]
     Issuer,
@@ -67,6 +76,8 @@ impl Refusal {
             Self::Signature => "signature",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
+            Self::Lifetime { .. } => "lifetime",
+            Self::Revoked => "revoked",
             Self::Issuer => "issuer",
             Self::Audience => "audience",
             Self::MissingClaim(_) => "missing_claim",

@@ -33,7 +33,7 @@ pub(super) async fn start_frontend(
     // What folds is built in: a frontend needs none of the application's schemas.
     let fold = Arc::new(Registry::built_in()?);
     let auth = if settings.allow_anyone { Authenticator::Anyone } else { config.auth.authenticator()? };
-    Frontend::start(settings, log, fold, auth, shutdown).await.map_err(|error| match error {
+    Frontend::start(settings, &config.control, log, fold, auth, shutdown).await.map_err(|error| match error {
         FrontendError::Listen { .. } => anyhow!("{error}; choose another address with --listen"),
         error => anyhow::Error::new(error).context("starting the frontend"),
     })

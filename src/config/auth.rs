@@ -45,6 +45,9 @@ pub struct AuthSettings {
     pub leeway_s: u64,
     /// Whether a token must have an end (`exp`). One without is good for as long as its key.
     pub require_exp: bool,
+    /// How long a token may still have to live at most, in seconds; 0 for any time. One that ends later, or never,
+    /// is refused; and revocations need not be kept for longer.
+    pub lifetime_s_max: u64,
     /// The longest token that is looked at, in bytes.
     pub token_bytes_max: usize,
     /// What the roles that a token names permit: a table of lists, such as
@@ -73,6 +76,7 @@ impl Default for AuthSettings {
             audience: None,
             leeway_s: 5,
             require_exp: true,
+            lifetime_s_max: 0,
             token_bytes_max: 8 * 1024,
             roles: BTreeMap::new(),
         }
@@ -105,10 +109,20 @@ impl AuthSettings {
             audience: self.audience.clone(),
             leeway_s: self.leeway_s,
             require_exp: self.require_exp,
+            lifetime_s_max: self.lifetime_bound(),
             token_bytes_max: self.token_bytes_max,
             roles: self.roles.clone(),
         };
         Ok(Authenticator::Jwt(Arc::new(Tokens::new(rules, self.keys()?))))
+    }
+
+    fn lifetime_bound(&self) -> Option<u64> {
+        (self.lifetime_s_max > 0).then_some(self.lifetime_s_max)
+    }
+
+    /// For how long from now any token can be good, in seconds, whoever's clock counts; `None` for ever.
+    pub fn tokens_live_s_max(&self) -> Option<u64> {
+        self.lifetime_bound().map(|max| max.saturating_add(2 * self.leeway_s))
     }
 
     fn keys(&self) -> Result<Keys, ConfigError> {

@@ -49,6 +49,8 @@ pub struct NatsConfig {
     pub drafts_age_max_ms: u64,
     /// How long a validator's hold on a slot lasts without renewal, in milliseconds.
     pub ownership_ttl_ms: u64,
+    /// The most revocations of tokens that are kept at a time; one more is refused until some are lifted or over.
+    pub revocations_max: i64,
 }
 
 impl Default for NatsConfig {
@@ -72,6 +74,7 @@ impl Default for NatsConfig {
             drafts_bytes_max: log.drafts_bytes_max,
             drafts_age_max_ms: milliseconds(log.drafts_age_max),
             ownership_ttl_ms: milliseconds(log.ownership_ttl),
+            revocations_max: log.revocations_max,
         }
     }
 }
@@ -114,6 +117,7 @@ impl NatsConfig {
         wrong(self.request_timeout_ms == 0, "nats.request_timeout_ms: must not be 0");
         wrong(self.drafts_bytes_max < 1 << 20, "nats.drafts_bytes_max: at least 1048576 (1 MiB)");
         wrong(self.drafts_age_max_ms < 1_000, "nats.drafts_age_max_ms: at least 1000");
+        wrong(!(1..=10_000_000).contains(&self.revocations_max), "nats.revocations_max: 1 to 10000000");
         wrong(self.ownership_ttl_ms < 1_000, "nats.ownership_ttl_ms: at least 1000");
         wrong(
             self.password.is_some() && self.password_file.is_some(),
@@ -165,6 +169,7 @@ impl NatsConfig {
             drafts_bytes_max: self.drafts_bytes_max,
             drafts_age_max: Duration::from_millis(self.drafts_age_max_ms),
             ownership_ttl: Duration::from_millis(self.ownership_ttl_ms),
+            revocations_max: self.revocations_max,
         })
     }
 }

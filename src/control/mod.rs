@@ -4,10 +4,12 @@
 //! also reports every so often that it is there, so that the administration knows whose answer is missing: one
 //! that is stopped where it stands, or cut off, is named and not waited for beyond a bound.
 //!
-//! `words` is what is said, `station` a process's ear, `survey` the asking side. Everybody who answers
+//! `words` is what is said, `station` a process's ear, `survey` the asking side, `keeper` keeps what a process knows
+//! to be revoked as it is in the log's bucket. Everybody who answers
 //! implements [`Obey`]. Nothing here has to arrive for anything that the log promises, and no order concerns
 //! the log.
 
+mod keeper;
 mod roll;
 mod settings;
 mod station;
@@ -16,6 +18,7 @@ mod survey;
 mod tests;
 mod words;
 
+pub use keeper::{EndConnections, Keeper};
 pub use settings::ControlSettings;
 pub use station::{NothingMore, Obey, Station};
 pub use survey::{PresentProcess, Survey, Surveyor};

@@ -80,6 +80,14 @@ pub enum Demand {
     Connections(ConnectionFilter),
     /// To close connections.
     Close(Closing),
+    /// To take what was revoked up to a place, and end the connections that stood on it.
+    #[serde(rename_all = "camelCase")]
+    Revocations {
+        /// The place.
+        sequence: u64,
+        /// How long it may take to be found, in milliseconds.
+        wait_ms: u64,
+    },
     /// Which log filter it has in force, and to put another in force if one is given.
     Log(Option<LogFilter>),
 }

@@ -1,12 +1,16 @@
 //! What a frontend does when the administration orders something.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::info;
 
 use super::roster::Dismissal;
 use super::session::Hub;
 use crate::control::{Answer, Closing, Demand, Obey};
+
+/// How long an order may wait at most, in milliseconds, whatever it says.
+const WAIT_MS_MAX: u64 = 60_000;
 
 /// A frontend, as far as it takes orders.
 pub struct Controls(pub(super) Arc<Hub>);
@@ -29,6 +33,14 @@ impl Obey for Controls {
                 });
                 info!(%client, closed, reconnect, "the administration closes a client's connections");
                 Answer::Closed(closed)
+            }
+            Demand::Revocations { sequence, wait_ms } => {
+                // Who asks for no tokens has nothing to refuse.
+                let Some(keeper) = &hub.keeper else { return Answer::Closed(0) };
+                match keeper.read_upto(sequence, Duration::from_millis(wait_ms.min(WAIT_MS_MAX))).await {
+                    Ok(ended) => Answer::Closed(ended),
+                    Err(error) => Answer::Failed(error.to_string()),
+                }
             }
             _ => Answer::NotUnderstood,
         }

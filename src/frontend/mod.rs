@@ -46,8 +46,10 @@ use self::edge::{Edge, Gate, Origins, Proxies, Tls};
 use self::feed::{Feeds, Shared};
 use self::limits::Limits;
 use self::pages::Pages;
+use self::roster::{Dismissal, Roster};
 use self::session::Hub;
 use crate::auth::Authenticator;
+use crate::control::{ControlSettings, EndConnections, Keeper};
 use crate::log::{Log, LogError};
 use crate::state::Fold;
 
@@ -102,6 +104,7 @@ impl Frontend {
     /// more connections, answers what is under way for a while, and closes every connection.
     pub async fn start(
         mut settings: FrontendSettings,
+        control: &ControlSettings,
         log: Log,
         fold: Arc<dyn Fold>,
         auth: Authenticator,
@@ -133,13 +136,22 @@ impl Frontend {
         );
         let limits = Limits::new(&settings);
         let feeds = Feeds::new(Shared { log: log.clone(), fold, pages, settings: settings.clone() });
+        let roster = Arc::<Roster>::default();
+        let keeper = auth.revocations().map(|revocations| {
+            let (roster, revocations) = (roster.clone(), revocations.clone());
+            let end: EndConnections = Box::new(move |is_revoked| {
+                roster.dismiss(|identity, _| is_revoked(identity).then_some(Dismissal::Revoked))
+            });
+            Arc::new(Keeper::new(log.clone(), revocations, end))
+        });
         let hub = Arc::new(Hub {
             settings,
             log,
             feeds,
             answers: desk.clone(),
             limits: limits.clone(),
-            roster: Arc::default(),
+            roster,
+            keeper: keeper.clone(),
             auth,
             closing: closing.clone(),
             drain: drain.clone(),
@@ -180,6 +192,13 @@ impl Frontend {
             }
             Ok(())
         });
+        if let Some(keeper) = keeper {
+            let (every, until) = (Duration::from_millis(control.revocations_look_ms), stop.clone());
+            tasks.spawn(async move {
+                keeper.run(every, &until).await;
+                Ok(())
+            });
+        }
         let (until, keys) = (stop.clone(), hub.auth.clone());
         tasks.spawn(async move {
             keys.keep_current(&until).await;

@@ -40,6 +40,8 @@ pub(super) enum Dismissal {
     Closed,
     /// An operator closes it, and it may come again.
     Reconnect,
+    /// Its token was revoked.
+    Revoked,
 }
 
 impl Dismissal {
@@ -48,6 +50,7 @@ impl Dismissal {
         match self {
             Self::Closed => "closed",
             Self::Reconnect => "reconnect",
+            Self::Revoked => "revoked",
         }
     }
 }
@@ -219,6 +222,7 @@ mod tests {
             expires_at: Some(7),
             ends_at: None,
             token_id: None,
+            issued_at: None,
         })
     }
 

@@ -25,7 +25,7 @@ pub(super) struct BatchGet {
     /// The first sequence number to look at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
-    /// Only messages on this subject, in which nothing is a wildcard.
+    /// Only messages on this subject, or that begin as it does if it ends in `>`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_by_subj: Option<String>,
     /// The last message of every subject that is one of these, or begins as one that ends in `>`.
@@ -143,7 +143,7 @@ impl BatchGet {
     /// Whether a message can be in the answer, behind `got` others of which the last is `last`.
     fn asks_for(&self, subject: &str, sequence: u64, last: u64, got: usize) -> bool {
         let wanted = match &self.next_by_subj {
-            Some(wanted) => subject == wanted,
+            Some(wanted) => is_of(wanted, subject),
             None => self.multi_last.is_empty() || self.multi_last.iter().any(|of| is_of(of, subject)),
         };
         wanted && sequence >= self.seq.unwrap_or(1) && sequence > last && got < self.batch

@@ -43,7 +43,7 @@ pub async fn bootstrap(log: &Log) -> Result<BootstrapReport, BootstrapError> {
     check_server(log)?;
     let mut report = BootstrapReport::default();
     let mut differences = Vec::new();
-    for expected in [log.settings.drafts_stream(), log.settings.committed_stream()] {
+    for expected in log.settings.own_streams() {
         let found = match stream_config(log, &expected.name).await? {
             Some(found) => {
                 report.present.push(format!("stream {}", expected.name));
@@ -93,7 +93,7 @@ impl Log {
     pub async fn check(&self) -> Result<(), BootstrapError> {
         check_server(self)?;
         let mut differences = Vec::new();
-        for expected in [self.settings.drafts_stream(), self.settings.committed_stream()] {
+        for expected in self.settings.own_streams() {
             let Some(found) = stream_config(self, &expected.name).await? else {
                 return Err(BootstrapError::Missing(format!("stream {}", expected.name)));
             };
@@ -179,6 +179,7 @@ fn differences_of(expected: &Config, found: &Config) -> Vec<String> {
     compare(&mut all, name, "replicas", &expected.num_replicas, &found.num_replicas);
     compare(&mut all, name, "allow_direct", &expected.allow_direct, &found.allow_direct);
     compare(&mut all, name, "allow_atomic", &expected.allow_atomic_publish, &found.allow_atomic_publish);
+    compare(&mut all, name, "allow_msg_ttl", &expected.allow_message_ttl, &found.allow_message_ttl);
     compare(&mut all, name, "republish", &expected.republish, &found.republish);
     compare(&mut all, name, "the number of slots", &slots(expected), &slots(found));
     all

@@ -16,7 +16,7 @@ use super::error::LogError;
 use super::subjects::{OWNERSHIP_BUCKET, OWNERSHIP_STREAM};
 use crate::event::Slot;
 
-const KV_OPERATION: &str = "KV-Operation";
+pub(super) const KV_OPERATION: &str = "KV-Operation";
 /// More keys than any deployment has: 1024 slots and as many validators.
 const KEYS_MAX: usize = 4096;
 

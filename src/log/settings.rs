@@ -40,6 +40,8 @@ pub struct LogSettings {
     pub drafts_age_max: Duration,
     /// How long a validator's hold on a slot lasts without renewal.
     pub ownership_ttl: Duration,
+    /// The most revocations that are kept.
+    pub revocations_max: i64,
 }
 
 impl Default for LogSettings {
@@ -58,6 +60,7 @@ impl Default for LogSettings {
             drafts_bytes_max: 1 << 30,
             drafts_age_max: Duration::from_secs(24 * 60 * 60),
             ownership_ttl: Duration::from_secs(6),
+            revocations_max: 100_000,
         }
     }
 }
@@ -66,6 +69,11 @@ impl Default for LogSettings {
 pub(super) const SLOTS_METADATA: &str = "insieme-slots";
 
 impl LogSettings {
+    /// The streams that are made as they stand here.
+    pub(super) fn own_streams(&self) -> [Config; 3] {
+        [self.drafts_stream(), self.committed_stream(), self.revoked_stream()]
+    }
+
     /// DRAFTS: a work queue that need not survive a power cut, because every frontend publishes its
     /// unanswered drafts again; hence persisted asynchronously.
     pub(super) fn drafts_stream(&self) -> Config {
@@ -116,6 +124,26 @@ impl LogSettings {
             storage: StorageType::File,
             num_replicas: self.replicas,
             ..Default::default()
+        }
+    }
+
+    /// What was revoked: a key-value bucket, whose entries go by themselves when their time is up.
+    pub(super) fn revoked_stream(&self) -> Config {
+        Config {
+            name: subjects::REVOKED_STREAM.to_owned(),
+            description: Some("Tokens that are refused though they are good otherwise".to_owned()),
+            subjects: vec![subjects::REVOKED_SUBJECTS.to_owned()],
+            retention: RetentionPolicy::Limits,
+            storage: StorageType::File,
+            discard: DiscardPolicy::New,
+            max_messages: self.revocations_max,
+            max_messages_per_subject: 1,
+            num_replicas: self.replicas,
+            allow_direct: true,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_message_ttl: true,
+            ..unlimited()
         }
     }
 

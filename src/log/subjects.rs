@@ -10,6 +10,9 @@ pub(super) const SNAPSHOT_BUCKET: &str = "SNAPSHOTS";
 /// The streams under the two buckets.
 pub(super) const OWNERSHIP_STREAM: &str = "KV_SLOTS";
 pub(super) const SNAPSHOT_STREAM: &str = "OBJ_SNAPSHOTS";
+/// The stream under the bucket of revocations, and all its subjects.
+pub(super) const REVOKED_STREAM: &str = "KV_REVOKED";
+pub(super) const REVOKED_SUBJECTS: &str = "$KV.REVOKED.>";
 
 /// The header that every message in the answer to a batched get has, and no other.
 pub(super) const NUM_PENDING: &str = "Nats-Num-Pending";
@@ -71,6 +74,11 @@ pub(super) fn order(role: Option<&str>) -> String {
 /// Where a process reports to whoever asked, or says something to all who may ask.
 pub(super) fn report(asker: Option<&str>) -> String {
     format!("report.{}", asker.unwrap_or("all"))
+}
+
+/// Where a revocation is kept.
+pub(super) fn revoked(key: &str) -> String {
+    format!("$KV.REVOKED.{key}")
 }
 
 /// Whether a name that came from outside can stand in a subject, and nowhere but in one place of it.

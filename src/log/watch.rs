@@ -12,11 +12,12 @@ use super::metrics;
 use super::subjects;
 
 /// JetStream's names of all that is ours.
-const STREAMS: [&str; 4] = [
+const STREAMS: [&str; 5] = [
     subjects::DRAFTS_STREAM,
     subjects::COMMITTED_STREAM,
     subjects::OWNERSHIP_STREAM,
     subjects::SNAPSHOT_STREAM,
+    subjects::REVOKED_STREAM,
 ];
 
 impl Log {

@@ -73,6 +73,7 @@ pub(in crate::cli) async fn start(
 ) -> anyhow::Result<Option<AdminServer>> {
     let Some(listen) = config.admin.listen else { return Ok(None) };
     let fold = Arc::new(Registry::built_in()?);
+    let auth = (auth, config.auth.tokens_live_s_max());
     let server = AdminServer::bind(config.admin.clone(), &config.control, listen, log, fold, auth, shutdown);
     Ok(Some(server.await.context("starting the administration")?))
 }

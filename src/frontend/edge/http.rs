@@ -67,8 +67,8 @@ fn ready(edge: &Edge) -> Response<String> {
         "NATS cannot be reached"
     } else if !hub.answers.is_alive() {
         "no answers can be heard"
-    } else if !hub.auth.is_ready() {
-        "the keys for tokens could not be fetched yet"
+    } else if let Some(why) = hub.auth.unready() {
+        why
     } else {
         return text(StatusCode::OK, "ok");
     };

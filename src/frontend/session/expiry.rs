@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Session;
 use super::socket::End;
-use crate::auth::{AuthError, Identity};
+use crate::auth::{AuthError, Identity, Refusal};
 use crate::frontend::now_ms;
 use crate::frontend::roster::Dismissal;
 use crate::protocol::{CloseCode, ErrorCode, Notice};
@@ -27,6 +27,9 @@ pub(super) fn end_of(why: Dismissal) -> End {
         Dismissal::Closed => {
             let why = "an operator has closed this client's connections";
             End::Close(ErrorCode::AuthFailed, why.into(), CloseCode::Policy)
+        }
+        Dismissal::Revoked => {
+            End::Close(ErrorCode::AuthFailed, Refusal::Revoked.to_string().into(), CloseCode::Policy)
         }
         Dismissal::Reconnect => {
             let why = "an operator asks this client to reconnect";
@@ -56,7 +59,7 @@ impl Session {
                 return Err(self.socket.last_word(id, code, &why, CloseCode::Policy).await);
             }
             // Whether it is good will be known later: the client may ask again while its token lasts.
-            Err(error @ AuthError::Unavailable) => {
+            Err(error @ AuthError::Unavailable(_)) => {
                 return self.error(id, ErrorCode::Unavailable, &error.to_string()).await;
             }
         };
@@ -66,6 +69,9 @@ impl Session {
         }
         self.expires = ends_at(&fresh);
         self.listed.refresh(&fresh);
+        if self.hub.auth.is_revoked(&fresh) {
+            return Err(end_of(Dismissal::Revoked));
+        }
         self.identity = fresh;
         let notice = Notice::TokenRefreshed { expires_at: self.identity.expires_at };
         self.socket.send(id, &notice).await

@@ -14,7 +14,7 @@ use crate::auth::{AuthError, Identity};
 use crate::event::{EventId, ReplyTo, Submission, Units};
 use crate::frontend::feed::{StateAt, Watched};
 use crate::frontend::limits::Admission;
-use crate::frontend::roster::{Dismissals, Listed};
+use crate::frontend::roster::{Dismissal, Dismissals, Listed};
 use crate::protocol::{BadRequest, CloseCode, Connect, Dialect, ErrorCode, Notice, Request};
 
 /// What a greeting leaves behind.
@@ -77,7 +77,7 @@ pub(super) async fn greet(
                 let (code, why) = (ErrorCode::AuthFailed, why.to_string());
                 return Err(socket.last_word(id.as_deref(), code, &why, CloseCode::Policy).await);
             }
-            Err(error @ AuthError::Unavailable) => {
+            Err(error @ AuthError::Unavailable(_)) => {
                 let refused = Refused::Error(ErrorCode::Unavailable, error.to_string());
                 refuse(socket, &mut frames, id.as_deref(), refused).await?;
                 continue;
@@ -102,6 +102,10 @@ pub(super) async fn greet(
         let (dialect, address) = (socket.dialect(), admission.address());
         let (listed, mut dismissals) =
             hub.roster.list(connection, &identity, &connect.partition, dialect, address);
+        // Whoever revokes finds it from here on; what was revoked before that is found here.
+        if hub.auth.is_revoked(&identity) {
+            return Err(expiry::end_of(Dismissal::Revoked));
+        }
         let feed = hub.feeds.watch(&connect.partition);
         let joined = tokio::select! {
             biased;

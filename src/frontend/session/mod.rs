@@ -40,6 +40,7 @@ use super::roster::{Dismissals, Listed, Roster};
 use super::settings::FrontendSettings;
 use super::ws::WebSocket;
 use crate::auth::{Authenticator, Identity};
+use crate::control::Keeper;
 use crate::event::{DraftKey, EventId};
 use crate::log::{ConnectionState, Log};
 use crate::protocol::{BadRequest, CloseCode, ErrorCode, Frame, Notice, Request};
@@ -53,6 +54,8 @@ pub(super) struct Hub {
     pub answers: Arc<AnswerDesk>,
     pub limits: Arc<Limits>,
     pub roster: Arc<Roster>,
+    /// Keeps what was revoked; `None` where no tokens are asked for.
+    pub keeper: Option<Arc<Keeper>>,
     pub auth: Authenticator,
     /// Cancelled when the frontend is told to go away.
     pub closing: CancellationToken,

@@ -27,6 +27,7 @@ mod stories {
     mod nats_outage;
     mod nats_trust;
     mod nats_users;
+    mod operators_shell;
     mod pipelining;
     mod protocol;
     mod real_input;

@@ -1,6 +1,7 @@
 //! What an operator can set of the administration, and what it is when he does not.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,12 @@ pub struct AdminSettings {
     /// The address that `insieme-backend admin serve` (and `dev`, if it is set) answers on. Off unless set.
     /// Not for the open internet.
     pub listen: Option<SocketAddr>,
+    /// Where `insieme-backend admin` finds it, to ask it.
+    pub url: String,
+    /// The file with the token that it shows then.
+    pub token_file: Option<PathBuf>,
+    /// How long it waits for an answer, and for the next piece of one, in milliseconds.
+    pub client_timeout_ms: u64,
     /// Asks for no token. Only with an address of the loopback interface; for development.
     pub allow_anyone: bool,
     /// The most requests at work at once, open event streams among them; one more is told to come again.
@@ -34,6 +41,9 @@ impl Default for AdminSettings {
     fn default() -> Self {
         Self {
             listen: None,
+            url: "http://127.0.0.1:8090".to_owned(),
+            token_file: None,
+            client_timeout_ms: 60_000,
             allow_anyone: false,
             requests_max: 64,
             body_bytes_max: 16 * 1024,
@@ -63,6 +73,7 @@ impl AdminSettings {
             ("page_entries_max", self.page_entries_max),
             ("page_entries_default", self.page_entries_default),
             ("events_bytes_max", self.events_bytes_max),
+            ("client_timeout_ms", self.client_timeout_ms as usize),
             ("gather_ms", self.gather_ms as usize),
             ("stream_alive_ms", self.stream_alive_ms as usize),
         ];

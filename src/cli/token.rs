@@ -153,7 +153,8 @@ fn now_s() -> anyhow::Result<u64> {
     Ok(since.as_secs())
 }
 
-fn parse_time(text: &str) -> Result<Duration, String> {
+/// A time such as 90m.
+pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
     let wrong = || format!("a time is a number with s, m, h or d behind it, such as 90m; not {text:?}");
     let at = text.len() - text.chars().next_back().map_or(0, char::len_utf8);
     let (number, unit) = text.split_at(at);

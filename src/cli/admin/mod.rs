@@ -1,19 +1,37 @@
 //! `insieme-backend admin`: the administration, served and asked.
 
+mod ask;
+mod commands;
 mod serve;
+mod table;
 
 pub(super) use serve::start;
 
+use std::path::PathBuf;
+
+use anyhow::bail;
 use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use super::Source;
 use super::signals::Hangups;
+use super::{Source, flag};
 use crate::config::{Config, Override};
 
-/// Serve the administration over HTTP.
+/// Serve the administration over HTTP, or ask it.
+///
+/// Everything but `serve` asks one that is served, at --url, with the token in --token-file, whose permissions
+/// must hold `admin`.
 #[derive(Debug, Args)]
 pub(super) struct Admin {
+    /// Where the administration is. [default: admin.url, http://127.0.0.1:8090]
+    #[arg(long, global = true, value_name = "URL")]
+    url: Option<String>,
+    /// A file with the token to show. [default: admin.token_file, none]
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Print answers as the administration gives them, in JSON.
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -21,13 +39,20 @@ pub(super) struct Admin {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    #[command(flatten)]
+    Ask(commands::Ask),
 }
 
 impl Admin {
     pub(super) fn overrides(&self) -> Vec<Override> {
-        match &self.command {
+        let file = self.token_file.as_ref().map(|file| file.display().to_string());
+        let mut overrides = match &self.command {
             Command::Serve(command) => command.overrides(),
-        }
+            Command::Ask(_) => Vec::new(),
+        };
+        overrides.extend(flag("--url", "admin.url", self.url.as_ref()));
+        overrides.extend(flag("--token-file", "admin.token_file", file.as_ref()));
+        overrides
     }
 
     pub(super) async fn run(
@@ -38,6 +63,12 @@ impl Admin {
     ) -> anyhow::Result<()> {
         match self.command {
             Command::Serve(command) => command.run(config, Hangups::listen(source), shutdown).await,
+            Command::Ask(command) => {
+                match shutdown.run_until_cancelled(command.run(&config, self.json)).await {
+                    Some(result) => result,
+                    None => bail!("stopped before there was a whole answer"),
+                }
+            }
         }
     }
 }

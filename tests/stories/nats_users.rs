@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use async_nats::{Client as Nats, ConnectOptions, HeaderMap, Message};
 use futures_util::StreamExt;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::harness::admin::Operator;
 use crate::harness::client::Client;
 use crate::harness::cluster::binary;
 use crate::harness::nats;
 use crate::harness::process::Process;
+use crate::harness::socket::Socket;
+use crate::harness::tokens::{SECRET, TestKey};
 use crate::harness::{free_port, temp_dir, until};
 
 /// A NATS server as shipped, with the streams, a validator and a frontend, each as its user.
@@ -96,7 +99,7 @@ struct Kept {
 
 fn as_user(role: &str, user: &str, url: &str) -> Command {
     let mut command = binary();
-    command.args([role, "--nats", url]);
+    command.arg(role).env("INSIEME_NATS_URLS", url);
     command.env("INSIEME_NATS_USER", user).env("INSIEME_NATS_PASSWORD", format!("{user}Secret"));
     if user == "frontend" {
         command.env("INSIEME_NATS_API_PREFIX", "core");
@@ -139,7 +142,42 @@ async fn every_role_works_as_its_user() {
     let mut bob = Client::of(&shipped.address, "bob").await;
     let event = ann.commit("set", json!({ "target": "late", "value": 1 })).await;
     bob.caught_up(event["eventId"].as_u64().unwrap()).await;
-    for process in [&shipped.server, &shipped.validator, &shipped.frontend] {
+
+    // The administration asks and orders across the border, and a frontend that asks for tokens reads there what
+    // was revoked.
+    let dir = temp_dir();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, SECRET).unwrap();
+    let with_tokens = |role: &str, user: &str, more: &[&str]| {
+        let mut command = as_user(role, user, &shipped.url);
+        command.args(more).args(["--listen", "127.0.0.1:0"]).env("INSIEME_AUTH_SECRET_FILE", &secret);
+        Process::spawn(&format!("{role}-with-tokens"), command, dir.path())
+    };
+    let mut guarded = with_tokens("frontend", "frontend", &["--set", "frontend.id=guarded"]);
+    let guarded_at = guarded.line_with("frontend ready: ").await;
+    let mut admin = with_tokens("admin", "operator", &["serve"]);
+    let token = TestKey::secret(SECRET).token("cid", json!({ "jti": "t-1" }));
+    let ops = Operator::new(&admin.line_with("admin ready: ").await, Some(&token));
+    let cid = until("the frontend to know what was revoked", async || {
+        let mut socket = Socket::open(&guarded_at).await.ok()?;
+        let connect = json!({ "clientId": "cid", "version": "test", "token": token });
+        socket.send("connect", connect).await.ok()?;
+        (socket.receive().await.ok()?["type"] == "connected").then_some(socket)
+    });
+    let mut cid = cid.await;
+    let connections = ops.get("/partitions/default/connections").await.json();
+    let clients = |answer: &Value| {
+        let found = answer["connections"].as_array().unwrap().clone();
+        found.iter().map(|one| one["client"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(clients(&connections), ["ann", "bob", "cid"], "{connections}");
+    let processes = ops.get("/processes").await.json();
+    assert_eq!(processes["processes"].as_array().unwrap().len(), 4, "{processes}");
+    let revoked = ops.post("/tokens/t-1/revoke", "").await.json();
+    assert_eq!((&revoked["closed"], &revoked["complete"]), (&json!(1), &json!(true)), "{revoked}");
+    cid.expect_error("auth_failed").await;
+    assert_eq!(cid.expect_closed().await, 1008);
+    for process in [&shipped.server, &shipped.validator, &shipped.frontend, &guarded, &admin] {
         assert!(!process.output().contains("iolation"), "{}", process.tail());
     }
 }
@@ -159,6 +197,7 @@ async fn a_stolen_frontend_credential_may_publish_and_hear_nothing_more() {
         "answer.someone",
         "control.all",
         "$KV.SLOTS.slot.1",
+        "$KV.REVOKED.token.forged",
         "$O.SNAPSHOTS.M.x",
         "$JS.ACK.DRAFTS.slot-1-1.1.1.1.1.1",
         "$JS.API.STREAM.DELETE.COMMITTED",
@@ -194,6 +233,8 @@ async fn a_stolen_frontend_credential_may_publish_and_hear_nothing_more() {
         "CONSUMER.NAMES.DRAFTS",
         "CONSUMER.MSG.NEXT.DRAFTS.slot-1-1",
         "CONSUMER.DELETE.DRAFTS.slot-1-1",
+        "STREAM.DELETE.KV_REVOKED",
+        "STREAM.PURGE.KV_REVOKED",
         "DIRECT.GET.KV_SLOTS",
         "DIRECT.GET.DRAFTS",
     ] {
@@ -274,6 +315,7 @@ async fn a_stolen_frontend_credential_cannot_have_replies_taken_for_events() {
         "answer.someone",
         "control.all",
         "$KV.SLOTS.forged",
+        "$KV.REVOKED.token.forged",
         "$O.SNAPSHOTS.M.forged",
         "$JS.API.STREAM.DELETE.COMMITTED",
         "$JS.API.STREAM.PURGE.COMMITTED",

@@ -7,7 +7,9 @@ mod stories {
     mod administration;
     mod attack_table;
     mod attacks;
+    mod backup;
     mod catch_up;
+    mod changed_streams;
     mod closing;
     mod command_line;
     mod connections;

@@ -1,13 +1,16 @@
 //! The command line: one file a subcommand. Each takes the configuration and a token that says when to
 //! stop, and returns when it is through; signals, logs and exit codes are dealt with here, once.
 
+mod accept_log;
 mod admin;
+mod backup;
 mod bootstrap;
 mod check_config;
 mod connect;
 mod dev;
 mod frontend;
 mod health;
+mod inspect;
 mod log;
 mod reload;
 mod roles;
@@ -85,6 +88,11 @@ enum Command {
     CheckConfig(check_config::CheckConfig),
     State(state::State),
     Log(log::ShowLog),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
+    Inspect(inspect::Inspect),
+    Quarantine(inspect::Quarantine),
+    AcceptLog(accept_log::AcceptLog),
     Health(health::Health),
     Token(Box<token::Token>),
 }
@@ -187,6 +195,11 @@ impl Command {
             Self::Admin(command) => command.overrides(),
             Self::State(command) => command.nats.overrides(),
             Self::Log(command) => command.nats.overrides(),
+            Self::Backup(command) => command.nats.overrides(),
+            Self::Restore(command) => command.nats.overrides(),
+            Self::Inspect(command) => command.nats.overrides(),
+            Self::Quarantine(command) => command.nats.overrides(),
+            Self::AcceptLog(command) => command.nats.overrides(),
             Self::CheckConfig(_) | Self::Health(_) | Self::Token(_) => Vec::new(),
         }
     }
@@ -206,6 +219,11 @@ impl Command {
             Self::CheckConfig(command) => command.run(&loaded)?,
             Self::State(command) => command.run(loaded.config, shutdown).await?,
             Self::Log(command) => command.run(loaded.config, shutdown).await?,
+            Self::Backup(command) => command.run(loaded.config, shutdown).await?,
+            Self::Restore(command) => command.run(loaded.config, shutdown).await?,
+            Self::Inspect(command) => command.run(loaded.config, shutdown).await?,
+            Self::Quarantine(command) => command.run(loaded.config, shutdown).await?,
+            Self::AcceptLog(command) => command.run(loaded.config, shutdown).await?,
             Self::Health(command) => command.run().await?,
             Self::Token(command) => command.run(&loaded.config)?,
         }

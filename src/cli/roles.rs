@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow, bail};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::connect;
 use crate::admin::AdminServer;
@@ -17,7 +17,7 @@ use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::control::{NothingMore, Obey, Role, Station};
 use crate::frontend::{Frontend, FrontendError, RunningFrontend};
-use crate::log::{ConnectionState, Log};
+use crate::log::{Damage, Log, Looker};
 use crate::rules::{Registry, RulesInForce};
 use crate::telemetry::{self, Metrics};
 use crate::validator::{RunningValidator, Validator};
@@ -74,8 +74,8 @@ pub(super) async fn start_validator(
 
 /// Metrics and health of a process, served beside its work if `metrics.listen` is set.
 pub(super) struct Side {
-    tasks: JoinSet<std::io::Result<()>>,
-    connection: watch::Sender<Option<watch::Receiver<ConnectionState>>>,
+    tasks: JoinSet<anyhow::Result<()>>,
+    log: watch::Sender<Option<Log>>,
     stop: CancellationToken,
     /// How often the store is looked at, if anybody can see it.
     look_every: Option<Duration>,
@@ -84,7 +84,7 @@ pub(super) struct Side {
 impl Side {
     /// Starts serving, if so configured; at first not ready.
     pub(super) async fn start(config: &Config, shutdown: &CancellationToken) -> anyhow::Result<Self> {
-        let (connection, seen) = watch::channel(None::<watch::Receiver<ConnectionState>>);
+        let (log, seen) = watch::channel(None::<Log>);
         let mut tasks = JoinSet::new();
         let stop = CancellationToken::new();
         if let Some(listen) = config.metrics.listen {
@@ -93,17 +93,20 @@ impl Side {
             let readiness = move || match seen.borrow().as_ref() {
                 _ if ending.is_cancelled() => Err("going away".to_owned()),
                 None => Err("waiting for NATS".to_owned()),
-                Some(state) if state.borrow().connected => Ok(()),
-                Some(_) => Err("NATS cannot be reached".to_owned()),
+                Some(log) if !log.state().borrow().connected => Err("NATS cannot be reached".to_owned()),
+                Some(log) => match log.damages().into_iter().find(Damage::stops_work) {
+                    Some(damage) => Err(damage.to_string()),
+                    None => Ok(()),
+                },
             };
             let (address, serving) = telemetry::serve(listen, metrics, Arc::new(readiness), stop.clone())
                 .await
                 .with_context(|| format!("metrics.listen: cannot listen on {listen}"))?;
             info!(%address, "metrics and health are served");
-            tasks.spawn(serving);
+            tasks.spawn(async move { serving.await.context(SERVING) });
         }
         let look_every = config.metrics.listen.map(|_| Duration::from_millis(config.metrics.store_look_ms));
-        Ok(Self { tasks, connection, stop, look_every })
+        Ok(Self { tasks, log, stop, look_every })
     }
 
     /// Starts serving, and connects `role` to the log; `None` if it was told to stop before that was done.
@@ -115,16 +118,27 @@ impl Side {
         let mut side = Self::start(config, shutdown).await?;
         match connect::connect_to_streams(config, role, shutdown).await? {
             Some(log) => {
-                side.watch(&log);
+                check_log(&log).await?;
+                let looker = if role == "validator" { Looker::Marks } else { Looker::Reads };
+                side.watch(&log, looker);
                 Ok(Some((side, log)))
             }
             None => side.end().await.map(|()| None),
         }
     }
 
-    /// From now on ready when the connection to NATS stands; and looks at the store every so often.
-    pub(super) fn watch(&mut self, log: &Log) {
-        self.connection.send_replace(Some(log.state()));
+    /// From now on ready when the connection to NATS stands and the streams are as they should be; looks at
+    /// both, and at the store, every so often. Fails when the log is not the one any more that it was.
+    pub(super) fn watch(&mut self, log: &Log, looker: Looker) {
+        self.log.send_replace(Some(log.clone()));
+        let (watched, stop) = (log.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            let watching = watched.watch_integrity(watched.look_every(), looker);
+            match stop.run_until_cancelled(watching).await {
+                Some(damage) => Err(LogDamaged(damage).into()),
+                None => Ok(()),
+            }
+        });
         if let Some(every) = self.look_every {
             let (log, stop) = (log.clone(), self.stop.clone());
             self.tasks.spawn(async move {
@@ -192,6 +206,10 @@ impl Side {
         let result = tokio::select! {
             result = &mut work => result.map_err(Into::into),
             error = self.failed() => {
+                if error.is::<LogDamaged>() {
+                    // At once: nothing that the work holds of the log is to be served or built on.
+                    return Err(error);
+                }
                 shutdown.cancel();
                 work.await.map_err(Into::into).and(Err(error))
             }
@@ -211,17 +229,37 @@ impl Side {
     pub(super) async fn end(mut self) -> anyhow::Result<()> {
         self.stop.cancel();
         while let Some(ended) = self.tasks.join_next().await {
-            ended.context("metrics and health")?.context("metrics and health")?;
+            ended.context(SERVING)??;
         }
         Ok(())
     }
 }
 
-fn ended_early(ended: Result<std::io::Result<()>, JoinError>) -> anyhow::Error {
-    let error = match ended {
-        Ok(Ok(())) => anyhow!("ended by itself"),
-        Ok(Err(error)) => error.into(),
-        Err(error) => error.into(),
-    };
-    error.context("serving metrics and health")
+fn ended_early(ended: Result<anyhow::Result<()>, JoinError>) -> anyhow::Error {
+    match ended {
+        Ok(Ok(())) => anyhow!("it ended by itself").context(SERVING),
+        Ok(Err(error)) => error,
+        Err(error) => anyhow::Error::new(error).context(SERVING),
+    }
+}
+
+const SERVING: &str = "serving metrics and health";
+
+/// The log is not the one that it was.
+#[derive(Debug, thiserror::Error)]
+#[error("the log is damaged: {0}")]
+struct LogDamaged(Damage);
+
+/// A process that has just started does not go on where the log has lost what others have seen.
+pub(super) async fn check_log(log: &Log) -> anyhow::Result<()> {
+    match log.inspect().await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(damage)) => Err(LogDamaged(damage).into()),
+        // It is looked at again in a moment, and then every so often.
+        Err(error) if error.is_retryable() => {
+            warn!(%error, "the log could not be compared with what is known of it");
+            Ok(())
+        }
+        Err(error) => Err(error).context("comparing the log with what is known of it"),
+    }
 }

@@ -51,6 +51,8 @@ pub struct NatsConfig {
     pub ownership_ttl_ms: u64,
     /// The most revocations of tokens that are kept at a time; one more is refused until some are lifted or over.
     pub revocations_max: i64,
+    /// How often every process looks whether the streams are still what they were, in milliseconds.
+    pub look_ms: u64,
 }
 
 impl Default for NatsConfig {
@@ -75,6 +77,7 @@ impl Default for NatsConfig {
             drafts_age_max_ms: milliseconds(log.drafts_age_max),
             ownership_ttl_ms: milliseconds(log.ownership_ttl),
             revocations_max: log.revocations_max,
+            look_ms: milliseconds(log.look_every),
         }
     }
 }
@@ -119,6 +122,7 @@ impl NatsConfig {
         wrong(self.drafts_age_max_ms < 1_000, "nats.drafts_age_max_ms: at least 1000");
         wrong(!(1..=10_000_000).contains(&self.revocations_max), "nats.revocations_max: 1 to 10000000");
         wrong(self.ownership_ttl_ms < 1_000, "nats.ownership_ttl_ms: at least 1000");
+        wrong(self.look_ms < 100, "nats.look_ms: at least 100");
         wrong(
             self.password.is_some() && self.password_file.is_some(),
             "nats.password and nats.password_file are both set; which one counts?",
@@ -170,6 +174,7 @@ impl NatsConfig {
             drafts_age_max: Duration::from_millis(self.drafts_age_max_ms),
             ownership_ttl: Duration::from_millis(self.ownership_ttl_ms),
             revocations_max: self.revocations_max,
+            look_every: Duration::from_millis(self.look_ms),
         })
     }
 }

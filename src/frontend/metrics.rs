@@ -68,6 +68,8 @@ pub const CATCH_UP_SECONDS: &str = "insieme_catch_up_duration_seconds";
 pub const PAGE_SECONDS: &str = "insieme_page_read_duration_seconds";
 /// Holes in the log itself: must stay 0.
 pub const HOLES: &str = "insieme_log_holes_total";
+/// Partitions whose last events were gone from the log: must stay 0.
+pub const WENT_BACK: &str = "insieme_log_went_back_total";
 /// Events in the log that cannot be read: must stay 0.
 pub const UNREADABLE: &str = "insieme_log_unreadable_total";
 /// Reads of a connection that had left its partition's ring.
@@ -119,6 +121,11 @@ pub fn describe() {
     describe_gauge!(FEEDS, Unit::Count, "Partitions watched");
     describe_counter!(GAPS, Unit::Count, "Gaps between live events that were filled from the log");
     describe_counter!(HOLES, Unit::Count, "Holes in the log; must stay 0");
+    describe_counter!(
+        WENT_BACK,
+        Unit::Count,
+        "Partitions whose last events were gone from the log; must stay 0"
+    );
     describe_counter!(UNREADABLE, Unit::Count, "Events in the log that cannot be read; must stay 0");
     describe_counter!(RING_MISSES, Unit::Count, "Reads of connections that had left the ring");
     describe_counter!(PAGES_READ, Unit::Count, "Pages read from the log");
@@ -126,7 +133,7 @@ pub fn describe() {
     describe_counter!(INBOX_FULL, Unit::Count, "Notices that found a connection's inbox full");
     // What an alarm asks for is there from the start, at 0: a counter that comes with its first count
     // never rises.
-    for name in [OPENED, FORGOTTEN, GAPS, HOLES, UNREADABLE, SUBMITTED, ACCEPTED, FRAMES_IN] {
+    for name in [OPENED, FORGOTTEN, GAPS, HOLES, WENT_BACK, UNREADABLE, SUBMITTED, ACCEPTED, FRAMES_IN] {
         counter!(name).increment(0);
     }
     counter!(TLS_RELOADS, "result" => "failed").increment(0);

@@ -135,8 +135,14 @@ impl Frontend {
             settings.page_cache_bytes_max,
         );
         let limits = Limits::new(&settings);
-        let feeds = Feeds::new(Shared { log: log.clone(), fold, pages, settings: settings.clone() });
         let roster = Arc::<Roster>::default();
+        let feeds = Feeds::new(Shared {
+            log: log.clone(),
+            fold,
+            pages,
+            settings: settings.clone(),
+            roster: roster.clone(),
+        });
         let keeper = auth.revocations().map(|revocations| {
             let (roster, revocations) = (roster.clone(), revocations.clone());
             let end: EndConnections = Box::new(move |is_revoked| {

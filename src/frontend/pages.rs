@@ -97,6 +97,19 @@ impl Pages {
         }
     }
 
+    /// Lets go of what is kept of a partition.
+    pub(super) fn forget(&self, token: &Token) {
+        let mut cache = lock(&self.cache);
+        let Cache { slots, bytes } = &mut *cache;
+        let keys: Vec<Key> =
+            slots.iter().map(|(key, _)| key).filter(|(of, _)| of == token).cloned().collect();
+        for key in keys {
+            if let Some((_, cost)) = slots.pop(&key) {
+                *bytes -= cost;
+            }
+        }
+    }
+
     /// Accounts for a page that was read, and makes room. A short page is not kept: it ends at what was the
     /// head just then.
     fn settle(&self, key: &Key, slot: &Slot, page: Option<&LogPage>) {

@@ -42,6 +42,8 @@ pub(super) enum Dismissal {
     Reconnect,
     /// Its token was revoked.
     Revoked,
+    /// Events that it was shown are gone from the log.
+    LogWentBack,
 }
 
 impl Dismissal {
@@ -51,6 +53,7 @@ impl Dismissal {
             Self::Closed => "closed",
             Self::Reconnect => "reconnect",
             Self::Revoked => "revoked",
+            Self::LogWentBack => "log_went_back",
         }
     }
 }

@@ -119,6 +119,9 @@ pub struct FrontendSettings {
     pub feed_idle_ms: u64,
     /// How often a feed compares itself with the log, whatever the live events say, in milliseconds.
     pub gap_check_ms: u64,
+    /// How long the log may end before an event that was sent, in milliseconds, until the event counts as gone and
+    /// the partition's connections are closed: a NATS server with a replica of the log may lag so long.
+    pub head_gone_ms: u64,
     /// How long a connecting client waits for its partition's feed, in milliseconds.
     pub feed_wait_ms: u64,
     /// How many frames a connection is sent before its own frames are looked at again.
@@ -195,6 +198,7 @@ impl Default for FrontendSettings {
             ring_bytes_max: 4 << 20,
             feed_idle_ms: 30_000,
             gap_check_ms: 5_000,
+            head_gone_ms: 15_000,
             feed_wait_ms: 5_000,
             frames_per_turn_max: 256,
             page_events_max: 256,

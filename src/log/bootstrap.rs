@@ -158,7 +158,7 @@ fn create<T, E: std::error::Error + 'static>(result: Result<T, E>, name: &str) -
     })
 }
 
-fn differences_of(expected: &Config, found: &Config) -> Vec<String> {
+pub(super) fn differences_of(expected: &Config, found: &Config) -> Vec<String> {
     let mut all = Vec::new();
     let name = &expected.name;
     let slots = |config: &Config| config.metadata.get(SLOTS_METADATA).cloned();

@@ -10,6 +10,7 @@ use tokio::sync::{OnceCell, watch};
 use tracing::{info, warn};
 
 use super::error::LogError;
+use super::integrity::Damage;
 use super::metrics;
 use super::settings::LogSettings;
 
@@ -21,6 +22,8 @@ pub struct Log {
     pub(super) settings: Arc<LogSettings>,
     pub(super) snapshots: Arc<OnceCell<ObjectStore>>,
     state: watch::Receiver<ConnectionState>,
+    /// What is wrong with the streams, as last looked at.
+    pub(super) damages: Arc<watch::Sender<Vec<Damage>>>,
 }
 
 /// How the connection stands.
@@ -92,6 +95,7 @@ impl Log {
             settings: Arc::new(settings.clone()),
             snapshots: Arc::new(OnceCell::new()),
             state,
+            damages: Arc::default(),
         })
     }
 
@@ -108,6 +112,11 @@ impl Log {
     /// The number of slots.
     pub fn slots(&self) -> u16 {
         self.settings.slots
+    }
+
+    /// How often a process is to look whether the log is still what it was.
+    pub fn look_every(&self) -> Duration {
+        self.settings.look_every
     }
 
     /// How long a hold on a slot lasts without renewal.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::integrity::DAMAGE_KINDS;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 const CONNECTED: &str = "insieme_nats_connected";
@@ -14,6 +15,7 @@ const STREAM_BYTES: &str = "insieme_stream_bytes";
 const STREAM_BYTES_MAX: &str = "insieme_stream_bytes_max";
 const STORE_BYTES: &str = "insieme_store_bytes";
 const STORE_BYTES_MAX: &str = "insieme_store_bytes_max";
+const DAMAGED: &str = "insieme_log_damaged";
 const LOOK_FAILURES: &str = "insieme_store_look_failures_total";
 
 /// Tells the metrics recorder what each metric is, and how many slots there are. Called when connected.
@@ -33,6 +35,10 @@ pub(super) fn describe(slots: u16) {
     describe_gauge!(STORE_BYTES, Unit::Bytes, "What the NATS account's streams take on disk");
     describe_gauge!(STORE_BYTES_MAX, Unit::Bytes, "What they may take, where the account is bounded");
     describe_counter!(LOOK_FAILURES, Unit::Count, "Looks at streams and store that failed");
+    describe_gauge!(DAMAGED, Unit::Count, "Whether the streams are not what they were, by kind of damage");
+    for kind in DAMAGE_KINDS {
+        damaged(kind, false);
+    }
     gauge!(CONNECTED).set(1.0);
     gauge!(SLOTS).set(f64::from(slots));
     for name in [RECONNECTS, SLOW, LOOK_FAILURES] {
@@ -69,6 +75,10 @@ pub(super) fn store(bytes: u64, bytes_max: Option<u64>) {
     if let Some(bytes_max) = bytes_max {
         gauge!(STORE_BYTES_MAX).set(bytes_max as f64);
     }
+}
+
+pub(super) fn damaged(kind: &'static str, is_damaged: bool) {
+    gauge!(DAMAGED, "kind" => kind).set(if is_damaged { 1.0 } else { 0.0 });
 }
 
 pub(super) fn look_failed() {

@@ -6,6 +6,7 @@
 //! `docs/ARCHITECTURE.md` and, as the contract, in the pipeline specification.
 
 mod answers;
+mod backup;
 mod batch_get;
 mod bootstrap;
 mod commit;
@@ -13,11 +14,13 @@ mod connection;
 mod control;
 mod drafts;
 mod error;
+mod integrity;
 mod leader;
 mod live;
 mod metrics;
 mod ownership;
 mod partition_load;
+mod repair;
 mod replay;
 mod revocations;
 mod settings;
@@ -29,15 +32,18 @@ mod trace_headers;
 mod watch;
 
 pub use answers::Answers;
+pub use backup::{BackedUp, BackupError};
 pub use bootstrap::{BootstrapError, BootstrapReport, bootstrap};
 pub use commit::{BATCH_EVENTS_MAX, CommitError, CommitPart};
 pub use connection::{ConnectionState, Log};
 pub use control::{Orders, Reports};
 pub use drafts::{DraftMessage, PublishError, SlotConsumer};
 pub use error::LogError;
+pub use integrity::{Damage, Looker, Mark};
 pub use live::{LiveEvent, LiveFeed};
 pub use ownership::{OwnedSlot, OwnershipChanges, OwnershipView};
 pub use partition_load::{LoadError, Loaded, apply, parse};
+pub use repair::TakenOut;
 pub use replay::{Page, Replay, StoredEvent};
 pub use revocations::StoredRevocation;
 pub use settings::LogSettings;

@@ -50,10 +50,20 @@ impl Log {
         with_index: bool,
     ) -> Result<Loaded, LoadError> {
         let Some(head) = self.head_for(token, with_index).await? else {
+            if let Some(snapshot) = self.snapshot_info(token, SnapshotPart::State).await? {
+                return Err(gone_back(&snapshot, EventId::NONE, with_index));
+            }
             let state = if with_index { PartitionState::new() } else { PartitionState::follower() };
             return Ok(Loaded { state, snapshot: SnapshotInfo::default() });
         };
         let Start { mut state, replay_from, snapshot } = self.start(token, with_index).await?;
+        if snapshot.event_id.max(state.head()) > head.id {
+            // It may have been replaced since the head was asked for: by that time there was a later head.
+            let again = self.head_for(token, with_index).await?.map_or(EventId::NONE, |head| head.id);
+            if snapshot.event_id.max(state.head()) > again {
+                return Err(gone_back(&snapshot, again, with_index));
+            }
+        }
         // The index may be older than the state: what lies between them goes into the index alone.
         let mut replay = self.replay(token, replay_from, state.head());
         while let Some(stored) = replay.next().await? {
@@ -203,6 +213,19 @@ fn decode(state: &[u8], index: Option<Option<Vec<u8>>>) -> Result<(PartitionStat
     let index = index.unwrap_or_else(|_| nothing());
     let replay_from = PartitionState::replay_from(&state, &index);
     Ok((PartitionState::from_snapshot(&state, index)?, replay_from))
+}
+
+/// A snapshot of an event that the partition does not have. Whoever asked the leader knows that the events are
+/// gone; others may have asked a replica that lags.
+fn gone_back(snapshot: &SnapshotInfo, head: EventId, asked_leader: bool) -> LoadError {
+    let at = snapshot.event_id;
+    let why = format!("the partition's log ends at event {head}, and its snapshot is of event {at}");
+    if asked_leader {
+        let why = format!("{why}: events behind {head} are gone from the log");
+        LoadError::Broken { event: at, why }
+    } else {
+        LogError::unavailable("loading a state", why).into()
+    }
 }
 
 /// Reads an event out of its bytes.

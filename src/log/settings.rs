@@ -42,6 +42,8 @@ pub struct LogSettings {
     pub ownership_ttl: Duration,
     /// The most revocations that are kept.
     pub revocations_max: i64,
+    /// How often a process looks whether the log is still what it was.
+    pub look_every: Duration,
 }
 
 impl Default for LogSettings {
@@ -61,6 +63,7 @@ impl Default for LogSettings {
             drafts_age_max: Duration::from_secs(24 * 60 * 60),
             ownership_ttl: Duration::from_secs(6),
             revocations_max: 100_000,
+            look_every: Duration::from_secs(5),
         }
     }
 }

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use async_nats::jetstream::object_store::{self, ObjectStore};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
+use futures_util::StreamExt;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -100,7 +101,7 @@ struct StoredObject {
 }
 
 impl Log {
-    async fn snapshot_store(&self) -> Result<&ObjectStore, LogError> {
+    pub(super) async fn snapshot_store(&self) -> Result<&ObjectStore, LogError> {
         self.snapshots
             .get_or_try_init(|| self.js.get_object_store(SNAPSHOT_BUCKET))
             .await
@@ -140,6 +141,15 @@ impl Log {
         .map(Some)
     }
 
+    /// What was written beside an object, by its name.
+    pub(super) async fn object_metadata(
+        &self,
+        what: &'static str,
+        name: &str,
+    ) -> Result<Option<HashMap<String, String>>, LogError> {
+        Ok(self.stored_object(what, name).await?.map(|object| object.metadata))
+    }
+
     /// What the object store says of a snapshot object.
     async fn snapshot_object(
         &self,
@@ -147,7 +157,11 @@ impl Log {
         token: &Token,
         part: SnapshotPart,
     ) -> Result<Option<StoredObject>, LogError> {
-        let name = URL_SAFE.encode(part.object(token));
+        self.stored_object(what, &part.object(token)).await
+    }
+
+    async fn stored_object(&self, what: &'static str, name: &str) -> Result<Option<StoredObject>, LogError> {
+        let name = URL_SAFE.encode(name);
         let get =
             BatchGet { multi_last: vec![subjects::snapshot_info(&name)], batch: 1, ..BatchGet::default() };
         let Some(stored) = self.batch_get(what, SNAPSHOT_STREAM, get).await?.pop() else { return Ok(None) };
@@ -194,6 +208,31 @@ impl Log {
             return Err(wrong("not the bytes that were written"));
         }
         Ok(bytes)
+    }
+
+    /// Deletes the snapshots of states behind event `last`, and those of which it is not known. Tells how many
+    /// objects that were.
+    pub(super) async fn delete_snapshots_behind(&self, last: u64) -> Result<u64, LogError> {
+        const WHAT: &str = "deleting snapshots";
+        let store = self.snapshot_store().await?;
+        let mut list = store.list().await.map_err(|error| LogError::unavailable(WHAT, error))?;
+        let mut outdated = Vec::new();
+        while let Some(object) = list.next().await {
+            let object = object.map_err(|error| LogError::unavailable(WHAT, error))?;
+            let is_ours = object.name.starts_with("state.") || object.name.starts_with("index.");
+            let within =
+                SnapshotInfo::from_metadata(&object.metadata).is_some_and(|info| info.event_id.0 <= last);
+            if is_ours && !within {
+                outdated.push(object.name);
+            }
+        }
+        for name in &outdated {
+            store
+                .delete(name)
+                .await
+                .map_err(|error| LogError::unavailable(WHAT, format!("{name}: {error}")))?;
+        }
+        Ok(outdated.len() as u64)
     }
 
     /// Writes a snapshot object in place of the one that was there.

@@ -180,7 +180,8 @@ impl Client {
         }
     }
 
-    async fn try_reconnect(&mut self) -> Result<(), String> {
+    /// One try of [`Client::reconnect`]; an `Err` says why there is no connection.
+    pub async fn try_reconnect(&mut self) -> Result<(), String> {
         self.try_connect(Some(self.last_event_id)).await?;
         for index in 0..self.unanswered.len() {
             self.send_draft(index).await.map_err(|gone| format!("{gone:?}"))?;
@@ -249,6 +250,21 @@ impl Client {
             self.step().await;
         }
         self.answers[draft_id].clone()
+    }
+
+    /// Waits for the answer to a draft; `None` when nobody can say what became of it.
+    pub async fn answer_or_unavailable(&mut self, draft_id: &str) -> Option<Answer> {
+        while !self.answers.contains_key(draft_id) {
+            let message = self.socket().receive().await.unwrap_or_else(|gone| panic!("{gone:?}"));
+            let payload = &message["payload"];
+            if message["type"] == "error" && payload["details"]["draftId"] == draft_id {
+                assert_eq!(payload["code"], "unavailable", "{message}");
+                self.answered(&payload["details"]);
+                return None;
+            }
+            self.take(&message).await;
+        }
+        Some(self.answers[draft_id].clone())
     }
 
     /// The draft must be accepted; gives the event as committed.

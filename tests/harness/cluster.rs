@@ -50,14 +50,26 @@ impl Validator {
     pub async fn counter(&self, name: &str) -> f64 {
         metric(self.health, name, "").await
     }
+
+    /// What its `/readyz` answers.
+    pub async fn readyz(&self) -> String {
+        get(self.health, "/readyz").await
+    }
+}
+
+/// What is answered on a path of a port.
+async fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
 }
 
 /// The sum of a metric over those of its labels that hold `label`, as `/metrics` on a port tells it.
 async fn metric(port: u16, name: &str, label: &str) -> f64 {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
+    let text = get(port, "/metrics").await;
     let is_asked_for = |line: &&str| line.split([' ', '{']).next() == Some(name) && line.contains(label);
     text.lines()
         .filter(is_asked_for)
@@ -76,6 +88,11 @@ impl Frontend {
     /// The sum of a metric over those of its labels that hold `label`; 0 if there are none.
     pub async fn metric(&self, name: &str, label: &str) -> f64 {
         metric(self.metrics, name, label).await
+    }
+
+    /// What its `/readyz` answers.
+    pub async fn readyz(&self) -> String {
+        get(self.metrics, "/readyz").await
     }
 
     pub fn url(&self) -> String {
@@ -111,6 +128,14 @@ impl Cluster {
         let name = format!("frontend-{}", self.frontends.len());
         let port = free_port();
         self.frontends.push(frontend(&self.plan, &self.nats.url(), &name, port, self.dir.path()).await);
+        self.frontends.len() - 1
+    }
+
+    /// Starts one more frontend that reaches NATS by another way, with faults switched on.
+    pub async fn add_frontend_by(&mut self, nats: &str, faults: &str) -> usize {
+        let name = format!("frontend-{}", self.frontends.len());
+        let port = free_port();
+        self.frontends.push(frontend_with(&self.plan, nats, &name, port, faults, self.dir.path()).await);
         self.frontends.len() - 1
     }
 
@@ -175,9 +200,14 @@ impl Cluster {
             .collect()
     }
 
+    /// Runs a subcommand against this backend's NATS, whatever comes of it.
+    pub fn try_run(&self, arguments: &[&str]) -> Output {
+        self.plan.command(arguments, &self.nats.url()).output().unwrap()
+    }
+
     /// Runs a subcommand against this backend's NATS; it must succeed.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        let output = self.plan.command(arguments, &self.nats.url()).output().unwrap();
+        let output = self.try_run(arguments);
         assert!(
             output.status.success(),
             "`insieme-backend {}` failed: {}{}",
@@ -267,7 +297,12 @@ async fn validator(plan: &Plan, nats: &str, name: &str, faults: &str, dir: &Path
 }
 
 async fn frontend(plan: &Plan, nats: &str, name: &str, port: u16, dir: &Path) -> Frontend {
+    frontend_with(plan, nats, name, port, "", dir).await
+}
+
+async fn frontend_with(plan: &Plan, nats: &str, name: &str, port: u16, faults: &str, dir: &Path) -> Frontend {
     let mut command = plan.command(&["frontend"], nats);
+    command.env("INSIEME_FAULT", faults);
     let metrics = free_port();
     command.args(["--listen", &format!("127.0.0.1:{port}")]);
     command.args(["--set", &format!("metrics.listen=127.0.0.1:{metrics}")]);

@@ -82,6 +82,12 @@ impl NatsServer {
         self.ready().await;
     }
 
+    /// The same with another configuration, made from the one that it has.
+    pub async fn restart_as(&mut self, change: impl FnOnce(&str) -> String) {
+        self.configuration = change(&self.configuration);
+        self.restart().await;
+    }
+
     /// Waits until it says that it is healthy; see [`NatsCluster::healthy`](super::nats_cluster::NatsCluster).
     pub async fn healthy(&mut self) {
         let port = self.monitoring;

@@ -7,6 +7,7 @@ use insieme_backend::log::{Log, LogSettings, SnapshotPart};
 use serde_json::json;
 
 use crate::harness::cluster::Cluster;
+use crate::harness::socket::Socket;
 use crate::harness::until;
 
 async fn log_of(cluster: &Cluster) -> Log {
@@ -35,9 +36,23 @@ async fn what_is_no_draft_is_taken_off_the_queue_and_blocks_nobody() {
     assert_eq!(cluster.log("default").len(), 1);
 }
 
+/// How an object of a snapshot is made unusable.
+type Spoil = fn(&mut Vec<u8>);
+
+const WAYS: [(&str, Spoil); 5] = [
+    ("SHA-256 does not match", |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    }),
+    ("is cut off", |bytes| bytes.truncate(bytes.len() - 3)),
+    ("has format version 7", |bytes| bytes[4] = 7),
+    ("no snapshot part of the kind expected", |bytes| bytes[0] = b'X'),
+    ("is cut off", Vec::clear),
+];
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_snapshot_is_passed_over_for_the_log() {
-    let mut cluster = Cluster::start().set("validator.snapshot_events_min", 20).await;
+async fn a_snapshot_that_cannot_be_used_is_reported_and_passed_over_for_the_log() {
+    let mut cluster = Cluster::start().set("validator.snapshot_events_min", 50).await;
     let mut ann = cluster.client(0, "ann").await;
     let first = ann.commit("set", json!({ "target": "k0", "value": 0 })).await;
     for n in 1..60 {
@@ -54,22 +69,121 @@ async fn a_damaged_snapshot_is_passed_over_for_the_log() {
     })
     .await;
     let before = cluster.state_hash("default");
-
+    let mut whole = Vec::new();
     for part in [SnapshotPart::State, SnapshotPart::Index] {
-        let mut bytes = log.read_snapshot(&token, part).await.unwrap().unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        log.write_snapshot(&token, part, info, bytes).await.unwrap();
+        whole.push((part, log.read_snapshot(&token, part).await.unwrap().unwrap()));
+    }
+    let mut events = 60;
+    for (index, (reported, spoil)) in WAYS.into_iter().enumerate() {
+        for (part, bytes) in &whole {
+            let mut bytes = bytes.clone();
+            spoil(&mut bytes);
+            log.write_snapshot(&token, *part, info, bytes).await.unwrap();
+        }
+        cluster.restart_validator(0).await;
+        // The state, for those who come new, and the index, for those who ask again, are what they were.
+        if index == 0 {
+            cluster.restart_frontend(0).await;
+            assert_eq!(cluster.state_hash("default"), before);
+        }
+        ann.reconnect().await;
+        let again = json!({ "type": "set", "payload": { "target": "k0", "value": 0 } });
+        ann.submit_again("draft-1", again).await;
+        assert_eq!(ann.expect_accepted("draft-1").await, first);
+        ann.commit("set", json!({ "target": "more", "value": index })).await;
+        events += 1;
+        let said = cluster.validators[0].process.output();
+        assert!(said.contains("the snapshot cannot be used") && said.contains(reported), "{said}");
+    }
+    let store = object_store(&cluster).await;
+    for object in ["state.default", "index.default"] {
+        store.delete(object).await.unwrap();
     }
     cluster.restart_validator(0).await;
-    cluster.restart_frontend(0).await;
+    ann.commit("set", json!({ "target": "more", "value": "with none" })).await;
+    assert_eq!(cluster.log("default").len(), events + 1);
+}
 
-    // The state, for those who come new, and the index, for those who ask again, are what they were.
-    assert_eq!(cluster.state_hash("default"), before);
-    ann.reconnect().await;
-    let again = json!({ "type": "set", "payload": { "target": "k0", "value": 0 } });
-    ann.submit_again("draft-1", again).await;
-    assert_eq!(ann.expect_accepted("draft-1").await, first);
-    ann.commit("set", json!({ "target": "more", "value": 1 })).await;
-    assert_eq!(cluster.log("default").len(), 61);
+async fn object_store(cluster: &Cluster) -> async_nats::jetstream::object_store::ObjectStore {
+    let client = async_nats::connect(cluster.nats.url()).await.unwrap();
+    async_nats::jetstream::new(client).get_object_store("SNAPSHOTS").await.unwrap()
+}
+
+/// Writes to the log as nobody may; gives the event's id.
+async fn forge(cluster: &Cluster, partition: &str, body: String) -> u64 {
+    let client = async_nats::connect(cluster.nats.url()).await.unwrap();
+    let js = async_nats::jetstream::new(client);
+    js.publish(format!("committed.{partition}"), body.into()).await.unwrap().await.unwrap().sequence
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_does_not_fold_stops_its_partition_alone_until_an_operator_mends_it() {
+    let cluster = Cluster::start()
+        .set("nats.look_ms", 100)
+        .set("frontend.gap_check_ms", 100)
+        .set("frontend.head_gone_ms", 300)
+        .await;
+    let mut ann = cluster.client(0, "ann").await;
+    let mut bob = cluster.client(0, "bob").partition("elsewhere").await;
+    ann.commit("set", json!({ "target": "a", "value": 1 })).await;
+    bob.commit("set", json!({ "target": "a", "value": 1 })).await;
+    let stored = cluster.log("default").remove(0);
+    let folds_not = {
+        let mut event = stored.clone();
+        event.as_object_mut().unwrap().remove("eventId");
+        // By then there are two.
+        event["ordinal"] = 3.into();
+        event["payload"] = json!({ "target": 5 });
+        event["draftId"] = "forged".into();
+        event.to_string()
+    };
+    let dir = crate::harness::temp_dir();
+    for (round, (forged, why)) in
+        [("no event at all".to_owned(), "expected"), (folds_not, "the payload is not that of a set")]
+            .into_iter()
+            .enumerate()
+    {
+        // Nobody is there to be shown it.
+        ann.drop_connection();
+        let id = forge(&cluster, "default", forged).await;
+        let mut eve = Socket::open(&cluster.frontends[0].url()).await.unwrap();
+        eve.send("connect", json!({ "clientId": "eve", "version": "test", "lastEventId": 1 })).await.unwrap();
+        eve.expect("connected").await;
+        let event = json!({ "type": "set", "payload": { "target": "a", "value": round } });
+        eve.send("submit_event", json!({ "draftId": format!("e-{round}"), "event": event })).await.unwrap();
+        let refused = eve.expect_past_broadcasts("event_rejected").await;
+        assert!(refused.to_string().contains("PARTITION_STOPPED"), "{refused}");
+        eve.close().await;
+        assert!(cluster.validators[0].counter("insieme_partitions_stopped_total").await >= 1.0);
+        // The others go on.
+        bob.commit("set", json!({ "target": "a", "value": 2 })).await;
+
+        let inspected = cluster.try_run(&["inspect", "default"]);
+        let said = String::from_utf8_lossy(&inspected.stdout).into_owned();
+        assert!(
+            !inspected.status.success() && said.contains(&format!("event {id}:")) && said.contains(why),
+            "{said}"
+        );
+        assert!(cluster.run(&["inspect", "elsewhere"]).status.success());
+        let file = dir.path().join(format!("taken-{round}"));
+        let into = file.to_str().unwrap();
+        let wrong = cluster.try_run(&["quarantine", "default", "--from", "1", "--into", into]);
+        assert!(!wrong.status.success() && !file.exists());
+        cluster.run(&["quarantine", "default", "--from", &id.to_string(), "--into", into]);
+        let kept = std::fs::read_to_string(&file).unwrap();
+        assert!(kept.contains(&format!("\"eventId\":{id},\"subject\":\"committed.default\"")), "{kept}");
+        cluster.run(&["inspect", "default"]);
+
+        // The partition goes on, for those who were there before and for those who come.
+        until("the frontend to know", async || {
+            (cluster.frontends[0].metric("insieme_log_went_back_total", "").await > round as f64)
+                .then_some(())
+        })
+        .await;
+        ann.reconnect().await;
+        ann.commit("set", json!({ "target": "a", "value": round + 2 })).await;
+    }
+    assert_eq!(cluster.log("default").len(), 3);
+    // What an operator took out is not told as damage.
+    assert_eq!(cluster.frontends[0].metric("insieme_log_damaged", "").await, 0.0);
 }

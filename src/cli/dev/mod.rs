@@ -21,6 +21,7 @@ use super::signals::Hangups;
 use super::{admin, connect, flag, roles, say};
 use crate::auth::Authenticator;
 use crate::config::{Config, Override};
+use crate::log::Looker;
 
 /// Run the whole backend on this machine: NATS, a frontend and a validator. Takes anyone.
 ///
@@ -90,7 +91,8 @@ impl Dev {
         let mut side = roles::Side::start(&config, &stop).await?;
         let Some(log) = connect::connect(&config, "dev", &stop).await? else { return side.end().await };
         crate::log::bootstrap(&log).await?;
-        side.watch(&log);
+        roles::check_log(&log).await?;
+        side.watch(&log, Looker::Marks);
         let mut parts = JoinSet::new();
         let validator = roles::start_validator(&config, log.clone(), reload.rules(), stop.clone()).await?;
         let validator_id = validator.id().to_owned();

@@ -23,6 +23,7 @@ pub(super) use warm::StateAt;
 use super::entry::Entry;
 use super::pages::Pages;
 use super::ring::{Ring, RingRead};
+use super::roster::{Dismissal, Roster};
 use super::settings::FrontendSettings;
 use super::{lock, metrics};
 use crate::event::{DraftKey, EventId, PartitionKey, Token};
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     pub fold: Arc<dyn Fold>,
     pub pages: Pages,
     pub settings: Arc<FrontendSettings>,
+    pub roster: Arc<Roster>,
 }
 
 /// A watched partition.
@@ -234,6 +236,18 @@ impl Feed {
 pub(super) fn report_hole(token: &Token, before: EventId, id: EventId, expected: u64, found: u64) {
     metrics::count(metrics::HOLES);
     error!(partition = %token, %before, event = %id, expected, found, "the log has a hole: the ordinals of two successive events do not follow");
+}
+
+/// The partition's last events are gone from the log. Everybody who was shown them is sent away.
+fn went_back(feed: &Feed, last: EventId) {
+    metrics::count(metrics::WENT_BACK);
+    let head = feed.ring().head();
+    error!(partition = %feed.partition, %head, %last, "events are gone from the log: the partition ended with an event that is no longer there");
+    let connections = feed
+        .shared
+        .roster
+        .dismiss(|_, partition| (*partition == feed.partition).then_some(Dismissal::LogWentBack));
+    tracing::warn!(partition = %feed.partition, connections, "connections that were shown what is gone are closed");
 }
 
 /// An event that is no event.

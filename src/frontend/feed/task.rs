@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Feed, Feeds, report_hole, report_unreadable};
+use super::{Feed, Feeds, report_hole, report_unreadable, went_back};
 use crate::event::EventId;
 use crate::fault;
 use crate::frontend::entry::Entry;
@@ -62,6 +62,7 @@ async fn follow(feed: &Arc<Feed>, feeds: &Feeds) -> Result<(), LogError> {
     let mut pause = Pause::default();
     let idle = Duration::from_millis(settings.feed_idle_ms);
     let mut idle_since = None;
+    let mut behind_since = None;
     loop {
         let idle_until = idle_since.map(|since: Instant| since + idle);
         tokio::select! {
@@ -86,9 +87,18 @@ async fn follow(feed: &Arc<Feed>, feeds: &Feeds) -> Result<(), LogError> {
             }
             () = sleep_until(check_at) => {
                 match compare(feed).await {
-                    Ok(()) => {
+                    Ok(Standing::InStep) => {
                         pause = Pause::default();
+                        behind_since = None;
                         check_at = Instant::now() + jittered(settings.gap_check_ms);
+                    }
+                    Ok(Standing::LogIsBehind(last)) => {
+                        let since = *behind_since.get_or_insert_with(Instant::now);
+                        if since.elapsed() >= Duration::from_millis(settings.head_gone_ms) {
+                            behind_since = None;
+                            start_anew(feed, last).await?;
+                        }
+                        check_at = Instant::now() + pause.next();
                     }
                     Err(error) => {
                         debug!(partition = %feed.partition, %error, "cannot compare with the log");
@@ -111,9 +121,30 @@ async fn follow(feed: &Arc<Feed>, feeds: &Feeds) -> Result<(), LogError> {
 /// Finds the head at the start, or what was missed since the last time.
 async fn open(feed: &Feed) -> Result<(), LogError> {
     if feed.head.borrow().is_some() {
-        return compare(feed).await;
+        return compare(feed).await.map(drop);
     }
-    let (head, ordinal) = match feed.shared.log.head(&feed.token).await? {
+    let head = feed.shared.log.head(&feed.token).await?;
+    begin(feed, head);
+    Ok(())
+}
+
+/// The last events that the feed has are gone from the log: it begins anew with what there is, and without those
+/// who were shown more.
+async fn start_anew(feed: &Feed, last: EventId) -> Result<(), LogError> {
+    let head = feed.shared.log.head(&feed.token).await?;
+    if head.as_ref().is_some_and(|head| head.id >= feed.ring().head()) {
+        return Ok(());
+    }
+    went_back(feed, last);
+    feed.shared.pages.forget(&feed.token);
+    feed.warm.lock().await.forget_idle(Duration::ZERO);
+    begin(feed, head);
+    Ok(())
+}
+
+/// Begins with an event as the head, and nothing before it at hand.
+fn begin(feed: &Feed, head: Option<StoredEvent>) {
+    let (head, ordinal) = match head {
         None => (EventId::NONE, 0),
         Some(stored) => {
             let id = stored.id;
@@ -131,7 +162,6 @@ async fn open(feed: &Feed) -> Result<(), LogError> {
         super::Ring::new(head, ordinal, settings.ring_events_max, settings.ring_bytes_max);
     info!(partition = %feed.partition, %head, ordinal, "feed started");
     feed.head.send_replace(Some(head));
-    Ok(())
 }
 
 /// Takes in a live event, and those that are here already behind it.
@@ -170,13 +200,28 @@ fn broadcast_span(feed: &Feed, id: EventId, trace: &str) -> Option<Span> {
     Some(span)
 }
 
+/// How the feed and the log stand to each other.
+enum Standing {
+    /// The feed has what the log has.
+    InStep,
+    /// The log ends before the feed does, at this event: a replica that lags, or events that are gone.
+    LogIsBehind(EventId),
+}
+
 /// Compares with the log, whatever the live events said.
-async fn compare(feed: &Feed) -> Result<(), LogError> {
+async fn compare(feed: &Feed) -> Result<Standing, LogError> {
     if fault::broken("never_compare") {
-        return Ok(());
+        return Ok(Standing::InStep);
     }
-    let Some(last) = feed.shared.log.head(&feed.token).await? else { return Ok(()) };
-    if last.id > feed.ring().head() { fill(feed, last.id).await } else { Ok(()) }
+    let had = feed.ring().head();
+    let last = feed.shared.log.head(&feed.token).await?.map_or(EventId::NONE, |last| last.id);
+    if last < had {
+        return Ok(Standing::LogIsBehind(last));
+    }
+    if last > feed.ring().head() {
+        fill(feed, last).await?;
+    }
+    Ok(Standing::InStep)
 }
 
 /// Reads from the log what is missing up to `upto`, an event of the partition.

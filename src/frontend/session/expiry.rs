@@ -35,6 +35,10 @@ pub(super) fn end_of(why: Dismissal) -> End {
             let why = "an operator asks this client to reconnect";
             End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway)
         }
+        Dismissal::LogWentBack => {
+            let why = "events of this partition that were sent are gone from the log";
+            End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway)
+        }
     }
 }
 

@@ -1,0 +1,67 @@
+//! `insieme-backend backup` and `insieme-backend restore`
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::{NatsArgs, connect, say};
+use crate::config::Config;
+use crate::log::BackedUp;
+
+/// Back the log up, with its snapshots, into a new folder.
+///
+/// Everything may go on running. What was reported accepted before this began is in the backup.
+#[derive(Debug, Args)]
+pub(super) struct Backup {
+    #[command(flatten)]
+    pub(super) nats: NatsArgs,
+    /// The folder; it must not exist.
+    #[arg(value_name = "FOLDER")]
+    folder: PathBuf,
+}
+
+/// Restore the log from a backup, into a NATS that has none.
+///
+/// Every event gets the id that it had. Stop frontends and validators first; `bootstrap` makes what else they need.
+/// Events that were committed after the backup are not in it: clients that have seen them have to begin anew.
+#[derive(Debug, Args)]
+pub(super) struct Restore {
+    #[command(flatten)]
+    pub(super) nats: NatsArgs,
+    /// The folder that `backup` made.
+    #[arg(value_name = "FOLDER")]
+    folder: PathBuf,
+}
+
+impl Backup {
+    pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Some(log) = connect::connect(&config, "backup", &shutdown).await? else {
+            bail!("stopped before NATS was there");
+        };
+        let done = tokio::select! {
+            done = log.back_up(&self.folder) => done,
+            () = shutdown.cancelled() => bail!("stopped; what is in {} is no backup", self.folder.display()),
+        };
+        let done =
+            done.with_context(|| format!("no backup was made; what is in {} is none", self.folder.display()));
+        tell("backed up", &done?)
+    }
+}
+
+impl Restore {
+    pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Some(log) = connect::connect(&config, "restore", &shutdown).await? else {
+            bail!("stopped before NATS was there");
+        };
+        tell("restored", &log.restore(&self.folder).await.context("the backup was not restored")?)
+    }
+}
+
+fn tell(what: &str, streams: &[BackedUp]) -> anyhow::Result<()> {
+    for BackedUp { stream, messages, first, last, bytes } in streams {
+        say(&format!("{what} {stream}: {messages} messages, {first} to {last}, {bytes} bytes"))?;
+    }
+    Ok(())
+}

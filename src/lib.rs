@@ -14,6 +14,8 @@ pub mod control;
 pub mod event;
 pub mod fault;
 pub mod frontend;
+#[cfg(test)]
+mod fuzzing;
 pub mod log;
 pub mod protocol;
 pub mod rules;

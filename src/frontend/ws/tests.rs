@@ -205,3 +205,21 @@ proptest! {
         read(&bytes, piece);
     }
 }
+
+#[test]
+fn frames_that_nobody_thought_of() {
+    let long = [masked(0x81, &[b'x'; 300]), masked(0x82, &[7; 70_000])].concat();
+    let fragments =
+        [masked(0x01, b"{\"id\""), masked(0x89, b"ping"), masked(0x00, b":"), masked(0x80, b"1}")].concat();
+    let closing = [masked(0x81, "\u{e9}".as_bytes()), masked(0x88, &[3, 232, b'b', b'y', b'e'])].concat();
+    crate::fuzzing::fuzz("websocket", &[&fragments, &closing, &long], |bytes| {
+        // However it comes, the same comes out of it.
+        let (whole, error) = read(bytes, 1 << 17);
+        let (pieces, in_pieces) = read(bytes, 1 + bytes.len() / 5);
+        assert_eq!(whole, pieces);
+        assert_eq!(format!("{error:?}"), format!("{in_pieces:?}"));
+        for message in whole {
+            assert!(!matches!(message, Message::Text(text) if text.len() > BYTES_MAX));
+        }
+    });
+}

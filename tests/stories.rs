@@ -8,6 +8,7 @@ mod stories {
     mod attack_table;
     mod attacks;
     mod backup;
+    mod broken_on_purpose;
     mod catch_up;
     mod changed_streams;
     mod closing;
@@ -27,6 +28,7 @@ mod stories {
     mod metrics;
     mod nats_cluster;
     mod nats_outage;
+    mod nats_sick;
     mod nats_trust;
     mod nats_users;
     mod operators_shell;

@@ -1,0 +1,112 @@
+//! A NATS that is there and does not do what it should: full, standing still, or with too few permissions. Clients
+//! are told `unavailable`, operators why, nothing is told as accepted that is not in the log, and when NATS is well
+//! again everything goes on by itself.
+
+use serde_json::json;
+
+use crate::harness::client::{Answer, Client};
+use crate::harness::cluster::{Cluster, binary};
+use crate::harness::nats::NatsServer;
+use crate::harness::process::Process;
+use crate::harness::temp_dir;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nats_that_is_full_commits_nothing_until_it_has_room_again() {
+    let mut cluster = Cluster::start()
+        .set("nats.drafts_bytes_max", 1 << 20)
+        .set("frontend.submission_deadline_ms", 2_000)
+        .await;
+    let mut ann = cluster.client(0, "ann").await;
+    ann.commit("set", json!({ "target": "a", "value": 0 })).await;
+    let limit = |bytes: u64| {
+        move |text: &str| text.replace("store_dir", &format!("max_file_store: {bytes}, store_dir"))
+    };
+    cluster.nats.servers[0].restart_as(limit(2_500_000)).await;
+    ann.reconnect().await;
+    let mut accepted = 1;
+    let refused = loop {
+        assert!(accepted < 200, "NATS takes everything");
+        let value = json!({ "target": format!("k{accepted}"), "value": "x".repeat(100_000) });
+        let draft = ann.submit("set", value).await;
+        match ann.answer_or_unavailable(&draft).await {
+            Some(Answer::Accepted { .. }) => accepted += 1,
+            other => break other,
+        }
+    };
+    match refused {
+        Some(Answer::Rejected { reason, .. }) => assert_eq!(reason, "unavailable"),
+        other => assert!(other.is_none()),
+    }
+    assert_eq!(cluster.log("default").len(), accepted, "what was told as accepted, and nothing else");
+    let said = cluster.validators[0].process.output();
+    assert!(said.contains("resource") || said.contains("maximum bytes"), "{said}");
+    assert!(cluster.validators[0].process.is_running() && cluster.frontends[0].process.is_running());
+
+    cluster.nats.servers[0].restart_as(|text| text.replace("max_file_store: 2500000, ", "")).await;
+    ann.reconnect().await;
+    ann.commit("set", json!({ "target": "room", "value": 1 })).await;
+    let log = cluster.log("default");
+    let ids: std::collections::HashSet<_> = log.iter().map(|event| event["draftId"].to_string()).collect();
+    assert_eq!(ids.len(), log.len(), "no draft twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nats_that_stands_still_is_waited_for() {
+    let mut cluster = Cluster::start().await;
+    let mut ann = cluster.client(0, "ann").steadfast().await;
+    ann.commit("set", json!({ "target": "a", "value": 0 })).await;
+    for n in 1..4 {
+        cluster.nats.servers[0].process().pause();
+        let draft = ann.submit("set", json!({ "target": "a", "value": n })).await;
+        // Longer than a request may take, and than a slot is held without renewal.
+        tokio::time::sleep(std::time::Duration::from_millis(1_000 + 3_000 * (n - 1))).await;
+        cluster.nats.servers[0].process().resume();
+        ann.expect_accepted(&draft).await;
+    }
+    let log = cluster.log("default");
+    let values: Vec<_> = log.iter().map(|event| event["payload"]["value"].as_u64().unwrap()).collect();
+    assert_eq!(values, [0, 1, 2, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_validator_that_may_not_commit_says_so_and_nothing_is_accepted() {
+    let server = NatsServer::start_with(|port| {
+        format!(
+            "listen: \"127.0.0.1:{port}\"\nserver_name: test\n\
+             jetstream {{ store_dir: $STORE, sync_interval: always }}\n\
+             authorization {{ users: [\n\
+               {{ user: all, password: all }}\n\
+               {{ user: weak, password: weak, permissions {{ publish: {{ deny: \"committed.>\" }} }} }}\n\
+             ] }}\n"
+        )
+    })
+    .await;
+    let dir = temp_dir();
+    let command = |role: &str, user: &str| {
+        let mut command = binary();
+        command.args([role, "--nats", &server.url(), "--set", "nats.request_timeout_ms=500"]);
+        command.args(["--set", "nats.ownership_ttl_ms=1000"]);
+        command.env("INSIEME_NATS_USER", user).env("INSIEME_NATS_PASSWORD", user);
+        command
+    };
+    assert!(command("bootstrap", "all").output().unwrap().status.success());
+    let mut weak = Process::spawn("weak", command("validator", "weak"), dir.path());
+    weak.line_with("validator ready: ").await;
+    let mut frontend = command("frontend", "all");
+    frontend.args(["--allow-anyone", "--listen", "127.0.0.1:0"]);
+    frontend.args(["--set", "frontend.submission_deadline_ms=5000"]);
+    let mut frontend = Process::spawn("frontend", frontend, dir.path());
+    let url = frontend.line_with("frontend ready: ").await;
+    let mut ann = Client::of(&url, "ann").await;
+    let draft = ann.submit("set", json!({ "target": "a", "value": 1 })).await;
+    assert_eq!(ann.answer_or_unavailable(&draft).await, None);
+    weak.line_with("Permissions Violation for Publish to \"committed.default\"").await;
+
+    // One that may, in its place.
+    weak.kill9();
+    let mut strong = Process::spawn("strong", command("validator", "all"), dir.path());
+    strong.line_with("validator ready: ").await;
+    ann.reconnect().await;
+    ann.submit_again(&draft, json!({ "type": "set", "payload": { "target": "a", "value": 1 } })).await;
+    ann.expect_accepted(&draft).await;
+}

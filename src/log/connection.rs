@@ -1,6 +1,7 @@
 //! The connection to NATS.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, object_store::ObjectStore};
@@ -22,6 +23,8 @@ pub struct Log {
     pub(super) settings: Arc<LogSettings>,
     pub(super) snapshots: Arc<OnceCell<ObjectStore>>,
     state: watch::Receiver<ConnectionState>,
+    /// The newest event that this process has seen, by whatever way.
+    pub(super) newest: Arc<AtomicU64>,
     /// What is wrong with the streams, as last looked at.
     pub(super) damages: Arc<watch::Sender<Vec<Damage>>>,
 }
@@ -95,6 +98,7 @@ impl Log {
             settings: Arc::new(settings.clone()),
             snapshots: Arc::new(OnceCell::new()),
             state,
+            newest: Arc::default(),
             damages: Arc::default(),
         })
     }

@@ -12,6 +12,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::jetstream::object_store::ObjectMetadata;
@@ -23,6 +24,7 @@ use super::bootstrap::differences_of;
 use super::connection::Log;
 use super::error::LogError;
 use super::{metrics, subjects};
+use crate::event::EventId;
 
 /// The object that holds the mark. No partition's snapshot has such a name.
 const MARK_OBJECT: &str = "log.mark";
@@ -215,6 +217,11 @@ pub enum Looker {
 }
 
 impl Log {
+    /// Takes note of an event that was seen: the log must not end before it any more.
+    pub fn note_seen(&self, event: EventId) {
+        self.newest.fetch_max(event.0, Ordering::AcqRel);
+    }
+
     /// What is wrong with the log just now, as last looked at.
     pub fn damages(&self) -> Vec<Damage> {
         self.damages.borrow().clone()
@@ -308,6 +315,11 @@ impl Log {
     }
 
     async fn look(&self, seen: &mut Option<Mark>) -> Result<Vec<Damage>, LogError> {
+        // Before the log is asked: what is seen meanwhile may be newer than the answer.
+        let newest = self.newest.load(Ordering::Acquire);
+        if let Some(seen) = seen {
+            seen.last = seen.last.max(newest);
+        }
         let mut damages = Vec::new();
         let mut different = Vec::new();
         for (expected, stream) in [

@@ -38,8 +38,6 @@ async fn a_nats_that_is_full_commits_nothing_until_it_has_room_again() {
         other => assert!(other.is_none()),
     }
     assert_eq!(cluster.log("default").len(), accepted, "what was told as accepted, and nothing else");
-    let said = cluster.validators[0].process.output();
-    assert!(said.contains("resource") || said.contains("maximum bytes"), "{said}");
     assert!(cluster.validators[0].process.is_running() && cluster.frontends[0].process.is_running());
 
     cluster.nats.servers[0].restart_as(|text| text.replace("max_file_store: 2500000, ", "")).await;

@@ -265,6 +265,7 @@ async fn fill(feed: &Feed, upto: EventId) -> Result<(), LogError> {
 /// Appends the event behind the head: to the ring, and to the inboxes of those whose draft it was.
 fn append(feed: &Feed, stored: StoredEvent) {
     let id = stored.id;
+    feed.shared.log.note_seen(id);
     let entry = match Entry::parse(stored) {
         Ok(entry) => Arc::new(entry),
         Err(error) => {

@@ -10,7 +10,7 @@ use super::{NatsArgs, connect, say};
 use crate::config::Config;
 use crate::log::BackedUp;
 
-/// Back the log up, with its snapshots, into a new folder.
+/// Back the log up, with snapshots and revocations, into a new folder.
 ///
 /// Everything may go on running. What was reported accepted before this began is in the backup.
 #[derive(Debug, Args)]

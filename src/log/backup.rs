@@ -3,7 +3,8 @@
 //!
 //! A backup is a folder. Each stream in it is two files: what JetStream sent, and a description with the stream's
 //! settings and the SHA-256 of the first. The snapshots come along, for the mark that is among them: it is taken
-//! before the log, so it is never of a log that is longer than the backup's.
+//! before the log, so it is never of a log that is longer than the backup's. So do the revocations: who was locked out
+//! stays out.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use super::error::LogError;
 use super::subjects;
 
 /// The streams, in the order in which they are backed up and restored.
-const STREAMS: [&str; 2] = [subjects::SNAPSHOT_STREAM, subjects::COMMITTED_STREAM];
+const STREAMS: [&str; 3] = [subjects::SNAPSHOT_STREAM, subjects::COMMITTED_STREAM, subjects::REVOKED_STREAM];
 /// How long JetStream may take for the next piece; before the first it checks the whole stream.
 const PIECE_WAIT: Duration = Duration::from_secs(120);
 /// The size of the pieces in which a stream is sent; below what NATS takes as one message by default.

@@ -36,9 +36,23 @@ async fn what_is_no_draft_is_taken_off_the_queue_and_blocks_nobody() {
     assert_eq!(cluster.log("default").len(), 1);
 }
 
+/// How an object of a snapshot is made unusable.
+type Spoil = fn(&mut Vec<u8>);
+
+const WAYS: [(&str, Spoil); 5] = [
+    ("SHA-256 does not match", |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    }),
+    ("is cut off", |bytes| bytes.truncate(bytes.len() - 3)),
+    ("has format version 7", |bytes| bytes[4] = 7),
+    ("no snapshot part of the kind expected", |bytes| bytes[0] = b'X'),
+    ("is cut off", Vec::clear),
+];
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_snapshot_is_passed_over_for_the_log() {
-    let mut cluster = Cluster::start().set("validator.snapshot_events_min", 20).await;
+async fn a_snapshot_that_cannot_be_used_is_reported_and_passed_over_for_the_log() {
+    let mut cluster = Cluster::start().set("validator.snapshot_events_min", 50).await;
     let mut ann = cluster.client(0, "ann").await;
     let first = ann.commit("set", json!({ "target": "k0", "value": 0 })).await;
     for n in 1..60 {
@@ -55,24 +69,53 @@ async fn a_damaged_snapshot_is_passed_over_for_the_log() {
     })
     .await;
     let before = cluster.state_hash("default");
-
+    let mut whole = Vec::new();
     for part in [SnapshotPart::State, SnapshotPart::Index] {
-        let mut bytes = log.read_snapshot(&token, part).await.unwrap().unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        log.write_snapshot(&token, part, info, bytes).await.unwrap();
+        whole.push((part, log.read_snapshot(&token, part).await.unwrap().unwrap()));
+    }
+    let mut events = 60;
+    for (index, (reported, spoil)) in WAYS.into_iter().enumerate() {
+        for (part, bytes) in &whole {
+            let mut bytes = bytes.clone();
+            spoil(&mut bytes);
+            log.write_snapshot(&token, *part, info, bytes).await.unwrap();
+        }
+        cluster.restart_validator(0).await;
+        // The state, for those who come new, and the index, for those who ask again, are what they were.
+        if index == 0 {
+            cluster.restart_frontend(0).await;
+            assert_eq!(cluster.state_hash("default"), before);
+        }
+        ann.reconnect().await;
+        let again = json!({ "type": "set", "payload": { "target": "k0", "value": 0 } });
+        ann.submit_again("draft-1", again).await;
+        assert_eq!(ann.expect_accepted("draft-1").await, first);
+        ann.commit("set", json!({ "target": "more", "value": index })).await;
+        events += 1;
+        let said = cluster.validators[0].process.output();
+        assert!(said.contains("the snapshot cannot be used") && said.contains(reported), "{said}");
+        // Made anew from the log, it is of a later event than the one that was spoilt.
+        until("the snapshot to be made anew", async || {
+            let (state, index) = (
+                log.snapshot_info(&token, SnapshotPart::State).await.unwrap()?,
+                log.snapshot_info(&token, SnapshotPart::Index).await.unwrap()?,
+            );
+            (state.event_id.min(index.event_id) > info.event_id).then_some(())
+        })
+        .await;
+    }
+    let store = object_store(&cluster).await;
+    for object in ["state.default", "index.default"] {
+        store.delete(object).await.unwrap();
     }
     cluster.restart_validator(0).await;
-    cluster.restart_frontend(0).await;
+    ann.commit("set", json!({ "target": "more", "value": "with none" })).await;
+    assert_eq!(cluster.log("default").len(), events + 1);
+}
 
-    // The state, for those who come new, and the index, for those who ask again, are what they were.
-    assert_eq!(cluster.state_hash("default"), before);
-    ann.reconnect().await;
-    let again = json!({ "type": "set", "payload": { "target": "k0", "value": 0 } });
-    ann.submit_again("draft-1", again).await;
-    assert_eq!(ann.expect_accepted("draft-1").await, first);
-    ann.commit("set", json!({ "target": "more", "value": 1 })).await;
-    assert_eq!(cluster.log("default").len(), 61);
+async fn object_store(cluster: &Cluster) -> async_nats::jetstream::object_store::ObjectStore {
+    let client = async_nats::connect(cluster.nats.url()).await.unwrap();
+    async_nats::jetstream::new(client).get_object_store("SNAPSHOTS").await.unwrap()
 }
 
 /// Writes to the log as nobody may; gives the event's id.

@@ -111,6 +111,9 @@ impl AdminServer {
             let end: EndConnections = Box::new(|_| 0);
             Keeper::new(log.clone(), revocations.clone(), end)
         });
+        if let Some(keeper) = &keeper {
+            keeper.begin().await;
+        }
         let (look, until) = (Duration::from_millis(control.revocations_look_ms), stop.clone());
         let listening = async move {
             let keeping = async {

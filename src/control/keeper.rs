@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::auth::{Identity, Revocation, Revocations, RevokedSet, metrics};
 use crate::log::{Log, LogError, StoredRevocation};
@@ -47,6 +47,14 @@ impl Keeper {
     /// One that has read nothing yet. `end` is called for whatever is new.
     pub fn new(log: Log, revocations: Arc<Revocations>, end: EndConnections) -> Self {
         Self { log, revocations, end, read: Mutex::default() }
+    }
+
+    /// Tries once to read what there is, so that whoever comes first need not be told to come again. What goes wrong
+    /// is said, and tried again, by [`Keeper::run`].
+    pub async fn begin(&self) {
+        if let Err(error) = self.read_all().await {
+            debug!(%error, "cannot read yet what was revoked");
+        }
     }
 
     /// Keeps them until told to stop.

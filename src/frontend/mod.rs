@@ -162,6 +162,10 @@ impl Frontend {
             closing: closing.clone(),
             drain: drain.clone(),
         });
+        if let Some(keeper) = &keeper {
+            // Before anybody is accepted: until then connections wait in the kernel.
+            keeper.begin().await;
+        }
         let (stop, sessions) = (CancellationToken::new(), TaskTracker::new());
         // Never the numbers of an earlier process of the same id: its late answers must find nobody.
         let first_connection = now_ms() << 20;

@@ -32,7 +32,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -55,6 +55,10 @@ use crate::state::Fold;
 
 /// How often clients whose allowance is whole again are forgotten.
 const FORGET_CLIENTS: Duration = Duration::from_secs(60);
+
+/// How many connections may wait to be accepted; the system's own limit (`net.core.somaxconn`) bounds it too. When
+/// all clients come back at once, one that finds no room here tries again only after a second.
+const BACKLOG: u32 = 4096;
 
 /// Why a frontend cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -120,8 +124,7 @@ impl Frontend {
         let (closing, drain) = (shutdown.child_token(), CancellationToken::new());
         let (gate, known) = gate(&settings).map_err(FrontendError::Settings)?;
         let tls = gate.tls.clone();
-        let listener = TcpListener::bind(settings.listen)
-            .await
+        let listener = listen(settings.listen)
             .map_err(|error| FrontendError::Listen { address: settings.listen, error })?;
         let address = listener
             .local_addr()
@@ -302,4 +305,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Unix milliseconds.
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Listens, as `TcpListener::bind` does but for the length of the queue.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }

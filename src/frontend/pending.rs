@@ -286,18 +286,14 @@ impl Pending {
     /// What to publish now, if anything: first what is to be published again, then what is new. `head` is the
     /// last event of the partition that is known here.
     pub(super) fn next(&mut self, now: Instant, head: EventId) -> Option<Publish> {
-        if !self.may_publish(now) {
+        if !self.has_next(now) {
             return None;
         }
         self.not_before = None;
         let index = match self.sent.iter().position(|sent| sent.due) {
             Some(index) => index,
-            None if self.sent.len() >= self.limits.unanswered_max => return None,
             None => {
                 let places = self.bundle();
-                if places.is_empty() {
-                    return None;
-                }
                 let number = self.number();
                 self.sent.push_back(Sent {
                     number,
@@ -338,10 +334,15 @@ impl Pending {
         self.publishing.is_none() && self.not_before.is_none_or(|at| at <= now)
     }
 
+    /// Whether something waits to be published, and not for an answer first.
+    fn waits_to_publish(&self) -> bool {
+        let new = !self.queue.is_empty() && self.sent.len() < self.limits.unanswered_max;
+        new || self.sent.iter().any(|sent| sent.due)
+    }
+
     /// Whether [`Pending::next`] has something to publish.
     pub(super) fn has_next(&self, now: Instant) -> bool {
-        let new = !self.queue.is_empty() && self.sent.len() < self.limits.unanswered_max;
-        self.may_publish(now) && (new || self.sent.iter().any(|sent| sent.due))
+        self.may_publish(now) && self.waits_to_publish()
     }
 
     /// Whether what waits to be published fills a submission.
@@ -484,7 +485,9 @@ impl Pending {
         let first_sent = self.sent.iter().filter_map(|sent| sent.held().next());
         let oldest = first_sent.chain(self.queue.front()).map(|held| held.since).min();
         let deadline = oldest.map(|since| since + self.limits.deadline);
-        [answer, deadline, self.not_before].into_iter().flatten().min()
+        // A pause that nobody waits for ends without notice: it would wake the connection for ever.
+        let publish = self.not_before.filter(|_| self.waits_to_publish());
+        [answer, deadline, publish].into_iter().flatten().min()
     }
 
     fn number(&mut self) -> u64 {

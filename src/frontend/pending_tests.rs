@@ -239,6 +239,28 @@ fn an_earlier_copy_s_rejection_counts_where_that_copy_has_committed_what_follows
 }
 
 #[test]
+fn a_pause_before_the_next_publish_wakes_nobody_once_there_is_nothing_to_publish() {
+    let (mut pending, now) = (pending(&settings()), Instant::now());
+    submit(&mut pending, draft(1), "m1", now);
+    pending.next(now, EventId::NONE).unwrap();
+    pending.published(Published::Unknown, now);
+    assert_eq!(pending.wake_at(), Some(now + ms(50)));
+    pending.committed(key(1), |_| true).unwrap();
+    assert_eq!(pending.wake_at(), None, "it is over, and nothing waits for it to be");
+    // Of the submission that waits for the answer to the one before it only the deadlines count.
+    let settings = FrontendSettings { submissions_unanswered_max: 1, ..settings() };
+    let mut pending = self::pending(&settings);
+    submit(&mut pending, draft(1), "m1", now);
+    pending.next(now, EventId::NONE).unwrap();
+    pending.published(Published::Unknown, now);
+    assert!(pending.next(now + ms(50), EventId::NONE).is_some());
+    pending.published(Published::Stored, now + ms(51));
+    submit(&mut pending, draft(2), "m2", now + ms(51));
+    assert!(!pending.has_next(now + ms(60)));
+    assert_eq!(pending.wake_at(), Some(now + ms(5_051)));
+}
+
+#[test]
 fn without_an_answer_everything_goes_again_in_order_and_at_last_is_given_up() {
     let (mut pending, start) = (pending(&settings()), Instant::now());
     for n in 1..=2 {

@@ -35,10 +35,9 @@ impl Batches {
         self.waiting.is_empty()
     }
 
-    /// Takes one in, and says which number it has.
-    fn push(&mut self, batch: Batch) -> u64 {
-        self.waiting.push_back(batch);
-        self.answered + self.waiting.len() as u64 - 1
+    /// The number of the next one.
+    fn next(&self) -> u64 {
+        self.answered + self.waiting.len() as u64
     }
 
     fn get_mut(&mut self, number: u64) -> Option<&mut Batch> {
@@ -108,14 +107,13 @@ impl Session {
         };
         let Checked { drafts, refused, ids } = SubmitItem::check(batch.items, &context);
         let ends = drafts.iter().map(|_| None).collect();
-        let draft_ids: Vec<String> = drafts.iter().map(|draft| draft.draft_id.clone()).collect();
-        let batch = self.batches.push(Batch { request: id, ids, ends, refused });
+        let batch = self.batches.next();
         self.pending.begin_unit();
         for (place, draft) in drafts.into_iter().enumerate() {
             match self.pending.submit(draft, Asked::Item { batch, place }, Instant::now()) {
                 Taken::Queued(key) => {
                     self.look_out(key);
-                    self.begin_trace(key, &draft_ids[place]);
+                    self.begin_trace(key, ids.get(place).map_or("", String::as_str));
                 }
                 // The same event twice in one batch is one event.
                 Taken::Attached => {}
@@ -125,6 +123,7 @@ impl Session {
                 }
             }
         }
+        self.batches.waiting.push_back(Batch { request: id, ids, ends, refused });
         self.answer_batches().await
     }
 
@@ -264,9 +263,11 @@ mod tests {
     #[test]
     fn batches_are_done_in_the_order_they_came() {
         let mut batches = Batches::default();
-        let first = batches.push(batch(vec![committed(1), committed(2)]));
+        let first = batches.next();
+        batches.waiting.push_back(batch(vec![committed(1), committed(2)]));
         batches.get_mut(first).unwrap().ends[1] = None;
-        let second = batches.push(batch(vec![committed(3)]));
+        let second = batches.next();
+        batches.waiting.push_back(batch(vec![committed(3)]));
         assert!(batches.pop_done().is_none());
         assert!(batches.have(EventId(3)) && !batches.have(EventId(2)));
         batches.get_mut(first).unwrap().ends[1] = Some(rejected());

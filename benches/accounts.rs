@@ -10,7 +10,6 @@
 #[path = "../tests/harness/mod.rs"]
 mod harness;
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::pull::OrderedConfig;
@@ -18,7 +17,6 @@ use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use harness::nats;
-use harness::process::Process;
 use insieme_backend::event::{EventId, PartitionKey, Token};
 use insieme_backend::log::{CommitPart, Log, LogSettings, bootstrap};
 
@@ -32,17 +30,7 @@ const ROUNDS: usize = 5;
 #[tokio::main]
 async fn main() {
     let dir = harness::temp_dir();
-    let port = harness::free_port();
-    let url = format!("nats://127.0.0.1:{port}");
-    let file = dir.path().join("nats.conf");
-    std::fs::write(&file, nats::shipped(port, &dir.path().join("store"))).expect("a folder of ours");
-    let mut command = Command::new(nats::binary());
-    command.arg("--config").arg(&file);
-    for user in ["frontend", "validator", "operator"] {
-        command.env(format!("NATS_{}_PASSWORD", user.to_uppercase()), format!("{user}Secret"));
-    }
-    let mut server = Process::spawn("nats", command, dir.path());
-    server.line_with("Server is ready").await;
+    let (url, _server) = nats::start_shipped(dir.path()).await;
 
     let core = connect(&url, "operator", "$JS.API").await;
     bootstrap(&core).await.expect("an empty server");

@@ -1,6 +1,7 @@
 //! A NATS server of a test's own.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use super::cluster;
@@ -97,6 +98,22 @@ impl NatsServer {
     async fn ready(&mut self) {
         self.process.line_with("Server is ready").await;
     }
+}
+
+/// Starts a server as it is shipped, with its store below `dir`; gives its address. Each user's password is the
+/// user's name and `Secret`.
+pub async fn start_shipped(dir: &Path) -> (String, Process) {
+    let port = free_port();
+    let file = dir.join("nats.conf");
+    std::fs::write(&file, shipped(port, &dir.join("store"))).unwrap();
+    let mut command = Command::new(binary());
+    command.arg("--config").arg(&file);
+    for user in ["frontend", "validator", "operator"] {
+        command.env(format!("NATS_{}_PASSWORD", user.to_uppercase()), format!("{user}Secret"));
+    }
+    let mut server = Process::spawn("nats", command, dir);
+    server.line_with("Server is ready").await;
+    (format!("nats://127.0.0.1:{port}"), server)
 }
 
 /// What `nats/single.conf` says, with its accounts and users, on a port and store of the test's.

@@ -16,7 +16,7 @@ use crate::harness::nats;
 use crate::harness::process::Process;
 use crate::harness::socket::Socket;
 use crate::harness::tokens::{SECRET, TestKey};
-use crate::harness::{free_port, temp_dir, until};
+use crate::harness::{temp_dir, until};
 
 /// A NATS server as shipped, with the streams, a validator and a frontend, each as its user.
 struct Shipped {
@@ -31,17 +31,7 @@ struct Shipped {
 impl Shipped {
     async fn start() -> Self {
         let dir = temp_dir();
-        let port = free_port();
-        let url = format!("nats://127.0.0.1:{port}");
-        let file = dir.path().join("nats.conf");
-        std::fs::write(&file, nats::shipped(port, &dir.path().join("store"))).unwrap();
-        let mut command = Command::new(nats::binary());
-        command.arg("--config").arg(&file);
-        for user in ["frontend", "validator", "operator"] {
-            command.env(format!("NATS_{}_PASSWORD", user.to_uppercase()), format!("{user}Secret"));
-        }
-        let mut server = Process::spawn("nats", command, dir.path());
-        server.line_with("Server is ready").await;
+        let (url, server) = nats::start_shipped(dir.path()).await;
 
         let bootstrap = as_user("bootstrap", "operator", &url).output().unwrap();
         assert!(bootstrap.status.success(), "{}", String::from_utf8_lossy(&bootstrap.stderr));

@@ -25,9 +25,7 @@ pub(super) struct AcceptLog {
 
 impl AcceptLog {
     pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Some(log) = connect::connect(&config, "accept-log", &shutdown).await? else {
-            bail!("stopped before NATS was there");
-        };
+        let log = connect::connect(&config, "accept-log", &shutdown).await?.ok_or_else(connect::stopped)?;
         let (before, now, damages) = log.compare_with_mark().await.context("looking at the log")?;
         say(&format!("known:   {}", before.map_or_else(|| "nothing".to_owned(), shown)))?;
         let Some(now) = now else {

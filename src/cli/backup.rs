@@ -37,9 +37,7 @@ pub(super) struct Restore {
 
 impl Backup {
     pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Some(log) = connect::connect(&config, "backup", &shutdown).await? else {
-            bail!("stopped before NATS was there");
-        };
+        let log = connect::connect(&config, "backup", &shutdown).await?.ok_or_else(connect::stopped)?;
         let done = tokio::select! {
             done = log.back_up(&self.folder) => done,
             () = shutdown.cancelled() => bail!("stopped; what is in {} is no backup", self.folder.display()),
@@ -52,9 +50,7 @@ impl Backup {
 
 impl Restore {
     pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Some(log) = connect::connect(&config, "restore", &shutdown).await? else {
-            bail!("stopped before NATS was there");
-        };
+        let log = connect::connect(&config, "restore", &shutdown).await?.ok_or_else(connect::stopped)?;
         tell("restored", &log.restore(&self.folder).await.context("the backup was not restored")?)
     }
 }

@@ -21,9 +21,7 @@ pub(super) struct Bootstrap {
 
 impl Bootstrap {
     pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Some(log) = connect::connect(&config, "bootstrap", &shutdown).await? else {
-            bail!("stopped before NATS was there");
-        };
+        let log = connect::connect(&config, "bootstrap", &shutdown).await?.ok_or_else(connect::stopped)?;
         let Some(report) = connect::make_streams(&log, &config, &shutdown).await? else {
             bail!("stopped before the streams were made");
         };

@@ -57,6 +57,11 @@ pub(super) async fn connect_to_streams(
     }
 }
 
+/// What a command says that was stopped before it could begin.
+pub(super) fn stopped() -> anyhow::Error {
+    anyhow::anyhow!("stopped before NATS was there")
+}
+
 /// Makes the streams, trying for `nats.connect_wait_ms`: of a cluster that has just been started the servers
 /// may not all be there yet. `None` when `shutdown` came first.
 pub(super) async fn make_streams(

@@ -50,9 +50,7 @@ pub(super) struct Quarantine {
 
 impl Inspect {
     pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Some(log) = connect::connect(&config, "inspect", &shutdown).await? else {
-            bail!("stopped before NATS was there");
-        };
+        let log = connect::connect(&config, "inspect", &shutdown).await?.ok_or_else(connect::stopped)?;
         let found = Inspected::of(&log, &self.partition).await?;
         for (id, why) in &found.problems {
             say(&format!("event {id}: {why}"))?;
@@ -72,9 +70,7 @@ impl Inspect {
 
 impl Quarantine {
     pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Some(log) = connect::connect(&config, "quarantine", &shutdown).await? else {
-            bail!("stopped before NATS was there");
-        };
+        let log = connect::connect(&config, "quarantine", &shutdown).await?.ok_or_else(connect::stopped)?;
         let found = Inspected::of(&log, &self.partition).await?;
         match found.problems.first() {
             None => bail!("all {} events of the partition fold: there is nothing to take out", found.events),

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Write};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
@@ -29,9 +29,8 @@ pub(super) struct ShowLog {
 impl ShowLog {
     pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
         let token = PartitionKey::new(self.partition.as_str())?.token();
-        let Some(log) = connect::connect_to_streams(&config, "log", &shutdown).await? else {
-            bail!("stopped before NATS was there");
-        };
+        let log =
+            connect::connect_to_streams(&config, "log", &shutdown).await?.ok_or_else(connect::stopped)?;
         let Some(head) = log.head(&token).await? else { return Ok(()) };
         let mut replay = log.replay(&token, EventId(self.after), head.id);
         let mut out = std::io::BufWriter::new(std::io::stdout());

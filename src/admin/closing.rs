@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::connections::client_named;
 use super::gate::Admin;
 use super::problem::Problem;
-use super::processes::shortcomings;
+use super::processes::tell_shortcomings;
 use super::query::Query;
 use super::{Hub, body, json as json_response};
 use crate::control::{Answer, Audience, Closing, Demand, Survey};
@@ -57,10 +57,8 @@ pub(super) fn closed(survey: &Survey, answer: &mut Value) {
         _ => None,
     });
     let closed: Vec<_> = closed.collect();
-    let (missing, failed) = shortcomings(survey);
     answer["closed"] = closed.iter().map(|(_, count)| count).sum::<u64>().into();
     answer["frontends"] =
         closed.iter().map(|(process, count)| json!({ "id": process.id, "closed": count })).collect();
-    answer["complete"] = (missing.is_empty() && failed.is_empty()).into();
-    (answer["missing"], answer["failed"]) = (missing.into(), failed.into());
+    tell_shortcomings(survey, answer);
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::gate::Admin;
 use super::problem::Problem;
-use super::processes::shortcomings;
+use super::processes::tell_shortcomings;
 use super::query::Query;
 use super::{Hub, json as json_response, partitions};
 use crate::control::{
@@ -69,14 +69,12 @@ async fn answer(
     filter.after = query.text("after").map(place_of).transpose()?;
     let limit = filter.limit;
     let survey = hub.surveyor.ask(Audience::Frontends, &Demand::Connections(filter)).await?;
-    let (missing, failed) = shortcomings(&survey);
+    tell_shortcomings(&survey, body);
     let page = Page::of(survey, limit);
     body["connections"] = page.connections.iter().map(described).collect();
     body["next"] = page.next.as_ref().map(cursor_of).into();
     body["total"] = page.total.into();
     body["frontends"] = page.frontends.into();
-    body["complete"] = (missing.is_empty() && failed.is_empty()).into();
-    (body["missing"], body["failed"]) = (missing.into(), failed.into());
     Ok(json_response(StatusCode::OK, body))
 }
 

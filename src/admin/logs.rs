@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::gate::Admin;
 use super::problem::Problem;
-use super::processes::shortcomings;
+use super::processes::tell_shortcomings;
 use super::query::Query;
 use super::{Hub, body, json as json_response};
 use crate::control::{Answer, Audience, Demand, LogFilter};
@@ -73,8 +73,7 @@ async fn answer(hub: &Hub, filter: Option<LogFilter>) -> Result<Response, Proble
         _ => None,
     });
     let in_force: Vec<Value> = in_force.collect();
-    let (missing, failed) = shortcomings(&survey);
-    let complete = missing.is_empty() && failed.is_empty();
-    let body = json!({ "processes": in_force, "complete": complete, "missing": missing, "failed": failed });
+    let mut body = json!({ "processes": in_force });
+    tell_shortcomings(&survey, &mut body);
     Ok(json_response(StatusCode::OK, &body))
 }

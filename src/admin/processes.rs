@@ -45,9 +45,9 @@ pub(super) fn named<'a>(processes: impl IntoIterator<Item = &'a Process>) -> Vec
     processes.into_iter().map(|process| json!({ "role": process.role, "id": process.id })).collect()
 }
 
-/// What is wrong with an order's answers, in the words of every answer that rests on some: who has not answered,
-/// and who has answered that he cannot.
-pub(super) fn shortcomings(survey: &Survey) -> (Vec<Value>, Vec<Value>) {
+/// Puts into an answer that rests on those to an order whether they are all there: who has not answered, and who
+/// has answered that he cannot.
+pub(super) fn tell_shortcomings(survey: &Survey, body: &mut Value) {
     let failed = survey.answers.iter().filter_map(|(process, answer)| {
         let why = match answer {
             Answer::Failed(why) => why.as_str(),
@@ -56,5 +56,7 @@ pub(super) fn shortcomings(survey: &Survey) -> (Vec<Value>, Vec<Value>) {
         };
         Some(json!({ "role": process.role, "id": process.id, "why": why }))
     });
-    (named(&survey.missing), failed.collect())
+    let (missing, failed) = (named(&survey.missing), failed.collect::<Vec<_>>());
+    body["complete"] = (missing.is_empty() && failed.is_empty()).into();
+    (body["missing"], body["failed"]) = (missing.into(), failed.into());
 }

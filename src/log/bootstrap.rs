@@ -1,7 +1,8 @@
 //! Makes the streams and buckets, once, and says in plain words where existing ones differ from what is
 //! expected, instead of changing them silently.
 
-use async_nats::jetstream::stream::Config;
+use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::stream::{Config, Info};
 
 use super::connection::Log;
 use super::error::LogError;
@@ -120,15 +121,28 @@ fn check_server(log: &Log) -> Result<(), BootstrapError> {
 }
 
 async fn stream_config(log: &Log, name: &str) -> Result<Option<Config>, LogError> {
-    use async_nats::jetstream::context::GetStreamErrorKind as Kind;
-    match log.js.get_stream(name).await {
-        Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
+    const WHAT: &str = "asking for a stream";
+    match stream_info(log, name).await {
+        Ok(info) => Ok(info.map(|info| info.config)),
         Err(error) => match error.kind() {
-            Kind::JetStream(api) if api.error_code().0 == 10059 => Ok(None),
-            Kind::JetStream(api) if api.code() < 500 => {
-                Err(LogError::refused("asking for a stream", format!("{name}: {api}")))
+            GetStreamErrorKind::JetStream(api) if api.code() < 500 => {
+                Err(LogError::refused(WHAT, format!("{name}: {api}")))
             }
-            _ => Err(LogError::unavailable("asking for a stream", format!("{name}: {error}"))),
+            _ => Err(LogError::unavailable(WHAT, format!("{name}: {error}"))),
+        },
+    }
+}
+
+/// "Stream not found".
+const NO_STREAM: u64 = 10059;
+
+/// What a stream is like just now; nothing if it is not there.
+pub(super) async fn stream_info(log: &Log, name: &str) -> Result<Option<Info>, GetStreamError> {
+    match log.js.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream.cached_info().clone())),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(api) if api.error_code().0 == NO_STREAM => Ok(None),
+            _ => Err(error),
         },
     }
 }

@@ -20,7 +20,7 @@ use async_nats::jetstream::stream::{Config, Info};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info};
 
-use super::bootstrap::differences_of;
+use super::bootstrap::{differences_of, stream_info};
 use super::connection::Log;
 use super::error::LogError;
 use super::{metrics, subjects};
@@ -373,14 +373,8 @@ impl Log {
     }
 
     async fn stream_info(&self, name: &str) -> Result<Option<Info>, LogError> {
-        use async_nats::jetstream::context::GetStreamErrorKind as Kind;
-        match self.js.get_stream(name).await {
-            Ok(stream) => Ok(Some(stream.cached_info().clone())),
-            Err(error) => match error.kind() {
-                Kind::JetStream(api) if api.error_code().0 == 10059 => Ok(None),
-                _ => Err(LogError::unavailable("looking at a stream", format!("{name}: {error}"))),
-            },
-        }
+        let info = stream_info(self, name).await;
+        info.map_err(|error| LogError::unavailable("looking at a stream", format!("{name}: {error}")))
     }
 
     async fn mark(&self) -> Result<Option<Mark>, LogError> {

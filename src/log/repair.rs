@@ -1,5 +1,6 @@
 //! Taking events out of the log. For an operator who has looked, and for nobody else: it undoes what was committed.
 
+use async_nats::jetstream::stream::Stream;
 use serde::Serialize;
 
 use super::connection::Log;
@@ -28,12 +29,9 @@ impl Log {
     pub async fn whole_event(&self, id: EventId) -> Result<TakenOut, LogError> {
         use base64::Engine;
         const WHAT: &str = "reading an event";
-        let stream = self
-            .js
-            .get_stream_no_info(subjects::COMMITTED_STREAM)
-            .await
-            .map_err(|error| LogError::unavailable(WHAT, error))?;
-        let stored = stream
+        let stored = self
+            .committed_stream(WHAT)
+            .await?
             .get_raw_message(id.0)
             .await
             .map_err(|error| LogError::unavailable(WHAT, format!("{id}: {error}")))?;
@@ -52,11 +50,7 @@ impl Log {
     /// partition at every moment. That they are missing is from now on as it should be.
     pub async fn delete_events(&self, events: &[EventId]) -> Result<(), LogError> {
         const WHAT: &str = "deleting an event";
-        let stream = self
-            .js
-            .get_stream_no_info(subjects::COMMITTED_STREAM)
-            .await
-            .map_err(|error| LogError::unavailable(WHAT, error))?;
+        let stream = self.committed_stream(WHAT).await?;
         for id in events.iter().rev() {
             let deleted = stream.delete_message(id.0).await;
             if !deleted.map_err(|error| LogError::refused(WHAT, format!("{id}: {error}")))? {
@@ -69,6 +63,11 @@ impl Log {
             Some(now) if damages.iter().all(meant) => self.accept(before, now).await.map(drop),
             _ => Ok(()),
         }
+    }
+
+    async fn committed_stream(&self, what: &'static str) -> Result<Stream<()>, LogError> {
+        let stream = self.js.get_stream_no_info(subjects::COMMITTED_STREAM).await;
+        stream.map_err(|error| LogError::unavailable(what, error))
     }
 
     /// All events of a partition from `after` on, whatever they are, told to `each` in order.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use async_nats::{HeaderMap, header};
+use async_nats::{HeaderMap, Message, header};
 use bytes::Bytes;
 
 use super::batch_get::BatchGet;
@@ -47,8 +47,7 @@ impl Log {
         let found = self.batch_get("reading revocations", REVOKED_STREAM, get).await?;
         let prefix = revoked("");
         let entries = found.into_iter().map(|stored| {
-            let headers = stored.message.headers.as_ref();
-            let is_lifted = headers.is_some_and(|headers| headers.get(KV_OPERATION).is_some());
+            let is_lifted = is_lifted(&stored.message);
             StoredRevocation {
                 sequence: stored.sequence,
                 key: stored.subject.strip_prefix(&prefix).unwrap_or(&stored.subject).to_owned(),
@@ -62,9 +61,6 @@ impl Log {
     pub async fn revocation(&self, key: &str) -> Result<Option<Bytes>, LogError> {
         let get = BatchGet { multi_last: vec![revoked(key)], batch: 1, ..BatchGet::default() };
         let found = self.batch_get("reading a revocation", REVOKED_STREAM, get).await?;
-        let is_lifted = |message: &async_nats::Message| {
-            message.headers.as_ref().is_some_and(|headers| headers.get(KV_OPERATION).is_some())
-        };
         let kept = found.into_iter().find(|stored| !is_lifted(&stored.message));
         Ok(kept.map(|stored| stored.message.payload))
     }
@@ -99,4 +95,9 @@ impl Log {
             error => LogError::unavailable(what, error),
         })
     }
+}
+
+/// Whether an entry is the note that there is none any more.
+fn is_lifted(entry: &Message) -> bool {
+    entry.headers.as_ref().is_some_and(|headers| headers.get(KV_OPERATION).is_some())
 }

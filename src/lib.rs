@@ -16,6 +16,7 @@ pub mod fault;
 pub mod frontend;
 #[cfg(test)]
 mod fuzzing;
+mod hex;
 pub mod log;
 pub mod protocol;
 pub mod rules;
@@ -23,5 +24,6 @@ pub mod rules;
 mod simulation;
 pub mod state;
 pub mod telemetry;
+mod unix_time;
 pub mod validator;
 pub mod version;

@@ -14,6 +14,7 @@ use super::problem::Problem;
 use super::query::Query;
 use super::{Hub, json as json_response, raw_json};
 use crate::event::{EventId, EventRecord, PartitionKey, Slot};
+use crate::hex;
 use crate::log::{StateAtError, SurveyedPartition};
 
 /// The partition that a path names.
@@ -102,7 +103,7 @@ pub(super) async fn state(
     }
     // A large state is work for the processor.
     let written = tokio::task::spawn_blocking(move || {
-        let hash: String = state.document().hash().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex::of(&state.document().hash());
         let mut body = json!({
             "partition": partition, "eventId": state.head(), "events": state.ordinal(),
             "timestamp": state.last_timestamp(), "hash": hash,

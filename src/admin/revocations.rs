@@ -6,7 +6,7 @@
 //! his next look.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Bytes;
@@ -25,6 +25,7 @@ use super::query::Query;
 use super::{Hub, body, json as json_response};
 use crate::auth::{Revocation, Revoked, TOKEN_ID_BYTES_MAX};
 use crate::control::{Audience, Demand};
+use crate::unix_time;
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -75,7 +76,7 @@ pub(super) async fn client(
     Query::parse(query.as_deref(), &[])?;
     let client = client_named(path)?;
     let asked: AskedOfClient = body::read(body, r#"{"issuedUpto":1800000000,"until":1900000000}"#)?;
-    let issued_upto = asked.issued_upto.unwrap_or_else(now_s);
+    let issued_upto = asked.issued_upto.unwrap_or_else(unix_time::now_s);
     revoke(&hub, &admin, Revoked::Client { client, issued_upto }, asked.until).await
 }
 
@@ -109,7 +110,8 @@ pub(super) async fn list(
         }
         for entry in entries {
             let revocation = entry.body.and_then(|body| Revocation::parse(&entry.key, &body).ok());
-            if let Some(revocation) = revocation.filter(|one| one.until.is_none_or(|until| now_s() <= until))
+            if let Some(revocation) =
+                revocation.filter(|one| one.until.is_none_or(|until| unix_time::now_s() <= until))
             {
                 if found.len() == limit {
                     next = Some(after);
@@ -147,7 +149,7 @@ fn token_named(
 }
 
 async fn revoke(hub: &Hub, admin: &Admin, of: Revoked, until: Option<u64>) -> Result<Response, Problem> {
-    let now = now_s();
+    let now = unix_time::now_s();
     if let Some(past) = until.filter(|until| *until <= now) {
         return Err(Problem::bad_request(format!(
             "until: {past} is past; it takes a time to come, in Unix seconds"
@@ -198,8 +200,4 @@ async fn in_force(hub: &Hub, sequence: u64, answer: &mut Value) -> Result<(), Pr
     let survey = hub.surveyor.ask(Audience::Frontends, &Demand::Revocations { sequence, wait_ms }).await?;
     closed(&survey, answer);
     Ok(())
-}
-
-fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

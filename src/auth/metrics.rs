@@ -1,10 +1,9 @@
 //! Every metric about tokens and their keys: its name, its unit and what it tells.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
 use super::refusal::Refusal;
+use crate::unix_time;
 
 /// Tokens refused, by reason.
 pub const REFUSED: &str = "insieme_tokens_refused_total";
@@ -55,7 +54,7 @@ pub(super) fn refused(why: &Refusal) {
 pub(super) fn looked(is_good: bool) {
     counter!(KEY_LOOKS, "result" => if is_good { "ok" } else { "failed" }).increment(1);
     if is_good {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let now = unix_time::now().as_secs_f64();
         gauge!(KEYS_CURRENT).set(now.floor());
     }
 }

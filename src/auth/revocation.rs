@@ -14,12 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::Identity;
 use super::metrics;
-use crate::event::ClientId;
+use crate::event::{ClientId, is_plain};
+use crate::unix_time;
 
 /// The longest token id that can be revoked, in bytes.
 pub const TOKEN_ID_BYTES_MAX: usize = 256;
-/// The longest name that stands in a key as it is, in bytes.
-const PLAIN_BYTES_MAX: usize = 64;
 
 /// A revocation, as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,8 +82,7 @@ fn is_issued_upto(identity: &Identity, upto: u64) -> bool {
 
 /// As one part of a key: a plain name as it is, any other as `=` and its base64url. A plain name has no `=`.
 fn encoded(name: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    match !name.is_empty() && name.len() <= PLAIN_BYTES_MAX && name.bytes().all(is_plain) {
+    match is_plain(name) {
         true => name.to_owned(),
         false => format!("={}", URL_SAFE_NO_PAD.encode(name)),
     }
@@ -192,7 +190,7 @@ impl Revocations {
 
     /// Whether somebody's token is revoked, as far as is known.
     pub fn cover(&self, identity: &Identity) -> bool {
-        self.read().covers(identity, now_s())
+        self.read().covers(identity, unix_time::now_s())
     }
 
     /// Changes what is known.
@@ -215,11 +213,6 @@ impl Revocations {
     fn write(&self) -> RwLockWriteGuard<'_, RevokedSet> {
         self.set.write().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Unix seconds.
-fn now_s() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

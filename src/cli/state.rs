@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::{NatsArgs, connect, say};
 use crate::config::Config;
 use crate::event::{EventId, PartitionKey};
+use crate::hex;
 use crate::rules::Registry;
 use crate::state::Fold;
 
@@ -31,9 +32,8 @@ pub(super) struct State {
 impl State {
     pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
         let token = PartitionKey::new(self.partition.as_str())?.token();
-        let Some(log) = connect::connect_to_streams(&config, "state", &shutdown).await? else {
-            bail!("stopped before NATS was there");
-        };
+        let log =
+            connect::connect_to_streams(&config, "state", &shutdown).await?.ok_or_else(connect::stopped)?;
         let fold: Arc<dyn Fold> = Arc::new(Registry::built_in()?);
         let state = match self.at {
             None => log.load_partition(&token, &fold, false).await?.state,
@@ -43,7 +43,7 @@ impl State {
                 .context("`insieme-backend log` lists the partition's events")?,
         };
         if self.hash {
-            let hash: String = state.document().hash().iter().map(|byte| format!("{byte:02x}")).collect();
+            let hash = hex::of(&state.document().hash());
             return say(&format!("{} {hash}", state.head()));
         }
         say(&String::from_utf8_lossy(&state.document().canonical()))

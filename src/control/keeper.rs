@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::auth::{Identity, Revocation, Revocations, RevokedSet, metrics};
 use crate::log::{Log, LogError, StoredRevocation};
+use crate::unix_time;
 
 /// After how many looks everything is read anew.
 const LOOKS_PER_WHOLE: u32 = 600;
@@ -131,13 +132,14 @@ impl Keeper {
         loop {
             let entries = self.log.revocations(read.upto).await?;
             if entries.is_empty() {
-                self.revocations.change(|set| set.forget_past(now_s()));
+                self.revocations.change(|set| set.forget_past(unix_time::now_s()));
                 return Ok(());
             }
             for entry in entries {
                 read.upto = entry.sequence;
                 let new = put(entry, |change| self.revocations.change(change));
-                let Some(revocation) = new.filter(|new| new.until.is_none_or(|until| now_s() <= until))
+                let Some(revocation) =
+                    new.filter(|new| new.until.is_none_or(|until| unix_time::now_s() <= until))
                 else {
                     continue;
                 };
@@ -167,7 +169,7 @@ impl Keeper {
                 put(entry, |change| change(&mut all));
             }
         }
-        all.forget_past(now_s());
+        all.forget_past(unix_time::now_s());
         let (count, was_known) = (all.len(), self.revocations.is_known());
         self.revocations.replace(all);
         read.upto = upto;
@@ -200,8 +202,4 @@ fn put(
             None
         }
     }
-}
-
-fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

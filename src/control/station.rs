@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -14,6 +14,7 @@ use super::settings::ControlSettings;
 use super::words::{Answer, Demand, LogFilter, Order, Process, Report, Role};
 use crate::log::{Log, LogError, Orders};
 use crate::telemetry::LogControl;
+use crate::unix_time;
 
 /// How long the last word of a process that goes away may take.
 const LEAVING_WAIT: Duration = Duration::from_millis(200);
@@ -46,8 +47,7 @@ impl Station {
     /// Listens from now on, under the name by which the process goes in its role.
     pub async fn open(log: Log, role: Role, id: &str, settings: ControlSettings) -> Result<Self, LogError> {
         let orders = log.orders(role.as_str()).await?;
-        let started_ms =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let started_ms = unix_time::now_ms();
         Ok(Self { log, me: Process { role, id: id.to_owned() }, started_ms, settings, orders })
     }
 

@@ -99,7 +99,9 @@ impl fmt::Display for PartitionKey {
     }
 }
 
-fn is_plain(name: &str) -> bool {
+/// Whether a name can stand as it is where NATS takes names apart or forbids characters: in one part of a subject,
+/// in a key.
+pub(crate) fn is_plain(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= PLAIN_TOKEN_BYTES_MAX
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')

@@ -17,6 +17,7 @@ mod tests;
 
 pub use answer::{Answer, FieldError, Outcome, Reason};
 pub use draft::{Draft, ReplyTo, Submission, Submitter, V1Fields};
+pub(crate) use keys::is_plain;
 pub use keys::{
     ClientId, ContentHash, DraftKey, EventId, KeyError, PARTITION_BYTES_MAX, PartitionKey, Slot, Token,
 };

@@ -8,6 +8,8 @@ use metrics::{
     histogram,
 };
 
+use crate::unix_time;
+
 /// Open connections.
 pub const CONNECTIONS: &str = "insieme_connections";
 /// Connections that came.
@@ -233,7 +235,7 @@ pub(super) fn certificate_ends(at: i64) {
 
 /// The seconds from a Unix time in milliseconds, by whoever's clock, to now; 0 if that is still to come.
 pub(super) fn since_ms(timestamp_ms: u64) -> Duration {
-    Duration::from_millis(super::now_ms().saturating_sub(timestamp_ms))
+    Duration::from_millis(unix_time::now_ms().saturating_sub(timestamp_ms))
 }
 
 /// Counts one under a label.

@@ -30,7 +30,7 @@ mod testing;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
@@ -52,6 +52,7 @@ use crate::auth::Authenticator;
 use crate::control::{ControlSettings, EndConnections, Keeper};
 use crate::log::{Log, LogError};
 use crate::state::Fold;
+use crate::unix_time;
 
 /// How often clients whose allowance is whole again are forgotten.
 const FORGET_CLIENTS: Duration = Duration::from_secs(60);
@@ -171,7 +172,7 @@ impl Frontend {
         }
         let (stop, sessions) = (CancellationToken::new(), TaskTracker::new());
         // Never the numbers of an earlier process of the same id: its late answers must find nobody.
-        let first_connection = now_ms() << 20;
+        let first_connection = unix_time::now_ms() << 20;
         let edge = Edge::new(hub.clone(), sessions.clone(), gate, first_connection);
         let mut tasks = JoinSet::new();
         let until = drain.clone();
@@ -300,11 +301,6 @@ fn flat(ended: Result<Result<(), FrontendError>, tokio::task::JoinError>) -> Res
 /// Locks; what a panic left behind is as good as any other value that these locks guard.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Unix milliseconds.
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Listens, as `TcpListener::bind` does but for the length of the queue.

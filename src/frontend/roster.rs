@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
 
 use super::edge::AddressKey;
-use super::{lock, metrics, now_ms};
+use super::{lock, metrics};
 use crate::auth::Identity;
 use crate::control::{ConnectionFilter, ConnectionPlace, FoundConnection, FoundConnections};
 use crate::event::{ClientId, PartitionKey};
 use crate::protocol::Dialect;
+use crate::unix_time;
 
 /// The connections of a frontend.
 #[derive(Default)]
@@ -83,7 +84,7 @@ impl Roster {
             partition: partition.clone(),
             dialect,
             address,
-            since_ms: now_ms(),
+            since_ms: unix_time::now_ms(),
             dismiss: Some(dismiss),
         };
         lock(&self.connections).insert(connection, known);

@@ -9,7 +9,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use async_nats::StatusCode;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -22,6 +21,7 @@ use tokio::time::timeout;
 use super::connection::Log;
 use super::error::LogError;
 use super::subjects;
+use crate::hex;
 
 /// The streams, in the order in which they are backed up and restored.
 const STREAMS: [&str; 3] = [subjects::SNAPSHOT_STREAM, subjects::COMMITTED_STREAM, subjects::REVOKED_STREAM];
@@ -157,9 +157,7 @@ impl Log {
             let piece = piece
                 .map_err(|_| LogError::unavailable(WHAT, format!("{stream}: no more pieces came")))?
                 .ok_or_else(|| LogError::unavailable(WHAT, "the connection was closed"))?;
-            if let Some(status) =
-                piece.status.filter(|status| *status != StatusCode::from_u16(204).unwrap_or(*status))
-            {
+            if let Some(status) = piece.status.filter(|status| status.as_u16() != 204) {
                 let why = piece.description.as_ref().map(ToString::to_string).unwrap_or_default();
                 return Err(failed(format!("{status} {why}")).into());
             }
@@ -175,8 +173,13 @@ impl Log {
             }
         }
         out.sync_all().await.map_err(file(&path))?;
-        let description =
-            Description { stream: stream.to_owned(), sha256: hex(&hash.finalize()), bytes, config, state };
+        let description = Description {
+            stream: stream.to_owned(),
+            sha256: hex::of(&hash.finalize()),
+            bytes,
+            config,
+            state,
+        };
         let path = description_of(stream, folder);
         let text =
             serde_json::to_vec_pretty(&description).map_err(|error| LogError::malformed(WHAT, error))?;
@@ -245,7 +248,7 @@ async fn checked(stream: &str, folder: &Path) -> Result<Description, BackupError
         }
         hash.update(piece.get(..read).unwrap_or_default());
     }
-    let found = hex(&hash.finalize());
+    let found = hex::of(&hash.finalize());
     if found == description.sha256 {
         Ok(description)
     } else {
@@ -268,8 +271,4 @@ fn file(path: &Path) -> impl Fn(std::io::Error) -> BackupError {
 
 fn parse<T: serde::de::DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, LogError> {
     serde_json::from_slice(body).map_err(|error| LogError::malformed(what, error))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

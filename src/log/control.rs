@@ -10,6 +10,7 @@ use futures_util::stream::{Select, select};
 use super::connection::Log;
 use super::error::LogError;
 use super::subjects;
+use crate::event::is_plain;
 
 /// A process's subscription to the orders meant for it.
 pub struct Orders(Select<Subscriber, Subscriber>);
@@ -39,7 +40,7 @@ impl Log {
     /// Reports to somebody, or to whom it may concern.
     pub async fn report(&self, asker: Option<&str>, body: Bytes) -> Result<(), LogError> {
         const WHAT: &str = "reporting";
-        if asker.is_some_and(|asker| !subjects::is_plain(asker)) {
+        if asker.is_some_and(|asker| !is_plain(asker)) {
             return Err(LogError::refused(WHAT, "the name of who asks cannot stand in a subject"));
         }
         let sent = self.client.publish(subjects::report(asker), body).await;

@@ -20,7 +20,7 @@ use super::batch_get::BatchGet;
 use super::connection::Log;
 use super::error::LogError;
 use super::subjects::{self, SNAPSHOT_BUCKET, SNAPSHOT_STREAM};
-use crate::event::{EventId, Token};
+use crate::event::{EventId, Token, is_plain};
 
 /// The largest snapshot object that is read back, in bytes, before decompression and after.
 const SNAPSHOT_BYTES_MAX: usize = 1 << 30;
@@ -176,7 +176,7 @@ impl Log {
         if object.size > SNAPSHOT_BYTES_MAX {
             return Err(wrong("larger than any snapshot"));
         }
-        if object.chunks > 0 && !subjects::is_plain(&object.nuid) {
+        if object.chunks > 0 && !is_plain(&object.nuid) {
             return Err(wrong("an object without a name for its chunks"));
         }
         let subject = subjects::snapshot_chunks(&object.nuid);

@@ -81,12 +81,6 @@ pub(super) fn revoked(key: &str) -> String {
     format!("$KV.REVOKED.{key}")
 }
 
-/// Whether a name that came from outside can stand in a subject, and nowhere but in one place of it.
-pub(super) fn is_plain(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-}
-
 /// The consumer of a slot under one ownership. A new name for every ownership, so that a late
 /// acknowledgement from the one before finds nobody.
 pub(super) fn slot_consumer(slot: Slot, revision: u64) -> String {

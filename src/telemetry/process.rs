@@ -1,9 +1,9 @@
 //! The process's own metrics: what it is, whether it is ready, and what it takes of the machine. Looked up
 //! when somebody asks for the metrics; where the system does not tell, they are not there.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+
+use crate::unix_time;
 
 const BUILD: &str = "insieme_build_info";
 const READY: &str = "insieme_ready";
@@ -29,7 +29,7 @@ pub(super) fn describe() {
     describe_gauge!(FDS_MAX, Unit::Count, "The most that may be open");
     describe_gauge!(STARTED, Unit::Seconds, "When the process started, Unix time");
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+    let now = unix_time::now().as_secs_f64();
     gauge!(STARTED).set(now);
 }
 

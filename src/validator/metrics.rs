@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::event::Outcome;
 use crate::log::CommitError;
+use crate::unix_time;
 
 const COMMIT_SECONDS: &str = "insieme_commit_duration_seconds";
 const COMMIT_EVENTS: &str = "insieme_commit_batch_events";
@@ -200,8 +201,7 @@ pub(super) fn snapshot_written(took: Duration, bytes: u64, events: u64) {
     histogram!(SNAPSHOT_SECONDS).record(took);
     histogram!(SNAPSHOT_BYTES).record(bytes as f64);
     histogram!(SNAPSHOT_EVENTS).record(events as f64);
-    gauge!(SNAPSHOT_TIME)
-        .set(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
+    gauge!(SNAPSHOT_TIME).set(unix_time::now().as_secs_f64());
 }
 
 pub(super) fn snapshot_failed() {

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use crate::event::{Answer, EventId, Outcome, PartitionKey, Reason, Slot, Token};
 use crate::fault;
 use crate::log::{CommitError, LoadError, LogError, PlacedTrace};
 use crate::telemetry::traces::Span;
+use crate::unix_time;
 
 /// Why a partition's work stopped before its drafts were answered. They come again: to the slot's next
 /// owner, or to this one when it takes the slot anew.
@@ -78,7 +79,8 @@ impl<P: Port> Partition<P> {
                 },
             };
             let started = Instant::now();
-            let decided = decide_round(&self.shared, &self.key, &mut cached.state, works, now_ms());
+            let decided =
+                decide_round(&self.shared, &self.key, &mut cached.state, works, unix_time::now_ms());
             let staged = match decided {
                 Ok(staged) => staged,
                 Err(Break::NeedsHistory(from)) => {
@@ -376,10 +378,6 @@ impl<D> std::fmt::Display for Named<'_, D> {
             more => write!(f, " and {more} more"),
         }
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Pauses between tries: from 5 ms, doubling to the configured most.

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tracing::info;
 
 use super::base_folder;
+use crate::hex;
 
 /// The version that this backend is tested with.
 pub(super) const VERSION: &str = "2.15.1";
@@ -124,7 +125,7 @@ fn only_file(folder: &Path) -> anyhow::Result<PathBuf> {
 
 fn hash(file: &Path) -> anyhow::Result<String> {
     let bytes = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
-    Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::of(&Sha256::digest(&bytes)))
 }
 
 fn make_executable(file: &Path) -> std::io::Result<()> {

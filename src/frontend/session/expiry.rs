@@ -11,13 +11,13 @@ use tokio::time::Instant;
 use super::Session;
 use super::socket::End;
 use crate::auth::{AuthError, Identity, Refusal};
-use crate::frontend::now_ms;
 use crate::frontend::roster::Dismissal;
 use crate::protocol::{CloseCode, ErrorCode, Notice};
+use crate::unix_time;
 
 /// When an identity ends, by this process's clock; `None` for never.
 pub(super) fn ends_at(identity: &Identity) -> Option<Instant> {
-    let left_ms = identity.ends_at?.saturating_mul(1000).saturating_sub(now_ms());
+    let left_ms = identity.ends_at?.saturating_mul(1000).saturating_sub(unix_time::now_ms());
     Instant::now().checked_add(Duration::from_millis(left_ms))
 }
 

@@ -9,10 +9,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
 use crate::frontend::edge::Stream;
+use crate::frontend::metrics;
 use crate::frontend::settings::FrontendSettings;
 use crate::frontend::ws::{Message, ReadError, WebSocket, Wire};
-use crate::frontend::{metrics, now_ms};
 use crate::protocol::{CloseCode, Dialect, ErrorCode, Header, Notice};
+use crate::unix_time;
 
 /// Why a session ends.
 #[derive(Debug)]
@@ -132,7 +133,7 @@ impl Socket {
         }
         self.messages += 1;
         let id = format!("s{}-{}", self.connection, self.messages);
-        let header = Header { id: &id, timestamp_ms: now_ms(), reply_to };
+        let header = Header { id: &id, timestamp_ms: unix_time::now_ms(), reply_to };
         let frame = self.dialect().encode(&header, notice);
         self.write(Wire::text(&frame)).await
     }

@@ -1,22 +1,19 @@
 //! `POST /clients/{client}/close`: ends the connections of a client, on all frontends.
 
-use std::sync::Arc;
-
-use axum::Extension;
 use axum::body::Bytes;
+use axum::extract::Path;
 use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::asking::Asking;
 use super::connections::client_named;
-use super::gate::Admin;
 use super::problem::Problem;
 use super::processes::tell_shortcomings;
 use super::query::Query;
-use super::{Hub, body, json as json_response};
+use super::{body, json as json_response};
 use crate::control::{Answer, Audience, Closing, Demand, Survey};
 use crate::event::PartitionKey;
 
@@ -29,10 +26,8 @@ struct Asked {
 
 /// `POST /clients/{client}/close`
 pub(super) async fn client(
-    State(hub): State<Arc<Hub>>,
-    Extension(admin): Extension<Admin>,
+    Asking { hub, admin, query }: Asking,
     path: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     Query::parse(query.as_deref(), &[])?;

@@ -3,18 +3,15 @@
 //! Nothing is stored: every frontend is asked, and gives its part of the page. An answer says which frontends
 //! it rests on, and who is missing.
 
-use std::sync::Arc;
-
-use axum::Extension;
+use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use super::gate::Admin;
+use super::asking::Asking;
 use super::problem::Problem;
 use super::processes::tell_shortcomings;
 use super::query::Query;
@@ -26,10 +23,8 @@ use crate::event::ClientId;
 
 /// `GET /partitions/{partition}/connections?after=&limit=`
 pub(super) async fn of_partition(
-    State(hub): State<Arc<Hub>>,
-    Extension(admin): Extension<Admin>,
+    Asking { hub, admin, query }: Asking,
     path: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let partition = partitions::named(path)?;
     admin.may_enter(&partition)?;
@@ -40,10 +35,8 @@ pub(super) async fn of_partition(
 
 /// `GET /clients/{client}?after=&limit=`
 pub(super) async fn of_client(
-    State(hub): State<Arc<Hub>>,
-    Extension(admin): Extension<Admin>,
+    Asking { hub, admin, query }: Asking,
     path: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     admin.may_everywhere()?;
     let client = client_named(path)?;

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
+use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::Hub;
-use super::gate::Admin;
+use super::asking::Asking;
 use super::partitions::named;
 use super::problem::Problem;
 use super::query::Query;
@@ -37,11 +37,9 @@ const EVENT_STREAM: &str = "text/event-stream";
 
 /// `GET /partitions/{partition}/events?from=&to=`
 pub(super) async fn range(
-    State(hub): State<Arc<Hub>>,
-    Extension(admin): Extension<Admin>,
+    Asking { hub, admin, query }: Asking,
     Extension(place): Extension<Arc<OwnedSemaphorePermit>>,
     path: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let partition = named(path)?;

@@ -1,17 +1,13 @@
 //! `/log`: what all processes log, told and changed.
 
-use std::sync::Arc;
-
-use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::gate::Admin;
+use super::asking::Asking;
 use super::problem::Problem;
 use super::processes::tell_shortcomings;
 use super::query::Query;
@@ -30,11 +26,7 @@ struct Asked {
 }
 
 /// `GET /log`
-pub(super) async fn tell(
-    State(hub): State<Arc<Hub>>,
-    Extension(admin): Extension<Admin>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
+pub(super) async fn tell(Asking { hub, admin, query }: Asking) -> Result<Response, Problem> {
     admin.may_everywhere()?;
     Query::parse(query.as_deref(), &[])?;
     answer(&hub, None).await
@@ -42,9 +34,7 @@ pub(super) async fn tell(
 
 /// `PUT /log`
 pub(super) async fn change(
-    State(hub): State<Arc<Hub>>,
-    Extension(admin): Extension<Admin>,
-    RawQuery(query): RawQuery,
+    Asking { hub, admin, query }: Asking,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     admin.may_everywhere()?;

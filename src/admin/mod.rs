@@ -5,6 +5,7 @@
 //! what it tells is read from the log, or asked of the processes (`control`) when somebody wants to know. It is above
 //! `frontend` and `log`, and nothing is above it but the command line.
 
+mod asking;
 mod body;
 mod closing;
 mod connections;

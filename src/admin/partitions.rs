@@ -1,18 +1,15 @@
 //! `/partitions`, `/partitions/{partition}/state` and `/slots`: what lies in the log, and who decides on it.
 
-use std::sync::Arc;
-
-use axum::Extension;
+use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::gate::Admin;
+use super::asking::Asking;
 use super::problem::Problem;
 use super::query::Query;
-use super::{Hub, json as json_response, raw_json};
+use super::{json as json_response, raw_json};
 use crate::event::{EventId, EventRecord, PartitionKey, Slot};
 use crate::hex;
 use crate::log::{StateAtError, SurveyedPartition};
@@ -24,11 +21,7 @@ pub(super) fn named(path: Result<Path<String>, PathRejection>) -> Result<Partiti
 }
 
 /// `GET /partitions?after=&limit=`
-pub(super) async fn list(
-    State(hub): State<Arc<Hub>>,
-    Extension(admin): Extension<Admin>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
+pub(super) async fn list(Asking { hub, admin, query }: Asking) -> Result<Response, Problem> {
     admin.may_everywhere()?;
     let query = Query::parse(query.as_deref(), &["after", "limit"])?;
     let limit = query.limit(hub.settings.page_entries_default, hub.settings.page_entries_max)?;
@@ -56,11 +49,7 @@ fn described(surveyed: &SurveyedPartition, slots: u16) -> Value {
 }
 
 /// `GET /slots`
-pub(super) async fn slots(
-    State(hub): State<Arc<Hub>>,
-    Extension(admin): Extension<Admin>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
+pub(super) async fn slots(Asking { hub, admin, query }: Asking) -> Result<Response, Problem> {
     admin.may_everywhere()?;
     Query::parse(query.as_deref(), &[])?;
     let (view, drafts) = tokio::try_join!(hub.log.ownership(), hub.log.drafts_by_slot())?;
@@ -85,10 +74,8 @@ pub(super) async fn slots(
 
 /// `GET /partitions/{partition}/state?at=`
 pub(super) async fn state(
-    State(hub): State<Arc<Hub>>,
-    Extension(admin): Extension<Admin>,
+    Asking { hub, admin, query }: Asking,
     path: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let partition = named(path)?;
     admin.may_enter(&partition)?;

@@ -1,25 +1,17 @@
 //! `/processes`: who is there.
 
-use std::sync::Arc;
-
-use axum::Extension;
-use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::gate::Admin;
+use super::asking::Asking;
+use super::json as json_response;
 use super::problem::Problem;
 use super::query::Query;
-use super::{Hub, json as json_response};
 use crate::control::{Answer, Audience, Demand, Process, Survey};
 
 /// `GET /processes`
-pub(super) async fn list(
-    State(hub): State<Arc<Hub>>,
-    Extension(admin): Extension<Admin>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
+pub(super) async fn list(Asking { hub, admin, query }: Asking) -> Result<Response, Problem> {
     admin.may_everywhere()?;
     Query::parse(query.as_deref(), &[])?;
     let survey = hub.surveyor.ask(Audience::Everyone, &Demand::Presence).await?;

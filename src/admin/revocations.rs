@@ -5,18 +5,17 @@
 //! has ended the connections that stood on it, or says who has not confirmed that. Who has not will find it at
 //! his next look.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Extension;
 use axum::body::Bytes;
+use axum::extract::Path;
 use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::asking::Asking;
 use super::closing::closed;
 use super::connections::client_named;
 use super::gate::Admin;
@@ -42,10 +41,8 @@ struct AskedOfClient {
 
 /// `POST /tokens/{token}/revoke`
 pub(super) async fn token(
-    State(hub): State<Arc<Hub>>,
-    Extension(admin): Extension<Admin>,
+    Asking { hub, admin, query }: Asking,
     path: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let of = token_named(&admin, path, query.as_deref())?;
@@ -55,10 +52,8 @@ pub(super) async fn token(
 
 /// `DELETE /tokens/{token}/revoke`
 pub(super) async fn lift_token(
-    State(hub): State<Arc<Hub>>,
-    Extension(admin): Extension<Admin>,
+    Asking { hub, admin, query }: Asking,
     path: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let of = token_named(&admin, path, query.as_deref())?;
     lift(&hub, of).await
@@ -66,10 +61,8 @@ pub(super) async fn lift_token(
 
 /// `POST /clients/{client}/revoke`
 pub(super) async fn client(
-    State(hub): State<Arc<Hub>>,
-    Extension(admin): Extension<Admin>,
+    Asking { hub, admin, query }: Asking,
     path: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     admin.may_everywhere()?;
@@ -82,10 +75,8 @@ pub(super) async fn client(
 
 /// `DELETE /clients/{client}/revoke`
 pub(super) async fn lift_client(
-    State(hub): State<Arc<Hub>>,
-    Extension(admin): Extension<Admin>,
+    Asking { hub, admin, query }: Asking,
     path: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     admin.may_everywhere()?;
     Query::parse(query.as_deref(), &[])?;
@@ -93,11 +84,7 @@ pub(super) async fn lift_client(
 }
 
 /// `GET /revocations?after=&limit=`
-pub(super) async fn list(
-    State(hub): State<Arc<Hub>>,
-    Extension(admin): Extension<Admin>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
+pub(super) async fn list(Asking { hub, admin, query }: Asking) -> Result<Response, Problem> {
     admin.may_everywhere()?;
     let query = Query::parse(query.as_deref(), &["after", "limit"])?;
     let limit = query.limit(hub.settings.page_entries_default, hub.settings.page_entries_max)?;

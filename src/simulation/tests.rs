@@ -63,7 +63,7 @@ fn every_broken_promise_is_found() {
     // Some need a rare coincidence: then a little before the seed that has it.
     let all = [
         (UncheckedCommit, false, 0),
-        (AnyoneConfirms, false, 80),
+        (AnyoneConfirms, false, 2000),
         (OldConsumer, false, 0),
         (NoOwnerCheck, false, 95),
         (LaggingHead, false, 0),

@@ -3,12 +3,13 @@
 //! `ownership` holds slots and runs a worker on each; `slot` takes drafts off the queue and sorts them by
 //! partition; `round` decides, commits and answers one partition's drafts; `committer` puts many
 //! partitions' commits together; `cache` keeps states; `snapshotter` writes snapshots. What is valid is
-//! decided in `rules`, and nowhere here.
+//! decided in `rules`, and nowhere here. `acknowledger` takes off the queue what is committed.
 //!
 //! Nothing here has to be believed for safety: a commit is checked by JetStream against the event it was
 //! decided behind, and a rejection is told only after a confirmation that a validator without the slot
 //! cannot get.
 
+mod acknowledger;
 mod cache;
 mod committer;
 mod decide;
@@ -36,6 +37,7 @@ use crate::event::{ClientId, Draft, ReplyTo, Submitter};
 use crate::log::{BootstrapError, Log, LogError};
 use crate::rules::RulesInForce;
 use crate::state::Fold;
+use acknowledger::Acknowledger;
 use cache::PartitionCache;
 use committer::Committer;
 use latecomers::Latecomers;
@@ -49,7 +51,7 @@ pub(crate) use snapshotter::Snapshotter;
 const TAKEOVERS_AT_ONCE: usize = 8;
 
 /// What all workers of a validator share.
-struct Shared<P> {
+struct Shared<P: Port> {
     id: String,
     log: P,
     rules: Arc<RulesInForce>,
@@ -57,6 +59,7 @@ struct Shared<P> {
     /// Who commits a partition's initial state, and the draft that does it.
     initial: Option<(Submitter, Draft)>,
     committer: Committer,
+    acknowledger: Acknowledger<P::Draft>,
     snapshotter: Snapshotter,
     cache: PartitionCache,
     latecomers: Mutex<Latecomers>,
@@ -66,7 +69,7 @@ struct Shared<P> {
     ownership_ttl: Duration,
 }
 
-impl<P> Shared<P> {
+impl<P: Port> Shared<P> {
     /// Whether a later copy of the same drafts was taken already.
     fn is_late(&self, reply_to: &ReplyTo) -> bool {
         self.latecomers.lock().unwrap_or_else(PoisonError::into_inner).is_late(reply_to)
@@ -156,6 +159,7 @@ pub(crate) fn launch<P: Port>(
         rules,
         initial: initial_state.map(initial_draft),
         committer,
+        acknowledger: Acknowledger::new(Duration::from_millis(settings.acknowledge_after_ms)),
         snapshotter,
         cache: PartitionCache::new(settings.cache_bytes_max),
         latecomers: Mutex::new(Latecomers::new()),
@@ -169,6 +173,11 @@ pub(crate) fn launch<P: Port>(
     });
     tasks.spawn(async move {
         snapshotting.await;
+        Ok(())
+    });
+    let (acknowledging, stop) = (Arc::clone(&shared), background.clone());
+    tasks.spawn(async move {
+        acknowledging.acknowledger.run(stop).await;
         Ok(())
     });
     let stop = background.clone();

@@ -240,16 +240,13 @@ impl<P: Port> Partition<P> {
         let rejected = work.outcomes.iter().any(|o| !matches!(o, Outcome::Committed { .. }));
         metrics::decided(&work.outcomes);
         self.log_outcomes(&work);
-        let (connection, client) =
-            (work.submission.reply_to.connection, &work.submission.submitter.client_id);
-        if rejected && !fault::broken("reject_unconfirmed") {
+        let confirmed = rejected && !fault::broken("reject_unconfirmed");
+        if confirmed {
             // Who has lost the slot gets no confirmation, and must not tell anybody of a rejection.
             work.message.confirm(&self.shared.log).await.map_err(RoundError::SlotLost)?;
-        } else if let Err(error) = work.message.acknowledge().await {
-            debug!(partition = %self.key, connection, %client, %error, "a draft was not acknowledged; it comes again and is found committed");
         }
         if work.needs_answer || rejected {
-            let reply_to = &work.submission.reply_to;
+            let (reply_to, client) = (&work.submission.reply_to, &work.submission.submitter.client_id);
             let answer = Answer {
                 connection: reply_to.connection,
                 submission: reply_to.submission,
@@ -257,8 +254,12 @@ impl<P: Port> Partition<P> {
                 outcomes: work.outcomes,
             };
             if let Err(error) = self.shared.log.answer(&reply_to.frontend, &answer).await {
+                let connection = reply_to.connection;
                 warn!(partition = %self.key, connection, %client, %error, "an answer was not sent; the frontend asks again");
             }
+        }
+        if !confirmed {
+            self.shared.acknowledger.settled(work.message).await;
         }
         Ok(())
     }

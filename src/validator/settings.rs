@@ -20,6 +20,9 @@ pub struct ValidatorSettings {
     /// How many atomic batches may be under way at once, 1 to 50. What waits for one goes together in the next,
     /// and a batch costs NATS far more than what is in it, so more of them at once are smaller and slower.
     pub batches_in_flight_max: usize,
+    /// How long a draft whose commit is in the log may wait to be taken off the queue, in milliseconds, so that
+    /// others go along. One that a crash leaves there comes again, and is found committed.
+    pub acknowledge_after_ms: u64,
     /// The fewest events between two snapshots of a partition.
     pub snapshot_events_min: u64,
     /// The fewest bytes of events between two snapshots, as a part of the snapshot's own size.
@@ -39,6 +42,7 @@ impl Default for ValidatorSettings {
             batch_bytes_max: 8 << 20,
             singles_in_flight_max: 256,
             batches_in_flight_max: 1,
+            acknowledge_after_ms: 20,
             snapshot_events_min: 1000,
             snapshot_share_min: 0.5,
             snapshot_queue_max: 64,

@@ -69,6 +69,7 @@ pub(super) async fn run<P: Port>(
     // What is in flight is finished; what only waits comes again, in order, to the next owner.
     stop.cancel();
     while worker.rounds.next().await.is_some() {}
+    worker.shared.acknowledger.flush().await;
     end
 }
 
@@ -117,7 +118,8 @@ impl<P: Port> SlotWorker<P> {
         if self.shared.is_late(&submission.reply_to) {
             metrics::late();
             debug!(partition = %key, "a copy that a later one has overtaken; the later one counts");
-            return message.acknowledge().await;
+            self.shared.acknowledger.settled(message).await;
+            return Ok(());
         }
         let traces = message.traces();
         let mut work = Work::new(message, submission);

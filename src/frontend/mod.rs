@@ -146,6 +146,7 @@ impl Frontend {
             pages,
             settings: settings.clone(),
             roster: roster.clone(),
+            tasks: Default::default(),
         });
         let keeper = auth.revocations().map(|revocations| {
             let (roster, revocations) = (roster.clone(), revocations.clone());

@@ -39,7 +39,8 @@ pub(super) struct LogPage {
     /// The last event of the log that the page covers.
     pub last: EventId,
     bytes: usize,
-    full: bool,
+    /// Whether it has as much as a page may have: only such a page is kept.
+    pub full: bool,
 }
 
 impl Pages {
@@ -56,6 +57,11 @@ impl Pages {
         let page = slot.get_or_try_init(|| self.read(token, after)).await.cloned();
         self.settle(&key, &slot, page.as_deref().ok());
         page.map(|page| (page.last > after).then_some(page))
+    }
+
+    /// Whether the page behind `after` is here, or being read.
+    pub(super) fn knows(&self, token: &Token, after: EventId) -> bool {
+        lock(&self.cache).slots.contains(&(token.clone(), after))
     }
 
     async fn read(&self, token: &Token, after: EventId) -> Result<Arc<LogPage>, LogError> {

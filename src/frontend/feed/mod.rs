@@ -6,6 +6,7 @@
 //! head, so that an acceptance always comes before its broadcast.
 
 mod registry;
+mod runs;
 mod task;
 mod warm;
 
@@ -14,7 +15,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::error;
 
 pub(super) use registry::{Feeds, Watched};
@@ -37,6 +40,43 @@ pub(super) struct Shared {
     pub pages: Pages,
     pub settings: Arc<FrontendSettings>,
     pub roster: Arc<Roster>,
+    pub tasks: Tasks,
+}
+
+/// What runs for the feeds.
+pub(super) struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    /// Places for pages that are read before they are asked for.
+    ahead: Arc<Semaphore>,
+}
+
+/// How many pages are read ahead at the same time.
+const AHEAD_MAX: usize = 8;
+
+impl Default for Tasks {
+    fn default() -> Self {
+        let ahead = Arc::new(Semaphore::new(AHEAD_MAX));
+        Self { tracker: TaskTracker::new(), stop: CancellationToken::new(), ahead }
+    }
+}
+
+impl Shared {
+    /// Reads the page behind `after`, which somebody will soon ask for, if there is room for that.
+    fn read_ahead(self: &Arc<Self>, token: &Token, after: EventId) {
+        if self.pages.knows(token, after) {
+            return;
+        }
+        let Ok(place) = Arc::clone(&self.tasks.ahead).try_acquire_owned() else { return };
+        let (shared, token) = (Arc::clone(self), token.clone());
+        self.tasks.tracker.spawn(async move {
+            let read = shared.tasks.stop.run_until_cancelled(shared.pages.page(&token, after)).await;
+            if let Some(Err(error)) = read {
+                tracing::debug!(partition = %token, %error, "a page could not be read ahead");
+            }
+            drop(place);
+        });
+    }
 }
 
 /// A watched partition.
@@ -52,6 +92,7 @@ pub(super) struct Feed {
     watchers: AtomicUsize,
     /// Asks the task to compare itself with the log now.
     nudge: Notify,
+    runs: Mutex<runs::Runs>,
     snapshot: tokio::sync::Mutex<Option<(Instant, Option<SnapshotInfo>)>>,
     warm: tokio::sync::Mutex<warm::Warm>,
 }
@@ -83,6 +124,7 @@ impl Feed {
             waiters: Mutex::default(),
             watchers: AtomicUsize::new(0),
             nudge: Notify::new(),
+            runs: Mutex::default(),
             snapshot: tokio::sync::Mutex::default(),
             warm: tokio::sync::Mutex::default(),
             shared,
@@ -149,6 +191,9 @@ impl Feed {
                     why: format!("no event behind {position} yet, where {upto} is known"),
                 })?;
                 let entries: Vec<_> = page.entries.iter().take(max).cloned().collect();
+                if page.full && page.last < upto {
+                    self.shared.read_ahead(&self.token, page.last);
+                }
                 let cut = entries.len() < page.entries.len();
                 let end = if cut { entries.last().map_or(page.last, |entry| entry.id) } else { page.last };
                 (entries, end)

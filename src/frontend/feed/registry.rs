@@ -5,9 +5,6 @@ use std::ops::Deref;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-
 use super::{Feed, Shared, task};
 use crate::event::PartitionKey;
 use crate::frontend::lock;
@@ -17,8 +14,6 @@ use crate::frontend::metrics::{Counted, FEEDS};
 pub(in crate::frontend) struct Feeds {
     shared: Arc<Shared>,
     feeds: Mutex<HashMap<PartitionKey, Arc<Feed>>>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
 }
 
 /// A feed, watched for as long as this lives.
@@ -42,12 +37,7 @@ impl Drop for Watched {
 
 impl Feeds {
     pub(in crate::frontend) fn new(shared: Shared) -> Arc<Self> {
-        Arc::new(Self {
-            shared: Arc::new(shared),
-            feeds: Mutex::default(),
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
-        })
+        Arc::new(Self { shared: Arc::new(shared), feeds: Mutex::default() })
     }
 
     /// The feed of a partition, which is started if need be. It may not have reached the log yet.
@@ -55,8 +45,8 @@ impl Feeds {
         let mut feeds = lock(&self.feeds);
         let feed = feeds.entry(partition.clone()).or_insert_with(|| {
             let feed = Arc::new(Feed::new(self.shared.clone(), partition.clone()));
-            let (task, feeds, stop) = (feed.clone(), self.clone(), self.stop.child_token());
-            self.tasks.spawn(async move {
+            let (task, feeds, stop) = (feed.clone(), self.clone(), self.shared.tasks.stop.child_token());
+            self.shared.tasks.tracker.spawn(async move {
                 let _counted = Counted::one(FEEDS);
                 task::run(&task, &feeds, &stop).await;
             });
@@ -78,14 +68,14 @@ impl Feeds {
 
     /// Tells all feeds to end.
     pub(in crate::frontend) fn cancel(&self) {
-        self.stop.cancel();
+        self.shared.tasks.stop.cancel();
     }
 
     /// Ends all feeds, and waits for that.
     pub(in crate::frontend) async fn stop(&self) {
         self.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.shared.tasks.tracker.close();
+        self.shared.tasks.tracker.wait().await;
         lock(&self.feeds).clear();
     }
 }

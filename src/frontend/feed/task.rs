@@ -105,6 +105,7 @@ async fn follow(feed: &Arc<Feed>, feeds: &Feeds) -> Result<(), LogError> {
                         check_at = Instant::now() + pause.next();
                     }
                 }
+                feed.forget_runs();
                 forget_state(feed).await;
             }
             () = sleep_until(idle_until.unwrap_or(check_at)), if idle_until.is_some() => {
@@ -160,6 +161,7 @@ fn begin(feed: &Feed, head: Option<StoredEvent>) {
     let settings = &feed.shared.settings;
     *feed.ring.write().unwrap_or_else(PoisonError::into_inner) =
         super::Ring::new(head, ordinal, settings.ring_events_max, settings.ring_bytes_max);
+    feed.forget_runs();
     info!(partition = %feed.partition, %head, ordinal, "feed started");
     feed.head.send_replace(Some(head));
 }

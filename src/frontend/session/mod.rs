@@ -282,16 +282,25 @@ impl Session {
         self.drain_committed().await?;
         self.read_after = self.read_after.filter(|at| *at > Instant::now());
         if self.position >= head {
-            self.behind_share.set(0);
-            if let Some(since) = self.catching_up.take() {
-                metrics::duration(metrics::CATCH_UP_SECONDS, since.elapsed().as_secs_f64());
-            }
+            self.in_step();
             return Ok(false);
         }
         if self.cycle.is_some() || self.read_after.is_some() {
             return Ok(false);
         }
-        let stretch = match self.feed.read(self.position, head, self.hub.settings.frames_per_turn_max).await {
+        let turn_max = self.hub.settings.frames_per_turn_max;
+        // As long as none of them is to be kept from it, a connection is written what all others are.
+        if self.own.is_empty()
+            && let Some(run) = self.feed.run(self.position, head, turn_max, self.socket.dialect())
+        {
+            self.behind_share.set(usize::from(run.end < head));
+            count_broadcasts(run.frames as u64, run.bytes as u64);
+            if run.frames > 0 {
+                self.socket.send_encoded(run.wire, run.frames).await?;
+            }
+            return Ok(self.written_to(run.end, head, run.came));
+        }
+        let stretch = match self.feed.read(self.position, head, turn_max).await {
             Ok(stretch) => stretch,
             Err(error) => {
                 warn!(%error, position = %self.position, "cannot read the log just now");
@@ -319,22 +328,34 @@ impl Session {
             let frame = entry.encoded(self.socket.dialect()).frame.clone();
             bytes += frame.len() as u64;
             broadcasts += 1;
-            self.socket.send_encoded(frame).await?;
+            self.socket.send_encoded(frame, 1).await?;
         }
         count_broadcasts(broadcasts, bytes);
+        Ok(self.written_to(stretch.end, head, stretch.entries.first().map(|entry| entry.came)))
+    }
+
+    /// All up to `end` is written, of which the first event came here at `came`. Tells whether it ends before the
+    /// head.
+    fn written_to(&mut self, end: EventId, head: EventId, came: Option<std::time::Instant>) -> bool {
         // Of those that are written together the first has waited longest. What was read again from the log
         // for a connection that catches up has not been waited for.
-        if let Some(first) = stretch.entries.first().filter(|_| self.catching_up.is_none()) {
-            metrics::hot().broadcast.record(first.came.elapsed());
+        if let Some(came) = came.filter(|_| self.catching_up.is_none()) {
+            metrics::hot().broadcast.record(came.elapsed());
         }
-        self.position = self.position.max(stretch.end);
-        if self.position >= head {
-            self.behind_share.set(0);
-            if let Some(since) = self.catching_up.take() {
-                metrics::duration(metrics::CATCH_UP_SECONDS, since.elapsed().as_secs_f64());
-            }
+        self.position = self.position.max(end);
+        if self.position < head {
+            return true;
         }
-        Ok(self.position < head)
+        self.in_step();
+        false
+    }
+
+    /// It has been written all there is.
+    fn in_step(&mut self) {
+        self.behind_share.set(0);
+        if let Some(since) = self.catching_up.take() {
+            metrics::duration(metrics::CATCH_UP_SECONDS, since.elapsed().as_secs_f64());
+        }
     }
 
     /// Takes a frame.

@@ -1,7 +1,9 @@
 //! A client's socket: notices out, each write within its deadline; frames in.
 
 use std::borrow::Cow;
+use std::future::poll_fn;
 use std::io;
+use std::task::Poll;
 use std::time::Duration;
 
 use serde_json::json;
@@ -138,9 +140,10 @@ impl Socket {
         self.write(Wire::text(&frame)).await
     }
 
-    /// Writes a frame that was encoded before; it leaves with the next [`Socket::flush`].
-    pub(super) async fn send_encoded(&mut self, frame: Wire) -> Result<(), End> {
-        self.write(frame).await
+    /// Writes so many frames that were encoded before; they leave with the next [`Socket::flush`].
+    pub(super) async fn send_encoded(&mut self, wire: Wire, frames: usize) -> Result<(), End> {
+        metrics::hot().frames_out.increment(frames as u64);
+        in_time(self.stall, self.socket.feed(wire)).await
     }
 
     /// Asks for a sign of life.
@@ -153,7 +156,7 @@ impl Socket {
         if !self.socket.has_output() {
             return Ok(());
         }
-        settle(timeout(self.stall, self.socket.flush()).await)
+        in_time(self.stall, self.socket.flush()).await
     }
 
     /// Ends the connection, and gives the client a little time to read why.
@@ -202,17 +205,19 @@ impl Socket {
     }
 
     async fn write(&mut self, frame: Wire) -> Result<(), End> {
-        metrics::hot().frames_out.increment(1);
-        settle(timeout(self.stall, self.socket.feed(frame)).await)
+        self.send_encoded(frame, 1).await
     }
 }
 
-fn settle(written: Result<io::Result<()>, tokio::time::error::Elapsed>) -> Result<(), End> {
-    match written {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(End::Gone),
-        Err(_) => Err(End::Stalled),
-    }
+/// Awaits a write for at most so long. Most are done at once, and those need no timer.
+async fn in_time(stall: Duration, write: impl Future<Output = io::Result<()>>) -> Result<(), End> {
+    let mut write = std::pin::pin!(write);
+    let at_once = poll_fn(|context| Poll::Ready(write.as_mut().poll(context))).await;
+    let written = match at_once {
+        Poll::Ready(written) => written,
+        Poll::Pending => timeout(stall, write).await.map_err(|_| End::Stalled)?,
+    };
+    written.map_err(|_| End::Gone)
 }
 
 /// What a read error means.

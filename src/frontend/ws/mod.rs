@@ -79,6 +79,17 @@ impl Wire {
         Self { payload: bytes.len() - text.len(), bytes }
     }
 
+    /// Several, one behind the other.
+    pub(super) fn joined(frames: &[&Self]) -> Self {
+        let bytes = match frames {
+            [one] => return Self::clone(one),
+            many => many.iter().map(|frame| frame.bytes.len()).sum(),
+        };
+        let mut all = Vec::with_capacity(bytes);
+        frames.iter().for_each(|frame| all.extend_from_slice(&frame.bytes));
+        Self { payload: all.len(), bytes: all.into() }
+    }
+
     /// A ping without content.
     pub(super) fn ping() -> Self {
         Self { bytes: Bytes::from_static(&[0x89, 0]), payload: 2 }
@@ -94,6 +105,12 @@ impl Wire {
     /// The text of a text frame.
     pub(super) fn as_str(&self) -> &str {
         self.bytes.get(self.payload..).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
+    }
+
+    /// All of it, as it goes over the wire.
+    #[cfg(test)]
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// The size of the payload.

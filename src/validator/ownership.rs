@@ -104,9 +104,9 @@ impl<P: Port> Slots<P> {
         Ok(())
     }
 
-    /// After a reconnect: a server that was killed may have lost the newest drafts, and with them its count of
-    /// drafts, while a consumer remembers having delivered them; it would pass over as many new ones. A new
-    /// consumer for each slot begins with what there is.
+    /// After a reconnect: a draft that was on its way on the old connection, and never arrived, counts as delivered.
+    /// The consumer would keep it back until a later owner takes the slot, and that one could accept it, when
+    /// the client was told long ago that a copy of it is rejected. A new consumer begins with what there is.
     fn take_all_anew(&mut self) {
         if fault::broken("keep_consumers") {
             return;

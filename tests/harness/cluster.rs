@@ -117,8 +117,13 @@ impl Cluster {
 
     /// Starts one more validator, with faults switched on.
     pub async fn add_validator(&mut self, faults: &str) -> usize {
+        self.add_validator_by(&self.nats.url(), faults).await
+    }
+
+    /// Starts one more validator that reaches NATS by another way, with faults switched on.
+    pub async fn add_validator_by(&mut self, nats: &str, faults: &str) -> usize {
         let name = format!("validator-{}", self.validators.len());
-        let validator = validator(&self.plan, &self.nats.url(), &name, faults, self.dir.path()).await;
+        let validator = validator(&self.plan, nats, &name, faults, self.dir.path()).await;
         self.validators.push(validator);
         self.validators.len() - 1
     }

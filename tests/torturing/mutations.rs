@@ -71,7 +71,7 @@ const MUTATIONS: [Mutation; 17] = [
     Mutation {
         fault: "keep_consumers",
         setting: None,
-        what: "slots are not taken anew when NATS was restarted",
+        what: "slots are not taken anew after a reconnect to NATS",
     },
     Mutation {
         fault: "believe_any_attempt",

@@ -102,16 +102,14 @@ async fn pass(
 ) {
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
-        // Nothing is lost where a link is healed: a half-open connection only waits, as TCP would.
-        let blocked = |link: &Link| *link == stopped_by || *link == Link::Silent;
-        if link.wait_for(|link| !blocked(link)).await.is_err() {
+        if !is_open(&mut link, stopped_by).await {
             return;
         }
         let count = match from.read(&mut buffer).await {
             Ok(0) | Err(_) => return,
             Ok(count) => count,
         };
-        if link.wait_for(|link| !blocked(link)).await.is_err() {
+        if !is_open(&mut link, stopped_by).await {
             return;
         }
         let now = *link.borrow();
@@ -122,4 +120,11 @@ async fn pass(
             return;
         }
     }
+}
+
+/// Waits until something may pass. Nothing is lost where a link is healed: a half-open connection only waits, as TCP
+/// would. Where it is cut, what was held back must not get through at the last moment.
+async fn is_open(link: &mut watch::Receiver<Link>, stopped_by: Link) -> bool {
+    let decided = link.wait_for(|link| *link != stopped_by && *link != Link::Silent).await;
+    decided.is_ok_and(|link| *link != Link::Cut)
 }

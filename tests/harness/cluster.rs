@@ -1,7 +1,7 @@
 //! A whole backend: NATS, one server or three, bootstrapped, with any number of validators and frontends.
 
 use std::future::{Future, IntoFuture};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Command, Output};
 
@@ -25,6 +25,7 @@ pub struct Plan {
     validators: usize,
     frontends: usize,
     three_nats_servers: bool,
+    store: Option<PathBuf>,
     settings: Vec<String>,
 }
 
@@ -109,7 +110,7 @@ impl Cluster {
     /// One validator and one frontend unless the plan is changed; without the limits on how fast a client
     /// may be, which stories about limits set for themselves.
     pub fn start() -> Plan {
-        Plan { validators: 1, frontends: 1, three_nats_servers: false, settings: Vec::new() }
+        Plan { validators: 1, frontends: 1, three_nats_servers: false, store: None, settings: Vec::new() }
             .set("frontend.submissions_per_minute_max", 0)
             .set("frontend.frames_per_second_max", 0)
             .set("frontend.bytes_per_second_max", 0)
@@ -241,6 +242,12 @@ impl Plan {
         self.set("nats.replicas", 3)
     }
 
+    /// The folder in which the one NATS server has its store.
+    pub fn store_in(mut self, folder: PathBuf) -> Self {
+        self.store = Some(folder);
+        self
+    }
+
     /// Sets a configuration key for every process; a later setting wins.
     pub fn set(mut self, key: &str, value: impl std::fmt::Display) -> Self {
         let prefix = format!("{key}=");
@@ -271,10 +278,10 @@ impl IntoFuture for Plan {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let nats = if self.three_nats_servers {
-                NatsCluster::start().await
-            } else {
-                NatsCluster::single().await
+            let nats = match &self.store {
+                _ if self.three_nats_servers => NatsCluster::start().await,
+                Some(folder) => NatsCluster::single_in(folder).await,
+                None => NatsCluster::single().await,
             };
             let dir = temp_dir();
             let output = self.command(&["bootstrap"], &nats.url()).output().unwrap();

@@ -9,6 +9,7 @@ pub mod admin;
 pub mod backend;
 pub mod client;
 pub mod cluster;
+pub mod disk;
 pub mod http;
 pub mod key_server;
 pub mod model;

@@ -24,10 +24,19 @@ pub struct NatsServer {
 impl NatsServer {
     /// Starts one on a free port with a store of its own, set up as the shipped single node is.
     pub async fn start() -> Self {
+        Self::start_storing("$STORE").await
+    }
+
+    /// The same with its store in a folder that is given.
+    pub async fn start_in(store: &Path) -> Self {
+        Self::start_storing(&format!("{store:?}")).await
+    }
+
+    async fn start_storing(store: &str) -> Self {
         Self::start_with(|port| {
             format!(
                 "listen: \"127.0.0.1:{port}\"\nserver_name: test\n\
-                 jetstream {{ store_dir: $STORE, sync_interval: always }}\n"
+                 jetstream {{ store_dir: {store}, sync_interval: always }}\n"
             )
         })
         .await

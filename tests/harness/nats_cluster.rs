@@ -33,6 +33,11 @@ impl NatsCluster {
         Self { servers: vec![NatsServer::start().await] }
     }
 
+    /// One server whose store is in a folder that is given.
+    pub async fn single_in(store: &Path) -> Self {
+        Self { servers: vec![NatsServer::start_in(store).await] }
+    }
+
     /// Three servers on free ports with stores of their own; returns when they have a leader and every one
     /// says that it is healthy.
     pub async fn start() -> Self {

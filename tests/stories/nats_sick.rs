@@ -1,11 +1,12 @@
-//! A NATS that is there and does not do what it should: full, standing still, or with too few permissions. Clients
-//! are told `unavailable`, operators why, nothing is told as accepted that is not in the log, and when NATS is well
-//! again everything goes on by itself.
+//! A NATS that is there and does not do what it should: full, on a disk that turned read-only, standing still, or
+//! with too few permissions. Clients are told `unavailable`, operators why, nothing is told as accepted that is not in
+//! the log, and when NATS is well again everything goes on by itself.
 
 use serde_json::json;
 
 use crate::harness::client::{Answer, Client};
 use crate::harness::cluster::{Cluster, binary};
+use crate::harness::disk::Disk;
 use crate::harness::nats::NatsServer;
 use crate::harness::process::Process;
 use crate::harness::temp_dir;
@@ -46,6 +47,56 @@ async fn a_nats_that_is_full_commits_nothing_until_it_has_room_again() {
     let log = cluster.log("default");
     let ids: std::collections::HashSet<_> = log.iter().map(|event| event["draftId"].to_string()).collect();
     assert_eq!(ids.len(), log.len(), "no draft twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nats_whose_disk_turns_read_only_commits_nothing_until_it_is_mended() {
+    let disk = Disk::mounted();
+    let mut cluster = Cluster::start()
+        .store_in(disk.path())
+        .set("nats.drafts_bytes_max", 1 << 20)
+        .set("frontend.submission_deadline_ms", 2_000)
+        .await;
+    // The streams were made long ago: whatever makes them up has reached the disk.
+    disk.sync();
+    let mut ann = cluster.client(0, "ann").await;
+    ann.commit("set", json!({ "target": "a", "value": 0 })).await;
+    let mut bob = cluster.client(0, "bob").partition("p").steadfast().await;
+    disk.turn_read_only();
+
+    let held = bob.submit("set", json!({ "target": "b", "value": 1 })).await;
+    let mut refused = Vec::new();
+    for value in 1..4 {
+        let event = json!({ "type": "set", "payload": { "target": "a", "value": value } });
+        let draft = ann.submit("set", event["payload"].clone()).await;
+        match ann.answer_or_unavailable(&draft).await {
+            Some(Answer::Rejected { reason, .. }) => assert_eq!(reason, "unavailable"),
+            other => assert_eq!(other, None, "nothing can be stored"),
+        }
+        refused.push((draft, event));
+    }
+    cluster.validators[0].process.line_with("no commit; reading the log and deciding anew").await;
+    // What is there can be read all the same.
+    assert_eq!(cluster.log("default").len(), 1, "what was told as accepted, and nothing else");
+    let mut eve = cluster.client(0, "eve").await;
+    assert_eq!(eve.sync(json!({ "sinceEventId": 0 })).await["events"].as_array().unwrap().len(), 1);
+    assert!(cluster.validators[0].process.is_running() && cluster.frontends[0].process.is_running());
+
+    // NATS writes to a stream no more that it once could not write to, until it is started again.
+    cluster.nats.kill9();
+    disk.mend();
+    cluster.nats.restart().await;
+    ann.reconnect().await;
+    for (draft, event) in &refused {
+        ann.submit_again(draft, event.clone()).await;
+        ann.expect_accepted(draft).await;
+    }
+    bob.expect_accepted(&held).await;
+    let log = cluster.log("default");
+    let ids: Vec<_> = log.iter().map(|event| event["draftId"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["draft-1", "draft-2", "draft-3", "draft-4"], "each once, in her order");
+    assert_eq!(cluster.log("p").len(), 1);
+    assert!(cluster.validators[0].process.is_running() && cluster.frontends[0].process.is_running());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::batch_get::BatchGet;
+use super::bootstrap::stream_info;
 use super::connection::Log;
 use super::error::LogError;
 use super::subjects::{self, SNAPSHOT_BUCKET, SNAPSHOT_STREAM};
@@ -150,14 +151,23 @@ impl Log {
         Ok(self.stored_object(what, name).await?.map(|object| object.metadata))
     }
 
-    /// What the object store says of a snapshot object.
+    /// What the object store says of a snapshot object. Where the object store is gone, there is none, and the log has
+    /// it all; where it only does not answer, that is an error.
     async fn snapshot_object(
         &self,
         what: &'static str,
         token: &Token,
         part: SnapshotPart,
     ) -> Result<Option<StoredObject>, LogError> {
-        self.stored_object(what, &part.object(token)).await
+        match self.stored_object(what, &part.object(token)).await {
+            Err(LogError::Unavailable { why, .. })
+                if matches!(stream_info(self, SNAPSHOT_STREAM).await, Ok(None)) =>
+            {
+                tracing::warn!(%token, ?part, why, "there is no object store for snapshots; reading the log instead");
+                Ok(None)
+            }
+            found => found,
+        }
     }
 
     async fn stored_object(&self, what: &'static str, name: &str) -> Result<Option<StoredObject>, LogError> {

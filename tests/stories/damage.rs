@@ -113,6 +113,19 @@ async fn a_snapshot_that_cannot_be_used_is_reported_and_passed_over_for_the_log(
     assert_eq!(cluster.log("default").len(), events + 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_bucket_of_snapshots_partitions_are_taken_in_from_the_log() {
+    let cluster = Cluster::start().set("frontend.submission_deadline_ms", 4_000).await;
+    let mut ann = cluster.client(0, "ann").await;
+    ann.commit("set", json!({ "target": "a", "value": 1 })).await;
+    let client = async_nats::connect(cluster.nats.url()).await.unwrap();
+    async_nats::jetstream::new(client).delete_stream("OBJ_SNAPSHOTS").await.unwrap();
+    // One that is known goes on, and so does one of which nobody has heard yet.
+    ann.commit("set", json!({ "target": "a", "value": 2 })).await;
+    let mut bob = cluster.client(0, "bob").partition("of which nobody has heard").await;
+    bob.commit("set", json!({ "target": "a", "value": 1 })).await;
+}
+
 async fn object_store(cluster: &Cluster) -> async_nats::jetstream::object_store::ObjectStore {
     let client = async_nats::connect(cluster.nats.url()).await.unwrap();
     async_nats::jetstream::new(client).get_object_store("SNAPSHOTS").await.unwrap()

@@ -353,13 +353,18 @@ def check_runbooks(alarms):
     assert anchors == [name.lower() for name in alarms], anchors
 
 
-def main():
-    nats = Nats()
+def bootstrap(nats):
+    """Makes the streams that are not there."""
     subprocess.run(
         [BACKEND, "bootstrap", "--nats", nats.url, "--set", f"nats.drafts_bytes_max={DRAFTS_BYTES_MAX}",
          "--set", "nats.ownership_ttl_ms=2000"],
         check=True,
     )
+
+
+def main():
+    nats = Nats()
+    bootstrap(nats)
     schemas = []
     for name in ["one", "two"]:
         os.makedirs(f"{folder}/schemas-{name}")
@@ -451,6 +456,12 @@ def main():
     prometheus.expect("InsiemeCertificateEndsToday")
     certificate.put(b"no certificate")
     prometheus.expect("InsiemeCertificateBroken")
+
+    say("what was revoked cannot be read")
+    assert "InsiemeRevocationsUnread" not in prometheus.fired
+    nats.publish(("$JS.API.STREAM.DELETE.KV_REVOKED", b""))
+    prometheus.expect("InsiemeRevocationsUnread")
+    bootstrap(nats)
 
     say("clients that do nothing right")
     client = Client(frontend)

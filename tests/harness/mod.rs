@@ -21,6 +21,7 @@ pub mod socket;
 pub mod tokens;
 pub mod tree_input;
 pub mod v1;
+pub mod verdict;
 
 use std::collections::HashSet;
 use std::net::TcpListener;

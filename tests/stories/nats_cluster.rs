@@ -10,6 +10,7 @@ use crate::harness::client::Client;
 use crate::harness::cluster::{Cluster, binary};
 use crate::harness::nats_cluster::NatsCluster;
 use crate::harness::process::Process;
+use crate::harness::verdict::nothing_lost_nothing_doubled;
 use crate::harness::{temp_dir, until};
 
 const WRITERS: usize = 3;
@@ -70,22 +71,7 @@ async fn any_nats_server_may_be_killed_or_stall_and_nothing_is_lost_or_doubled()
     cluster.nats.servers[leader].process().resume();
     cluster.nats.healthy().await;
 
-    let mut clients = Vec::new();
-    for writer in writers {
-        clients.push(writer.await.unwrap());
-    }
-    let log = cluster.log("p");
-    for client in &mut clients {
-        assert!(client.answers.values().all(|answer| answer.is_accepted()), "{:?}", client.answers);
-        let mine: Vec<u64> = log
-            .iter()
-            .filter(|event| event["clientId"] == client.id.as_str())
-            .map(|event| event["payload"]["value"].as_u64().unwrap())
-            .collect();
-        assert_eq!(mine, (0..DRAFTS).collect::<Vec<_>>(), "{}'s drafts, each once and in order", client.id);
-        client.caught_up(log.last().unwrap()["eventId"].as_u64().unwrap()).await;
-        assert_eq!(client.replica.hash(), cluster.state_hash("p").1);
-    }
+    nothing_lost_nothing_doubled(&cluster, writers, DRAFTS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 use crate::harness::client::Client;
 use crate::harness::cluster::Cluster;
 use crate::harness::until;
+use crate::harness::verdict::nothing_lost_nothing_doubled;
 
 const DRAFTS: u64 = 600;
 
@@ -39,29 +40,6 @@ async fn some_progress(cluster: &Cluster, before: &mut usize) {
     .await;
 }
 
-/// Every draft was accepted, and is in the log once and in its client's order; everyone has the state.
-async fn nothing_lost_nothing_doubled(cluster: &Cluster, writers: Vec<JoinHandle<Client>>) {
-    let mut clients = Vec::new();
-    for writer in writers {
-        clients.push(writer.await.unwrap());
-    }
-    for mut client in clients {
-        assert_eq!(client.answers.len() as u64, DRAFTS);
-        assert!(client.answers.values().all(|answer| answer.is_accepted()), "{:?}", client.answers);
-        let log = cluster.log(&client.partition);
-        let mine: Vec<u64> = log
-            .iter()
-            .filter(|event| event["clientId"] == client.id.as_str())
-            .map(|event| event["payload"]["value"].as_u64().unwrap())
-            .collect();
-        assert_eq!(mine, (0..DRAFTS).collect::<Vec<_>>(), "{}'s drafts, each once and in order", client.id);
-        client.caught_up(log.last().unwrap()["eventId"].as_u64().unwrap()).await;
-        let ids: Vec<u64> = log.iter().map(|event| event["eventId"].as_u64().unwrap()).collect();
-        assert_eq!(client.event_ids(), ids[ids.len() - client.events.len()..]);
-        assert_eq!(client.replica.hash(), cluster.state_hash(&client.partition).1);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn nats_killed_under_load_and_started_again_loses_and_doubles_nothing() {
     let mut cluster = Cluster::start().validators(2).frontends(2).await;
@@ -71,7 +49,7 @@ async fn nats_killed_under_load_and_started_again_loses_and_doubles_nothing() {
         some_progress(&cluster, &mut progress).await;
         cluster.nats.restart().await;
     }
-    nothing_lost_nothing_doubled(&cluster, writers).await;
+    nothing_lost_nothing_doubled(&cluster, writers, DRAFTS).await;
     // The processes have lived through it.
     assert!(cluster.validators.iter_mut().all(|validator| validator.process.is_running()));
     assert!(cluster.frontends.iter_mut().all(|frontend| frontend.process.is_running()));
@@ -86,7 +64,7 @@ async fn frontends_killed_under_load_lose_and_double_nothing() {
         some_progress(&cluster, &mut progress).await;
         cluster.restart_frontend(round % 2).await;
     }
-    nothing_lost_nothing_doubled(&cluster, writers).await;
+    nothing_lost_nothing_doubled(&cluster, writers, DRAFTS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +80,7 @@ async fn everything_restarted_in_turn_loses_and_doubles_nothing() {
     }
     some_progress(&cluster, &mut progress).await;
     cluster.restart_everything().await;
-    nothing_lost_nothing_doubled(&cluster, writers).await;
+    nothing_lost_nothing_doubled(&cluster, writers, DRAFTS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

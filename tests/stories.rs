@@ -14,6 +14,7 @@ mod stories {
     mod closing;
     mod command_line;
     mod connections;
+    mod cut_while_starting;
     mod damage;
     mod dev_command;
     mod dialects;

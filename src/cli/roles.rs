@@ -60,7 +60,7 @@ pub(super) fn check_frontend_auth(config: &Config) -> anyhow::Result<()> {
 }
 
 /// Starts a validator as configured.
-pub(super) async fn start_validator(
+pub(super) fn start_validator(
     config: &Config,
     log: Log,
     rules: Arc<RulesInForce>,
@@ -68,7 +68,6 @@ pub(super) async fn start_validator(
 ) -> anyhow::Result<RunningValidator> {
     let initial = config.rules.initial_state()?;
     Validator::start(config.validator.clone(), log, rules, initial, shutdown)
-        .await
         .context("starting the validator")
 }
 

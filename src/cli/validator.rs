@@ -41,8 +41,7 @@ impl Validator {
         let Some((mut side, log)) = roles::Side::connected(&config, "validator", &shutdown).await? else {
             return Ok(());
         };
-        let validator =
-            roles::start_validator(&config, log.clone(), reload.rules(), shutdown.clone()).await?;
+        let validator = roles::start_validator(&config, log.clone(), reload.rules(), shutdown.clone())?;
         side.obey_as_validator(&config, &log, validator.id()).await?;
         say(&format!("validator ready: {}", validator.id()))?;
         side.beside(reload.beside(validator.join()), &shutdown).await

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 pub use settings::ValidatorSettings;
 
 use crate::event::{ClientId, Draft, ReplyTo, Submitter};
-use crate::log::{BootstrapError, Log, LogError};
+use crate::log::{Log, LogError};
 use crate::rules::RulesInForce;
 use crate::state::Fold;
 use acknowledger::Acknowledger;
@@ -79,9 +79,6 @@ impl<P: Port> Shared<P> {
 /// Why a validator did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ValidatorError {
-    /// The streams are missing or not as configured.
-    #[error(transparent)]
-    Streams(#[from] BootstrapError),
     /// NATS failed for good.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -107,7 +104,10 @@ impl Validator {
     /// Starts a validator. It works until `shutdown`, then finishes what is in flight and hands its slots
     /// over. The `rules` may be replaced meanwhile: each round is decided by those in force at its start.
     /// `initial_state` is committed as every partition's first event.
-    pub async fn start(
+    ///
+    /// That the streams are there and as configured is the caller's to make sure of ([`Log::check`]), with
+    /// whatever patience it has; from here on NATS may go away at any moment.
+    pub fn start(
         settings: ValidatorSettings,
         log: Log,
         rules: Arc<RulesInForce>,
@@ -115,7 +115,6 @@ impl Validator {
         shutdown: CancellationToken,
     ) -> Result<RunningValidator, ValidatorError> {
         metrics::describe();
-        log.check().await?;
         let id = match settings.id.as_str() {
             "" => format!("{:016x}", rand::random::<u64>()),
             id => id.to_owned(),

@@ -94,7 +94,7 @@ impl Dev {
         roles::check_log(&log).await?;
         side.watch(&log, Looker::Marks);
         let mut parts = JoinSet::new();
-        let validator = roles::start_validator(&config, log.clone(), reload.rules(), stop.clone()).await?;
+        let validator = roles::start_validator(&config, log.clone(), reload.rules(), stop.clone())?;
         let validator_id = validator.id().to_owned();
         parts.spawn(async move { reload.beside(validator.join()).await.context("the validator") });
         let others = async {

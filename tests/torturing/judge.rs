@@ -97,6 +97,8 @@ struct Open {
     /// and no later than this, in Unix milliseconds.
     until: u64,
     code: String,
+    /// What its connection had sent behind it.
+    behind: Vec<usize>,
 }
 
 /// Judges one partition.
@@ -196,9 +198,14 @@ impl<'a> Court<'a> {
             let mut first_sent: HashMap<usize, usize> = HashMap::new();
             let mut last_sent: HashMap<usize, u64> = HashMap::new();
             let mut answered: HashMap<usize, u64> = HashMap::new();
+            let mut sent_here: (usize, Vec<usize>) = (0, Vec::new());
             for (connection, at, entry) in history.entries() {
                 match entry {
                     Entry::Submitted { drafts, known } => {
+                        if sent_here.0 != connection {
+                            sent_here = (connection, Vec::new());
+                        }
+                        sent_here.1.extend(drafts);
                         for draft in drafts {
                             first_sent.entry(*draft).or_insert(connection);
                             last_sent.insert(*draft, *known);
@@ -234,7 +241,10 @@ impl<'a> Court<'a> {
                     Entry::Rejected { draft, code, .. } => {
                         self.verdict.rejected += 1;
                         let known = last_sent.get(draft).copied().unwrap_or(0);
-                        open.push(Open { client, draft: *draft, known, until: at, code: code.clone() });
+                        let code = code.clone();
+                        let own = sent_here.1.iter().rposition(|sent| sent == draft);
+                        let behind = own.map_or(Vec::new(), |own| sent_here.1[own + 1..].to_vec());
+                        open.push(Open { client, draft: *draft, known, until: at, code, behind });
                         self.not_in_the_log(client, *draft, first_sent.get(draft) < Some(&connection));
                     }
                     Entry::NotProcessed { draft } => {
@@ -296,11 +306,13 @@ impl<'a> Court<'a> {
                 let history = &case.histories[open.client];
                 let draft = &history.drafts[open.draft];
                 let duplicate = draft.altered && self.committed.get(&*draft.id).is_some_and(|id| *id <= head);
-                // What was rejected in a crash's wake because something sent later is committed already.
+                // What was rejected in a crash's wake because something that its connection sent later is
+                // committed already: not what the client made later, since it may send things anew in
+                // another order.
                 let overtaken = open.code == "DECIDED_BEFORE"
-                    && history.drafts[open.draft + 1..]
-                        .iter()
-                        .any(|later| self.committed.get(&*later.id).is_some_and(|id| *id <= head));
+                    && open.behind.iter().any(|later| {
+                        self.committed.get(&*history.drafts[*later].id).is_some_and(|id| *id <= head)
+                    });
                 if duplicate || overtaken || referee.refuses(&history.client, &draft.event, draft.base).is_some() {
                     return false;
                 }

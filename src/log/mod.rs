@@ -16,6 +16,7 @@ mod drafts;
 mod error;
 mod integrity;
 mod leader;
+mod leftovers;
 mod live;
 mod metrics;
 mod ownership;

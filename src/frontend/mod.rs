@@ -10,6 +10,7 @@ mod controls;
 mod edge;
 mod entry;
 mod feed;
+mod latest;
 mod limits;
 #[doc(hidden)]
 pub mod measured;
@@ -44,6 +45,7 @@ pub use settings::FrontendSettings;
 use self::answers::AnswerDesk;
 use self::edge::{Edge, Gate, Origins, Proxies, Tls};
 use self::feed::{Feeds, Shared};
+use self::latest::Latest;
 use self::limits::Limits;
 use self::pages::Pages;
 use self::roster::{Dismissal, Roster};
@@ -155,11 +157,13 @@ impl Frontend {
             });
             Arc::new(Keeper::new(log.clone(), revocations, end))
         });
+        let latest = Arc::new(Latest::new(log.clone()));
         let hub = Arc::new(Hub {
             settings,
             log,
             feeds,
             answers: desk.clone(),
+            latest,
             limits: limits.clone(),
             roster,
             keeper: keeper.clone(),

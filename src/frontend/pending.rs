@@ -283,9 +283,9 @@ impl Pending {
         Taken::Queued(key)
     }
 
-    /// What to publish now, if anything: first what is to be published again, then what is new. `head` is the
-    /// last event of the partition that is known here.
-    pub(super) fn next(&mut self, now: Instant, head: EventId) -> Option<Publish> {
+    /// What to publish now, if anything: first what is to be published again, then what is new. `latest` is
+    /// an event after all that the client can have been told of until now.
+    pub(super) fn next(&mut self, now: Instant, latest: EventId) -> Option<Publish> {
         if !self.has_next(now) {
             return None;
         }
@@ -298,7 +298,7 @@ impl Pending {
                 self.sent.push_back(Sent {
                     number,
                     attempt: 0,
-                    since: head,
+                    since: latest,
                     places,
                     maybe_stored: false,
                     due: true,

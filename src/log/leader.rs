@@ -30,7 +30,33 @@ struct Stored {
     data: String,
 }
 
+#[derive(Deserialize)]
+struct StreamInfo {
+    state: Option<StreamState>,
+    error: Option<ApiError>,
+}
+
+#[derive(Deserialize)]
+struct StreamState {
+    last_seq: u64,
+}
+
 impl Log {
+    /// The last event of all partitions, as the leader of the stream has it: what anybody has been told of so far
+    /// is no later one.
+    pub async fn last_of_all(&self) -> Result<EventId, LogError> {
+        const WHAT: &str = "asking the leader for the last event";
+        let subject = self.api(&format!("STREAM.INFO.{}", subjects::COMMITTED_STREAM));
+        let reply = self.request(WHAT, subject, None, Bytes::new()).await?;
+        let info: StreamInfo =
+            serde_json::from_slice(&reply.payload).map_err(|error| LogError::malformed(WHAT, error))?;
+        match (info.state, info.error) {
+            (Some(state), _) => Ok(EventId(state.last_seq)),
+            (None, Some(error)) => Err(LogError::unavailable(WHAT, error)),
+            (None, None) => Err(LogError::malformed(WHAT, "neither a state nor an error")),
+        }
+    }
+
     /// The last event of a partition, as the leader of the stream has it.
     pub async fn leader_head(&self, token: &Token) -> Result<Option<StoredEvent>, LogError> {
         const WHAT: &str = "asking the leader for a partition's head";

@@ -217,7 +217,7 @@ impl<P: Port> Round<'_, P> {
                     Reason::Conflict,
                     "draftId",
                     "DECIDED_BEFORE",
-                    "what was sent after it is committed already, so it was rejected, or not decided, before; propose it anew",
+                    "it was rejected already, and what was sent after it is committed; propose it anew",
                 )),
                 Decision::Commit(accepted) => {
                     let staged = catch_unwind(AssertUnwindSafe(|| {

@@ -2,8 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::client::Answer;
-use crate::harness::cluster::Cluster;
+use crate::harness::client::{Answer, Client};
+use crate::harness::cluster::{Cluster, binary};
+use crate::harness::nats::NatsServer;
+use crate::harness::process::Process;
+use crate::harness::temp_dir;
 
 fn push(id: &str) -> Value {
     json!({ "type": "treePush", "payload": { "target": "todo", "value": { "id": id, "text": "milk" } } })
@@ -82,4 +85,57 @@ async fn a_rejected_draft_leaves_its_id_free() {
     ann.commit("set", json!({ "target": "todo", "value": {} })).await;
     ann.submit_as("buy", push("a"), None).await;
     assert!(matches!(ann.answer("buy").await, Answer::Accepted { .. }));
+}
+
+/// Found by the torture, seed 303: a frontend that lagged let a validator take what its client had committed over
+/// another one for the commit of an earlier copy, and so the drafts before it for rejected.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_drafts_before_an_old_one_are_not_taken_for_decided_on_a_frontend_that_lags() {
+    let server = NatsServer::start_with(|port| {
+        format!(
+            "listen: \"127.0.0.1:{port}\"\nserver_name: test\n\
+             jetstream {{ store_dir: $STORE }}\n\
+             authorization {{ users: [\n\
+               {{ user: all, password: all }}\n\
+               {{ user: deaf, password: deaf, permissions {{ subscribe: {{ deny: \"live.>\" }} }} }}\n\
+             ] }}\n"
+        )
+    })
+    .await;
+    let dir = temp_dir();
+    let start = |name: &str, role: &str, user: &str| {
+        let mut command = binary();
+        command.args([role, "--nats", &server.url()]);
+        command.env("INSIEME_NATS_USER", user).env("INSIEME_NATS_PASSWORD", user);
+        if role == "frontend" {
+            command.args(["--allow-anyone", "--listen", "127.0.0.1:0"]);
+            // It hears of what is committed only when it has reason to look.
+            command.args(["--set", "frontend.gap_check_ms=600000", "--set", "frontend.answer_wait_ms=300"]);
+        }
+        Process::spawn(name, command, dir.path())
+    };
+    assert!(start("bootstrap", "bootstrap", "all").ended().await.success());
+    let mut validator = start("validator", "validator", "all");
+    validator.line_with("validator ready: ").await;
+    let (mut quick, mut deaf) = (start("quick", "frontend", "all"), start("deaf", "frontend", "deaf"));
+    let (quick, deaf) = (quick.line_with("frontend ready: ").await, deaf.line_with("frontend ready: ").await);
+
+    // Somebody keeps the feed of the deaf one at the beginning.
+    let _keeper = Client::of(&deaf, "keeper").await;
+    let mut ann = Client::of(&quick, "ann").await;
+    let old = json!({ "type": "set", "payload": { "target": "old", "value": 1 } });
+    ann.submit_as("old", old.clone(), None).await;
+    let committed = ann.expect_accepted("old").await;
+
+    let mut ann = Client::of(&deaf, "ann").await;
+    let mut new = Vec::new();
+    for n in 0..20 {
+        new.push(ann.submit("set", json!({ "target": "new", "value": n })).await);
+    }
+    // All but the first few go together, and this one with them.
+    ann.submit_as("old", old, None).await;
+    for draft in new {
+        ann.expect_accepted(&draft).await;
+    }
+    assert_eq!(ann.expect_accepted("old").await, committed);
 }

@@ -20,13 +20,26 @@ use crate::log::{LogError, PlacedTrace, PublishError};
 use crate::protocol::{ErrorCode, Notice, Submit};
 use crate::telemetry::traces::{self, Span};
 
-/// The publish that is under way, if one is.
+/// The publish that is under way, if one is, or what the first one waits for.
 #[derive(Default)]
-pub(super) struct Publishing(Option<Pin<Box<dyn Future<Output = Published> + Send>>>);
+pub(super) struct Publishing(Option<Pin<Box<dyn Future<Output = Progress> + Send>>>);
+
+/// What has become of it.
+pub(super) enum Progress {
+    /// How far the log was is known: the first publish may go.
+    MayBegin(EventId),
+    /// The publish has ended.
+    Published(Published),
+}
 
 impl Publishing {
+    /// Whether there is none.
+    pub(super) fn is_idle(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Waits for it; for ever when there is none. Cancel safe.
-    pub(super) fn done(&mut self) -> impl Future<Output = Published> {
+    pub(super) fn done(&mut self) -> impl Future<Output = Progress> {
         std::future::poll_fn(|context: &mut Context<'_>| {
             let Some(publish) = &mut self.0 else { return Poll::Pending };
             let result = publish.as_mut().poll(context);
@@ -113,7 +126,16 @@ impl Session {
 
     /// Starts the next publish, when none is under way and something is to be published.
     pub(super) fn publish_next(&mut self) {
-        let Some(publish) = self.pending.next(Instant::now(), self.feed.head_now()) else { return };
+        if !self.publishing.is_idle() {
+            return;
+        }
+        let Some(began_at) = self.began_at else {
+            let (latest, now) = (Arc::clone(&self.hub.latest), Instant::now());
+            self.publishing.0 = Some(Box::pin(async move { Progress::MayBegin(latest.since(now).await) }));
+            return;
+        };
+        let known = self.feed.head_now().max(began_at);
+        let Some(publish) = self.pending.next(Instant::now(), known) else { return };
         if publish.attempt == 1 {
             metrics::hot().received.record(publish.oldest.elapsed());
         } else {
@@ -138,7 +160,9 @@ impl Session {
         let (mut spans, traces) = self.publish_spans(&submission.drafts);
         let (log, feed) = (self.hub.log.clone(), Arc::clone(&self.feed));
         self.publishing.0 = Some(Box::pin(async move {
-            let Ok(body) = serde_json::to_vec(&submission) else { return Published::NotStored };
+            let Ok(body) = serde_json::to_vec(&submission) else {
+                return Progress::Published(Published::NotStored);
+            };
             let started = Instant::now();
             let stored = log.publish_traced_draft(feed.partition(), feed.token(), body.into(), &traces);
             let result = stored.await;
@@ -149,21 +173,28 @@ impl Session {
             match &result {
                 Ok(()) => {
                     metrics::hot().stored.record(started.elapsed());
-                    return Published::Stored;
+                    return Progress::Published(Published::Stored);
                 }
                 Err(error) => {
                     warn!(%error, drafts = %DraftIds(&submission.drafts), "drafts were not published");
                 }
             }
-            match result {
+            Progress::Published(match result {
                 Err(PublishError::Full | PublishError::Refused(_)) => Published::NotStored,
                 _ => Published::Unknown,
-            }
+            })
         }));
     }
 
-    /// The publish that was under way has ended.
-    pub(super) async fn published(&mut self, result: Published) -> Result<(), End> {
+    /// What was under way has ended.
+    pub(super) async fn progress(&mut self, progress: Progress) -> Result<(), End> {
+        let result = match progress {
+            Progress::MayBegin(latest) => {
+                self.began_at = Some(latest);
+                return Ok(());
+            }
+            Progress::Published(result) => result,
+        };
         for done in self.pending.published(result, Instant::now()) {
             self.answer_draft(done, None).await?;
         }

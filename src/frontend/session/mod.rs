@@ -33,6 +33,7 @@ use super::answers::AnswerDesk;
 use super::edge::Stream;
 use super::entry::Entry;
 use super::feed::{Feeds, Watched};
+use super::latest::Latest;
 use super::limits::{Admission, Limits};
 use super::metrics;
 use super::pending::Pending;
@@ -52,6 +53,7 @@ pub(super) struct Hub {
     pub log: Log,
     pub feeds: Arc<Feeds>,
     pub answers: Arc<AnswerDesk>,
+    pub latest: Arc<Latest>,
     pub limits: Arc<Limits>,
     pub roster: Arc<Roster>,
     /// Keeps what was revoked; `None` where no tokens are asked for.
@@ -95,6 +97,8 @@ struct Session {
     traces: HashMap<DraftKey, Span>,
     /// Since when it catches up with the head as it was at the greeting.
     catching_up: Option<Instant>,
+    /// How far the log was, at some time since the connection began; `None` until that is needed and known.
+    began_at: Option<EventId>,
     publishing: Publishing,
     outcomes: Option<Box<Outcomes>>,
     look_at: Instant,
@@ -194,6 +198,7 @@ impl Session {
             behind_share: metrics::Share::of(&metrics::hot().behind),
             catching_up,
             traces: HashMap::new(),
+            began_at: None,
             publishing: Publishing::default(),
             outcomes: None,
             look_at,
@@ -237,7 +242,7 @@ impl Session {
                 self.leaving = Some(self.leaving());
                 Ok(())
             }
-            published = self.publishing.done() => Box::pin(self.published(published)).await,
+            progress = self.publishing.done() => Box::pin(self.progress(progress)).await,
             outcome = outcomes::next(&mut self.outcomes) => match outcome {
                 Outcome::Committed(entry) => Box::pin(self.committed(&entry)).await,
                 Outcome::Answered(answer) => Box::pin(self.answered(*answer)).await,
@@ -255,7 +260,7 @@ impl Session {
                 }
                 Box::pin(self.frame(looked)).await
             }
-            () = std::future::ready(()), if self.pending.has_next(Instant::now().into_std()) => {
+            () = std::future::ready(()), if self.publishing.is_idle() && self.pending.has_next(Instant::now().into_std()) => {
                 self.publish_next();
                 Ok(())
             }

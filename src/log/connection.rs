@@ -12,7 +12,6 @@ use tracing::{info, warn};
 
 use super::error::LogError;
 use super::integrity::Damage;
-use super::leftovers::Leftovers;
 use super::metrics;
 use super::settings::LogSettings;
 
@@ -28,7 +27,6 @@ pub struct Log {
     pub(super) newest: Arc<AtomicU64>,
     /// What is wrong with the streams, as last looked at.
     pub(super) damages: Arc<watch::Sender<Vec<Damage>>>,
-    pub(super) leftovers: Arc<Leftovers>,
 }
 
 /// How the connection stands.
@@ -102,7 +100,6 @@ impl Log {
             state,
             newest: Arc::default(),
             damages: Arc::default(),
-            leftovers: Arc::default(),
         })
     }
 

@@ -11,7 +11,6 @@ use serde::Deserialize;
 
 use super::connection::Log;
 use super::error::LogError;
-use super::leftovers;
 use super::metrics;
 use super::subjects;
 use super::trace_headers::{self, PlacedTrace};
@@ -98,8 +97,7 @@ impl Log {
     ) -> Result<(), PublishError> {
         const WHAT: &str = "publishing a draft";
         let subject = subjects::draft(partition.slot(self.settings.slots), token);
-        let headers = leftovers::mark(trace_headers::of_drafts(traces), &self.server());
-        let reply = match self.request(WHAT, subject, Some(headers), body).await {
+        let reply = match self.request(WHAT, subject, trace_headers::of_drafts(traces), body).await {
             Ok(reply) => reply,
             Err(LogError::Refused { why, .. }) => return Err(PublishError::Refused(why)),
             Err(error) => return Err(PublishError::Unknown(error)),
@@ -124,16 +122,9 @@ const PULL_MESSAGES: usize = 512;
 /// owner makes a new consumer, and everything undecided comes again in order.
 const ACK_WAIT: Duration = Duration::from_secs(60 * 60);
 
-/// The drafts of one slot, for the time of one ownership; without what is left over from before NATS was started
-/// (see `leftovers`).
+/// The drafts of one slot, for the time of one ownership.
 pub struct SlotConsumer {
     messages: PullStream,
-    /// Leftovers end at this place of the queue,
-    leftovers_upto: u64,
-    /// and were not published to this server.
-    server: String,
-    /// A leftover that is about to be removed.
-    leftover: Option<jetstream::Message>,
 }
 
 impl Log {
@@ -147,21 +138,16 @@ impl Log {
         let name = subjects::slot_consumer(slot, revision);
         let names: Vec<String> =
             stream.consumer_names().try_collect().await.map_err(|error| unavailable(&error))?;
-        let mut consumers = Vec::new();
         for old in names.iter().filter(|old| subjects::is_slot_consumer(old, slot)) {
-            consumers.push(stream.consumer_info(old).await.map_err(|error| unavailable(&error))?);
             match stream.delete_consumer(old).await {
                 Ok(_) => {}
                 Err(error) if error.to_string().contains("10014") => {} // somebody else was quicker
                 Err(error) => return Err(unavailable(&error)),
             }
         }
-        let server = self.server();
-        let leftovers_upto = self.leftovers_after(&consumers, &server).await?;
         let consumer: PullConsumer = stream
             .create_consumer_strict(pull::Config {
                 durable_name: Some(name),
-                metadata: leftovers::metadata(&server, leftovers_upto),
                 description: Some(format!("The drafts of slot {slot}")),
                 filter_subject: subjects::drafts_of(slot),
                 deliver_policy: DeliverPolicy::All,
@@ -183,10 +169,7 @@ impl Log {
             .messages()
             .await
             .map_err(|error| unavailable(&error))?;
-        if self.server() != server {
-            return Err(unavailable(&"NATS was reached anew meanwhile"));
-        }
-        Ok(SlotConsumer { messages, leftovers_upto, server, leftover: None })
+        Ok(SlotConsumer { messages })
     }
 }
 
@@ -212,30 +195,17 @@ impl SlotConsumer {
     /// another owner, or NATS cannot be reached. Cancel safe.
     pub async fn next(&mut self) -> Result<DraftMessage, LogError> {
         const WHAT: &str = "taking a draft";
-        loop {
-            if let Some(leftover) = &self.leftover {
-                let removed = leftover.ack_with(AckKind::Term).await;
-                removed.map_err(|error| LogError::unavailable("removing what was left over", error))?;
-                tracing::info!(subject = %leftover.subject, "drafts that NATS was started with are left to be published again");
-                self.leftover = None;
-            }
-            let message = match self.messages.next().await {
-                Some(Ok(message)) => message,
-                Some(Err(error)) => return Err(LogError::unavailable(WHAT, error)),
-                None => return Err(LogError::unavailable(WHAT, "the consumer ended")),
-            };
-            if let Ok(info) = message.info() {
-                if info.stream_sequence <= self.leftovers_upto
-                    && !leftovers::was_published_to(&self.server, message.headers.as_ref())
-                {
-                    self.leftover = Some(message);
-                    continue;
+        match self.messages.next().await {
+            Some(Ok(message)) => {
+                if let Ok(info) = message.info() {
+                    // By two clocks: NATS's and ours.
+                    let stored = std::time::SystemTime::from(info.published);
+                    metrics::draft_queued(stored.elapsed().unwrap_or_default());
                 }
-                // By two clocks: NATS's and ours.
-                let stored = std::time::SystemTime::from(info.published);
-                metrics::draft_queued(stored.elapsed().unwrap_or_default());
+                Ok(DraftMessage { message })
             }
-            return Ok(DraftMessage { message });
+            Some(Err(error)) => Err(LogError::unavailable(WHAT, error)),
+            None => Err(LogError::unavailable(WHAT, "the consumer ended")),
         }
     }
 }

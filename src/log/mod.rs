@@ -16,7 +16,6 @@ mod drafts;
 mod error;
 mod integrity;
 mod leader;
-mod leftovers;
 mod live;
 mod metrics;
 mod ownership;

@@ -15,7 +15,6 @@ use crate::harness::temp_dir;
 async fn a_nats_that_is_full_commits_nothing_until_it_has_room_again() {
     let mut cluster = Cluster::start()
         .set("nats.drafts_bytes_max", 1 << 20)
-        .set("frontend.answer_wait_ms", 500)
         .set("frontend.submission_deadline_ms", 2_000)
         .await;
     let mut ann = cluster.client(0, "ann").await;
@@ -56,7 +55,6 @@ async fn a_nats_whose_disk_turns_read_only_commits_nothing_until_it_is_mended() 
     let mut cluster = Cluster::start()
         .store_in(disk.path())
         .set("nats.drafts_bytes_max", 1 << 20)
-        .set("frontend.answer_wait_ms", 500)
         .set("frontend.submission_deadline_ms", 2_000)
         .await;
     // The streams were made long ago: whatever makes them up has reached the disk.

@@ -16,7 +16,7 @@ struct Mutation {
     what: &'static str,
 }
 
-const MUTATIONS: [Mutation; 18] = [
+const MUTATIONS: [Mutation; 17] = [
     Mutation {
         fault: "commit_unchecked",
         setting: None,
@@ -72,11 +72,6 @@ const MUTATIONS: [Mutation; 18] = [
         fault: "keep_consumers",
         setting: None,
         what: "slots are not taken anew after a reconnect to NATS",
-    },
-    Mutation {
-        fault: "trust_leftovers",
-        setting: None,
-        what: "what NATS finds in the queue when it is started is decided",
     },
     Mutation {
         fault: "believe_any_attempt",

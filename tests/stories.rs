@@ -35,6 +35,7 @@ mod stories {
     mod operators_shell;
     mod pipelining;
     mod protocol;
+    mod queue;
     mod real_input;
     mod revocation;
     mod rule_codes;

@@ -44,7 +44,7 @@ pub(super) async fn connect_to_streams(
     let Some(log) = connect(config, role, shutdown).await? else { return Ok(None) };
     let mut patience = Patience::new(config, shutdown);
     loop {
-        let error = match log.check().await {
+        let error = match look_at_streams(&log, role).await {
             Ok(()) => return Ok(Some(log)),
             Err(error) if !may_pass(&error) => return Err(error.into()),
             Err(error) => error,
@@ -55,6 +55,15 @@ pub(super) async fn connect_to_streams(
             Next::GiveUp => return Err(error).context(patience.gave_up("the streams")),
         }
     }
+}
+
+/// Whether the streams are there. A validator makes the queue where NATS has lost it: it need not have been there
+/// when that happened.
+async fn look_at_streams(log: &Log, role: &str) -> Result<(), BootstrapError> {
+    if role == "validator" {
+        log.open_queue().await?;
+    }
+    log.check().await
 }
 
 /// What a command says that was stopped before it could begin.

@@ -1,8 +1,9 @@
 //! Makes the streams and buckets, once, and says in plain words where existing ones differ from what is
 //! expected, instead of changing them silently.
 
-use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, Info};
+use tracing::info;
 
 use super::connection::Log;
 use super::error::LogError;
@@ -93,21 +94,49 @@ impl Log {
     /// start.
     pub async fn check(&self) -> Result<(), BootstrapError> {
         check_server(self)?;
-        let mut differences = Vec::new();
+        let (mut differences, mut missing) = (Vec::new(), None);
         for expected in self.settings.own_streams() {
-            let Some(found) = stream_config(self, &expected.name).await? else {
-                return Err(BootstrapError::Missing(format!("stream {}", expected.name)));
-            };
-            differences.extend(differences_of(&expected, &found));
+            match stream_config(self, &expected.name).await? {
+                Some(found) => differences.extend(differences_of(&expected, &found)),
+                None => drop(missing.get_or_insert(expected.name)),
+            }
         }
         for name in
             [format!("KV_{}", subjects::OWNERSHIP_BUCKET), format!("OBJ_{}", subjects::SNAPSHOT_BUCKET)]
         {
             if stream_config(self, &name).await?.is_none() {
-                return Err(BootstrapError::Missing(format!("stream {name}")));
+                missing.get_or_insert(name);
             }
         }
-        if differences.is_empty() { Ok(()) } else { Err(BootstrapError::Differs(differences)) }
+        match missing {
+            _ if !differences.is_empty() => Err(BootstrapError::Differs(differences)),
+            Some(name) => Err(BootstrapError::Missing(format!("stream {name}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes DRAFTS where it is missing: it is in memory, and gone when NATS was restarted. Only beside a log that
+    /// has as many slots; what else is missing or different, [`Log::check`] tells.
+    pub async fn open_queue(&self) -> Result<(), LogError> {
+        let expected = self.settings.drafts_stream();
+        if stream_config(self, &expected.name).await?.is_some() {
+            return Ok(());
+        }
+        let log = stream_config(self, subjects::COMMITTED_STREAM).await?;
+        let slots = expected.metadata.get(SLOTS_METADATA);
+        if log.is_none_or(|log| log.metadata.get(SLOTS_METADATA) != slots) {
+            return Ok(());
+        }
+        match self.js.create_stream(expected.clone()).await {
+            Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(api) if api.error_code().0 == IN_USE) => {
+                Ok(())
+            }
+            made => {
+                create(made, &expected.name)?;
+                info!("the queue of drafts is made anew");
+                Ok(())
+            }
+        }
     }
 }
 
@@ -134,7 +163,9 @@ async fn stream_config(log: &Log, name: &str) -> Result<Option<Config>, LogError
 }
 
 /// "Stream not found".
-const NO_STREAM: u64 = 10059;
+pub(super) const NO_STREAM: u64 = 10059;
+/// "Stream name already in use": somebody else has made it.
+const IN_USE: u64 = 10058;
 
 /// What a stream is like just now; nothing if it is not there.
 pub(super) async fn stream_info(log: &Log, name: &str) -> Result<Option<Info>, GetStreamError> {

@@ -8,7 +8,9 @@ use async_nats::jetstream::{self, AckKind};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use serde::Deserialize;
+use tracing::debug;
 
+use super::bootstrap::NO_STREAM;
 use super::connection::Log;
 use super::error::LogError;
 use super::metrics;
@@ -136,8 +138,14 @@ impl Log {
         let stream =
             self.js.get_stream_no_info(subjects::DRAFTS_STREAM).await.map_err(|error| unavailable(&error))?;
         let name = subjects::slot_consumer(slot, revision);
-        let names: Vec<String> =
-            stream.consumer_names().try_collect().await.map_err(|error| unavailable(&error))?;
+        let names: Vec<String> = match stream.consumer_names().try_collect().await {
+            Ok(names) => names,
+            Err(error) => {
+                debug!(%slot, %error, "no queue to take drafts from; making sure that there is one");
+                self.open_queue().await?;
+                stream.consumer_names().try_collect().await.map_err(|error| unavailable(&error))?
+            }
+        };
         for old in names.iter().filter(|old| subjects::is_slot_consumer(old, slot)) {
             match stream.delete_consumer(old).await {
                 Ok(_) => {}
@@ -184,7 +192,7 @@ impl Log {
             serde_json::from_slice(&reply.payload).map_err(|error| LogError::malformed(WHAT, error))?;
         match info.error {
             None => Ok(true),
-            Some(error) if error.err_code == CONSUMER_NOT_FOUND => Ok(false),
+            Some(error) if [CONSUMER_NOT_FOUND, NO_STREAM].contains(&error.err_code) => Ok(false),
             Some(error) => Err(LogError::unavailable(WHAT, error)),
         }
     }

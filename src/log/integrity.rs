@@ -327,7 +327,10 @@ impl Log {
             (self.settings.committed_stream(), subjects::COMMITTED_STREAM),
         ] {
             let Some(info) = self.stream_info(stream).await? else {
-                damages.push(Damage::Gone { stream });
+                // The queue is in memory, and made anew after NATS was restarted.
+                if stream != subjects::DRAFTS_STREAM {
+                    damages.push(Damage::Gone { stream });
+                }
                 continue;
             };
             different.extend(needed_differences(expected, &info.config));

@@ -4,9 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, PersistenceMode, Republish, RetentionPolicy, StorageType,
-};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType};
 use async_nats::jetstream::{kv, object_store};
 
 use super::subjects;
@@ -59,7 +57,7 @@ impl Default for LogSettings {
             request_timeout: Duration::from_secs(5),
             slots: 64,
             replicas: 1,
-            drafts_bytes_max: 1 << 30,
+            drafts_bytes_max: 256 << 20,
             drafts_age_max: Duration::from_secs(24 * 60 * 60),
             ownership_ttl: Duration::from_secs(6),
             revocations_max: 100_000,
@@ -68,7 +66,7 @@ impl Default for LogSettings {
     }
 }
 
-/// The metadata key under which the number of slots is kept in DRAFTS.
+/// The metadata key under which the number of slots is kept in COMMITTED and DRAFTS.
 pub(super) const SLOTS_METADATA: &str = "insieme-slots";
 
 impl LogSettings {
@@ -77,21 +75,21 @@ impl LogSettings {
         [self.drafts_stream(), self.committed_stream(), self.revoked_stream()]
     }
 
-    /// DRAFTS: a work queue that need not survive a power cut, because every frontend publishes its
-    /// unanswered drafts again; hence persisted asynchronously.
+    /// DRAFTS: a work queue that must not outlive NATS's process. What NATS had taken off it before it was killed
+    /// would come back from a file, also a draft whose client was told of its rejection; and what is lost with
+    /// it costs nothing, because every frontend publishes its unanswered drafts again. Hence in memory.
     pub(super) fn drafts_stream(&self) -> Config {
         Config {
             name: subjects::DRAFTS_STREAM.to_owned(),
             description: Some("Drafts that no validator has decided yet".to_owned()),
             subjects: vec![subjects::DRAFTS_ALL.to_owned()],
             retention: RetentionPolicy::WorkQueue,
-            storage: StorageType::File,
+            storage: StorageType::Memory,
             discard: DiscardPolicy::New,
             max_bytes: self.drafts_bytes_max,
             max_age: self.drafts_age_max,
             num_replicas: self.replicas,
-            persist_mode: (self.replicas == 1).then_some(PersistenceMode::Async),
-            metadata: HashMap::from([(SLOTS_METADATA.to_owned(), self.slots.to_string())]),
+            metadata: self.slots_metadata(),
             ..unlimited()
         }
     }
@@ -108,6 +106,7 @@ impl LogSettings {
             num_replicas: self.replicas,
             allow_direct: true,
             allow_atomic_publish: true,
+            metadata: self.slots_metadata(),
             republish: Some(Republish {
                 source: subjects::COMMITTED_ALL.to_owned(),
                 destination: subjects::LIVE_ALL.to_owned(),
@@ -115,6 +114,10 @@ impl LogSettings {
             }),
             ..unlimited()
         }
+    }
+
+    fn slots_metadata(&self) -> HashMap<String, String> {
+        HashMap::from([(SLOTS_METADATA.to_owned(), self.slots.to_string())])
     }
 
     /// Who owns which slot, and which validators are alive.

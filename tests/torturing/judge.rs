@@ -307,11 +307,12 @@ impl<'a> Court<'a> {
                 let draft = &history.drafts[open.draft];
                 let duplicate = draft.altered && self.committed.get(&*draft.id).is_some_and(|id| *id <= head);
                 // What was rejected in a crash's wake because something that its connection sent later is
-                // committed already: not what the client made later, since it may send things anew in
-                // another order.
+                // committed since: not what the client made later, since it may send things anew in
+                // another order; nor what was committed before it was sent here.
                 let overtaken = open.code == "DECIDED_BEFORE"
                     && open.behind.iter().any(|later| {
-                        self.committed.get(&*history.drafts[*later].id).is_some_and(|id| *id <= head)
+                        let committed = self.committed.get(&*history.drafts[*later].id);
+                        committed.is_some_and(|id| *id > open.known && *id <= head)
                     });
                 if duplicate || overtaken || referee.refuses(&history.client, &draft.event, draft.base).is_some() {
                     return false;

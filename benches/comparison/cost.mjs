@@ -17,6 +17,7 @@ const HELP = `benches/cost [OPTION]… [-- SCENARIO [LOAD OPTION]…]
   --set KEY=VALUE  a setting of ours; may be given several times
   --sync SETTING   NATS's sync_interval: default or always (default)
   --rounds N       how often each is measured (2)
+  --batches-in-memory   NATS stages batches in memory: a tmpfs, which takes root
   --perf FILE      records the processes with perf into FILE-0, FILE-1, …
   --load, --nats-server FILE   other binaries
 
@@ -32,6 +33,7 @@ const { values: options } = parseArgs({
     backend: { type: "string", multiple: true, default: [path.join(root, "target/release/insieme-backend")] },
     set: { type: "string", multiple: true, default: [] },
     sync: { type: "string", default: "default" },
+    "batches-in-memory": { type: "boolean" },
     rounds: { type: "string", default: "2" },
     perf: { type: "string" },
     load: { type: "string", default: path.join(root, "benches/load/target/release/load") },
@@ -52,7 +54,7 @@ const natsServer =
 let recorded = 0;
 
 const measure = async (backend) => {
-  const tools = { backend, load: options.load, natsServer, scratch, settings: options.set };
+  const tools = { backend, load: options.load, natsServer, scratch, settings: options.set, batchesInMemory: options["batches-in-memory"] };
   return withServer(`ours, ${options.sync}`, tools, async ({ url, running }) => {
     const json = path.join(scratch, "report.json");
     rmSync(json, { force: true });
@@ -80,7 +82,7 @@ for (let round = 0; round < Number(options.rounds); round += 1) {
     const shown = each.map(([name, us]) => `${name} ${us.toFixed(1)}`).join("  ");
     const wrong = Object.entries(report.findings).filter(([, count]) => count > 0);
     const findings = wrong.length ? `  WRONG: ${JSON.stringify(Object.fromEntries(wrong))}` : "";
-    console.log(`${path.basename(backend)}: ${sum.toFixed(1)} µs an event (${shown}), ${events} events${findings}`);
+    console.log(`${path.basename(backend)}: ${sum.toFixed(1)} µs an event (${shown}), ${Math.round(events / report.seconds)} events/s${findings}`);
   }
 }
 rmSync(scratch, { recursive: true, force: true });

@@ -1,6 +1,6 @@
 // The servers that are compared: how each is started anew for one measurement, and what it promises.
 
-import { execFile, spawn } from "node:child_process";
+import { execFile, execFileSync, spawn } from "node:child_process";
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import path from "node:path";
@@ -77,9 +77,18 @@ const OPEN = [
   "frontend.connections_max=100000",
 ];
 
+/** Has NATS stage the log's batches in memory; gives what undoes that. Takes root. */
+const stageInMemory = (dir) => {
+  const batches = path.join(dir, "jetstream/$G/streams/COMMITTED/batches");
+  mkdirSync(batches, { recursive: true });
+  execFileSync("mount", ["-t", "tmpfs", "-o", "size=256m", "tmpfs", batches]);
+  return () => execFileSync("umount", [batches]);
+};
+
 const ours = (sync) => ({
   promise: sync === "always" ? "on disk before the answer" : "in the log; on disk within NATS's sync interval (2 min)",
   start: async (tools, dir) => {
+    const undo = tools.batchesInMemory ? stageInMemory(dir) : undefined;
     const nats = await startNats(tools, dir, sync);
     const running = [nats];
     try {
@@ -91,9 +100,10 @@ const ours = (sync) => ({
       running.push(await start("frontend", tools.backend, run("frontend", ...listen), "frontend ready:"));
     } catch (error) {
       await Promise.allSettled(running.map(stop));
+      undo?.();
       throw error;
     }
-    return { url: running[2].word, running, nats: nats.url };
+    return { url: running[2].word, running, nats: nats.url, undo };
   },
 });
 
@@ -142,6 +152,7 @@ export const withServer = async (name, tools, use) => {
       return await use(server);
     } finally {
       for (const process of [...server.running].reverse()) await stop(process);
+      server.undo?.();
     }
   } finally {
     rmSync(dir, { recursive: true, force: true });

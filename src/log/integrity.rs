@@ -327,7 +327,7 @@ impl Log {
             (self.settings.committed_stream(), subjects::COMMITTED_STREAM),
         ] {
             let Some(info) = self.stream_info(stream).await? else {
-                // The queue is in memory, and made anew after NATS was restarted.
+                // The queue may be in memory: it is made anew after NATS was restarted.
                 if stream != subjects::DRAFTS_STREAM {
                     damages.push(Damage::Gone { stream });
                 }

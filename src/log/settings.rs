@@ -75,16 +75,19 @@ impl LogSettings {
         [self.drafts_stream(), self.committed_stream(), self.revoked_stream()]
     }
 
-    /// DRAFTS: a work queue that must not outlive NATS's process. What NATS had taken off it before it was killed
-    /// would come back from a file, also a draft whose client was told of its rejection; and what is lost with
-    /// it costs nothing, because every frontend publishes its unanswered drafts again. Hence in memory.
+    /// DRAFTS: a work queue from which nothing may come back that was taken off it, whatever is killed: the client
+    /// may have been told of its rejection. A single server writes a removal down late, or syncs every draft; so
+    /// there the queue is in memory, and gone when the server is. Replicas agree on removals in logs of their own,
+    /// which do not forget only in files: in memory, two of three that are restarted in turn make a third that has
+    /// not heard of a removal the leader. What is lost with the queue costs nothing, because every frontend publishes
+    /// its unanswered drafts again.
     pub(super) fn drafts_stream(&self) -> Config {
         Config {
             name: subjects::DRAFTS_STREAM.to_owned(),
             description: Some("Drafts that no validator has decided yet".to_owned()),
             subjects: vec![subjects::DRAFTS_ALL.to_owned()],
             retention: RetentionPolicy::WorkQueue,
-            storage: StorageType::Memory,
+            storage: if self.replicas == 1 { StorageType::Memory } else { StorageType::File },
             discard: DiscardPolicy::New,
             max_bytes: self.drafts_bytes_max,
             max_age: self.drafts_age_max,

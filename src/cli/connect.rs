@@ -60,10 +60,13 @@ pub(super) async fn connect_to_streams(
 /// Whether the streams are there. A validator makes the queue where NATS has lost it: it need not have been there
 /// when that happened.
 async fn look_at_streams(log: &Log, role: &str) -> Result<(), BootstrapError> {
-    if role == "validator" {
-        log.open_queue().await?;
+    match log.check().await {
+        Err(BootstrapError::Missing(_)) if role == "validator" => {
+            log.open_queue().await?;
+            log.check().await
+        }
+        looked => looked,
     }
-    log.check().await
 }
 
 /// What a command says that was stopped before it could begin.

@@ -299,10 +299,10 @@ impl Session {
             && let Some(run) = self.feed.run(self.position, head, turn_max, self.socket.dialect())
         {
             self.behind_share.set(usize::from(run.end < head));
-            count_broadcasts(run.frames as u64, run.bytes as u64);
             if run.frames > 0 {
                 self.socket.send_encoded(run.wire, run.frames).await?;
             }
+            count_broadcasts(run.frames as u64, run.bytes as u64);
             return Ok(self.written_to(run.end, head, run.came));
         }
         let stretch = match self.feed.read(self.position, head, turn_max).await {

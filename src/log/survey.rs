@@ -8,7 +8,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::batch_get::BatchGet;
+use super::bootstrap::NO_STREAM;
 use super::connection::Log;
+use super::drafts::ApiError;
 use super::error::LogError;
 use super::replay::StoredEvent;
 use super::subjects;
@@ -56,11 +58,6 @@ struct State {
     subjects: Option<BTreeMap<String, u64>>,
 }
 
-#[derive(Deserialize)]
-struct ApiError {
-    description: String,
-}
-
 impl Log {
     /// At most `max` partitions behind `after`, each with its last event.
     pub async fn partitions(&self, after: Option<&Token>, max: usize) -> Result<PartitionPage, LogError> {
@@ -93,7 +90,8 @@ impl Log {
         Ok(PartitionPage { total, partitions, more: behind > max })
     }
 
-    /// How many undecided drafts each slot has; slots without any are not in it.
+    /// How many undecided drafts each slot has; slots without any are not in it. No queue has no drafts: it may
+    /// be gone with a NATS that was restarted, until a validator makes it anew.
     pub async fn drafts_by_slot(&self) -> Result<BTreeMap<Slot, u64>, LogError> {
         const WHAT: &str = "counting the drafts";
         let mut drafts = BTreeMap::new();
@@ -122,8 +120,14 @@ impl Log {
             let reply = self.request(what, subject, None, body.into()).await?;
             let info: Info =
                 serde_json::from_slice(&reply.payload).map_err(|error| LogError::malformed(what, error))?;
-            if let Some(error) = info.error {
-                return Err(LogError::refused(what, error.description));
+            match info.error {
+                None => {}
+                Some(error) if error.err_code == NO_STREAM && stream == subjects::DRAFTS_STREAM => {
+                    return Ok(());
+                }
+                // 4xx is about the request, 5xx about the server's own state just now.
+                Some(error) if error.code < 500 => return Err(LogError::refused(what, error)),
+                Some(error) => return Err(LogError::unavailable(what, error)),
             }
             let subjects = info.state.and_then(|state| state.subjects).unwrap_or_default();
             if info.total > SUBJECTS_MAX {

@@ -53,7 +53,15 @@ pub(super) async fn run<P: Port>(
     };
     let mut consumer = match shared.log.slot_consumer(slot, owned_since).await {
         Ok(consumer) => consumer,
-        Err(error) => return SlotEnd::Lost(error.to_string()),
+        Err(error) => {
+            #[cfg(feature = "fault-points")]
+            if crate::fault::is_on(crate::fault::NEVER_LOSE_SLOTS) {
+                drop(place);
+                // Not in step with who owns it: each would delete the consumer that the other waits for, for ever.
+                tokio::time::sleep(std::time::Duration::from_millis(rand::random_range(0..500))).await;
+            }
+            return SlotEnd::Lost(error.to_string());
+        }
     };
     drop(place);
     metrics::takeover();

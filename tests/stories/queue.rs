@@ -1,7 +1,9 @@
 //! The queue of drafts: it need not survive NATS, but what was taken off it must not come back.
 
+use async_nats::jetstream;
 use serde_json::json;
 
+use crate::harness::backend::Backend;
 use crate::harness::cluster::Cluster;
 
 /// How often NATS is killed.
@@ -43,4 +45,17 @@ async fn a_draft_that_was_rejected_does_not_come_back_when_nats_is_killed() {
         assert!(!(of_ann && rejected.iter().any(|one| one == draft)), "{draft} was rejected, and is {event}");
     }
     assert_eq!(log.iter().filter(|event| event["type"] == "treePush").count(), KILLS);
+}
+
+/// Found by `.ci/run`: NATS was back, the queue was not yet, and the operator was told of a defect.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_the_slots_also_where_the_queue_is_gone() {
+    let mut backend = Backend::start().await;
+    for validator in &mut backend.validators {
+        validator.kill9();
+    }
+    let client = async_nats::connect(backend.nats.url()).await.unwrap();
+    jetstream::new(client).delete_stream("DRAFTS").await.unwrap();
+    let slots = backend.operator().get("/slots").await.json();
+    assert!(slots["slots"].as_array().unwrap().iter().all(|slot| slot["pendingDrafts"] == 0), "{slots}");
 }

@@ -97,7 +97,9 @@ struct Open {
     /// and no later than this, in Unix milliseconds.
     until: u64,
     code: String,
-    /// What its connection had sent behind it.
+    /// The event that was known when its connection first sent it.
+    first_known: u64,
+    /// What its connection had sent behind it since then.
     behind: Vec<usize>,
 }
 
@@ -198,15 +200,16 @@ impl<'a> Court<'a> {
             let mut first_sent: HashMap<usize, usize> = HashMap::new();
             let mut last_sent: HashMap<usize, u64> = HashMap::new();
             let mut answered: HashMap<usize, u64> = HashMap::new();
-            let mut sent_here: (usize, Vec<usize>) = (0, Vec::new());
+            // What the connection sent, each with what was known when it first did.
+            let mut sent_here: (usize, Vec<(usize, u64)>) = (0, Vec::new());
             for (connection, at, entry) in history.entries() {
                 match entry {
                     Entry::Submitted { drafts, known } => {
                         if sent_here.0 != connection {
                             sent_here = (connection, Vec::new());
                         }
-                        sent_here.1.extend(drafts);
                         for draft in drafts {
+                            sent_here.1.push((*draft, *known));
                             first_sent.entry(*draft).or_insert(connection);
                             last_sent.insert(*draft, *known);
                         }
@@ -242,9 +245,20 @@ impl<'a> Court<'a> {
                         self.verdict.rejected += 1;
                         let known = last_sent.get(draft).copied().unwrap_or(0);
                         let code = code.clone();
-                        let own = sent_here.1.iter().rposition(|sent| sent == draft);
-                        let behind = own.map_or(Vec::new(), |own| sent_here.1[own + 1..].to_vec());
-                        open.push(Open { client, draft: *draft, known, until: at, code, behind });
+                        // Behind the first copy: one that was answered as not known, and sent again, keeps its place.
+                        let own = sent_here.1.iter().position(|(sent, _)| sent == draft);
+                        let sent = own.map_or(&[][..], |own| &sent_here.1[own..]);
+                        let first_known = sent.first().map_or(known, |(_, known)| *known);
+                        let behind = sent.iter().skip(1).map(|(draft, _)| *draft).collect();
+                        open.push(Open {
+                            client,
+                            draft: *draft,
+                            known,
+                            first_known,
+                            until: at,
+                            code,
+                            behind,
+                        });
                         self.not_in_the_log(client, *draft, first_sent.get(draft) < Some(&connection));
                     }
                     Entry::NotProcessed { draft } => {
@@ -312,7 +326,7 @@ impl<'a> Court<'a> {
                 let overtaken = open.code == "DECIDED_BEFORE"
                     && open.behind.iter().any(|later| {
                         let committed = self.committed.get(&*history.drafts[*later].id);
-                        committed.is_some_and(|id| *id > open.known && *id <= head)
+                        committed.is_some_and(|id| *id > open.first_known && *id <= head)
                     });
                 if duplicate || overtaken || referee.refuses(&history.client, &draft.event, draft.base).is_some() {
                     return false;

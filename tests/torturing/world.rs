@@ -56,6 +56,8 @@ pub struct Managed {
     proxies: Vec<Proxy>,
     process: Process,
     faults: String,
+    /// Whether it believes to own every slot.
+    fights: bool,
     settings: Arc<Vec<String>>,
     dir: PathBuf,
     generation: u32,
@@ -71,14 +73,13 @@ impl Managed {
             Role::Frontend => format!("frontend-{index}"),
             Role::Validator => format!("validator-{index}"),
         };
-        let mut faults = plan.faults.clone();
-        if role == Role::Validator && index == 0 && plan.slot_fight {
-            faults.push_str(",never_lose_slots");
-        }
+        let fights = role == Role::Validator && index == 0 && plan.slot_fight;
         let (port, health) = (free_port(), free_port());
         let settings = plan.settings.clone();
-        let process = spawn(role, &name, &proxies, (port, health), &settings, &faults, dir);
-        Self { role, name, port, health, proxies, process, faults, settings, dir: dir.into(), generation: 0 }
+        let (faults, dir) = (plan.faults.clone(), dir.to_owned());
+        let all = faults_of(&faults, fights);
+        let process = spawn(role, &name, &proxies, (port, health), &settings, &all, &dir);
+        Self { role, name, port, health, proxies, process, faults, fights, settings, dir, generation: 0 }
     }
 
     /// What its ways to NATS do.
@@ -119,11 +120,15 @@ impl Managed {
 
     /// Starts it again; it need not be ready when this returns.
     pub fn start(&mut self) {
+        self.start_as(self.fights);
+    }
+
+    fn start_as(&mut self, fights: bool) {
         self.process.kill9();
         self.generation += 1;
         let name = format!("{}-{}", self.name, self.generation);
-        let ports = (self.port, self.health);
-        self.process = spawn(self.role, &name, &self.proxies, ports, &self.settings, &self.faults, &self.dir);
+        let (ports, faults) = ((self.port, self.health), faults_of(&self.faults, fights));
+        self.process = spawn(self.role, &name, &self.proxies, ports, &self.settings, &faults, &self.dir);
     }
 
     pub fn pause(&mut self) {
@@ -173,6 +178,10 @@ impl Managed {
         };
         (of("fd"), of("task"))
     }
+}
+
+fn faults_of(faults: &str, fights: bool) -> String {
+    if fights { format!("{faults},never_lose_slots") } else { faults.to_owned() }
 }
 
 fn spawn(
@@ -336,8 +345,9 @@ impl World {
         for process in &mut self.processes {
             process.link(Link::Whole);
             process.resume();
-            if !process.process.is_running() {
-                process.start();
+            // Nobody fights for slots any more, until the next round.
+            if process.fights || !process.process.is_running() {
+                process.start_as(false);
             }
         }
         for process in &mut self.processes {

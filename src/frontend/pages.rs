@@ -2,8 +2,10 @@
 //!
 //! When a thousand clients come back after a break they read the same history: each page is read once, and
 //! who asks for one that is being read waits for it. Pages are cut where the ordinal is a multiple of their
-//! length, so that readers who start in different places soon read the same ones.
+//! length, so that readers who start in different places soon read the same ones; and who has read a part of one
+//! goes on in it.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -29,7 +31,28 @@ type Slot = Arc<OnceCell<Arc<LogPage>>>;
 
 struct Cache {
     slots: LruCache<Key, (Slot, usize)>,
+    /// The last event of each page that is kept, by where the page begins.
+    ends: BTreeMap<Key, EventId>,
     bytes: usize,
+}
+
+impl Cache {
+    /// Where the page begins that has what is behind `after`: in a page that is kept, or there.
+    fn begin(&self, token: &Token, after: EventId) -> Key {
+        let key = (token.clone(), after);
+        let before = self.ends.range(..=&key).next_back();
+        match before.filter(|((of, _), end)| of == token && **end > after) {
+            Some((begin, _)) => begin.clone(),
+            None => key,
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some((_, cost)) = self.slots.pop(key) {
+            self.bytes -= cost;
+        }
+        self.ends.remove(key);
+    }
 }
 
 /// Some events of a partition, in order; at least one of the log's, though it may be unreadable.
@@ -43,25 +66,46 @@ pub(super) struct LogPage {
     pub full: bool,
 }
 
+impl LogPage {
+    /// The events behind `position`.
+    pub(super) fn behind(&self, position: EventId) -> &[Arc<Entry>] {
+        &self.entries[self.entries.partition_point(|entry| entry.id <= position)..]
+    }
+}
+
 impl Pages {
     pub(super) fn new(log: Log, events_max: usize, bytes_max: usize, cache_bytes_max: usize) -> Self {
-        let cache = Mutex::new(Cache { slots: LruCache::unbounded(), bytes: 0 });
+        let cache = Cache { slots: LruCache::unbounded(), ends: BTreeMap::new(), bytes: 0 };
+        let cache = Mutex::new(cache);
         Self { log, events_max, bytes_max, cache_bytes_max, cache }
     }
 
-    /// The page behind `after`. `None` when the log has nothing there, or the replica that answered does
-    /// not have it yet.
+    /// A page with what is behind `after`; it may begin before. `None` when the log has nothing there, or the
+    /// replica that answered does not have it yet.
     pub(super) async fn page(&self, token: &Token, after: EventId) -> Result<Option<Arc<LogPage>>, LogError> {
-        let key = (token.clone(), after);
-        let slot = lock(&self.cache).slots.get_or_insert(key.clone(), Default::default).0.clone();
-        let page = slot.get_or_try_init(|| self.read(token, after)).await.cloned();
+        let (key, slot) = {
+            let mut cache = lock(&self.cache);
+            let key = cache.begin(token, after);
+            let slot = cache.slots.get_or_insert(key.clone(), Default::default).0.clone();
+            (key, slot)
+        };
+        let page = slot.get_or_try_init(|| self.read(token, key.1)).await.cloned();
         self.settle(&key, &slot, page.as_deref().ok());
         page.map(|page| (page.last > after).then_some(page))
     }
 
-    /// Whether the page behind `after` is here, or being read.
-    pub(super) fn knows(&self, token: &Token, after: EventId) -> bool {
-        lock(&self.cache).slots.contains(&(token.clone(), after))
+    /// Where the first page begins that is not here, of the `most` from the one behind `after` on. `None` where all are
+    /// here, or one is just being read.
+    pub(super) fn first_unknown(&self, token: &Token, after: EventId, most: usize) -> Option<EventId> {
+        let cache = lock(&self.cache);
+        let mut after = after;
+        for _ in 0..most {
+            match cache.slots.peek(&cache.begin(token, after)) {
+                None => return Some(after),
+                Some((slot, _)) => after = slot.get().filter(|page| page.full)?.last,
+            }
+        }
+        None
     }
 
     async fn read(&self, token: &Token, after: EventId) -> Result<Arc<LogPage>, LogError> {
@@ -106,13 +150,10 @@ impl Pages {
     /// Lets go of what is kept of a partition.
     pub(super) fn forget(&self, token: &Token) {
         let mut cache = lock(&self.cache);
-        let Cache { slots, bytes } = &mut *cache;
         let keys: Vec<Key> =
-            slots.iter().map(|(key, _)| key).filter(|(of, _)| of == token).cloned().collect();
-        for key in keys {
-            if let Some((_, cost)) = slots.pop(&key) {
-                *bytes -= cost;
-            }
+            cache.slots.iter().map(|(key, _)| key).filter(|(of, _)| of == token).cloned().collect();
+        for key in &keys {
+            cache.remove(key);
         }
     }
 
@@ -120,25 +161,25 @@ impl Pages {
     /// head just then.
     fn settle(&self, key: &Key, slot: &Slot, page: Option<&LogPage>) {
         let mut cache = lock(&self.cache);
-        let Cache { slots, bytes } = &mut *cache;
-        let Some((kept, cost)) = slots.peek_mut(key) else { return };
+        let Some((kept, cost)) = cache.slots.peek_mut(key) else { return };
         if !Arc::ptr_eq(kept, slot) {
             return;
         }
         match page {
             Some(page) if page.full => {
-                *bytes = *bytes + page.bytes - *cost;
-                *cost = page.bytes;
+                let grown = page.bytes - std::mem::replace(cost, page.bytes);
+                cache.bytes += grown;
+                if grown > 0 {
+                    cache.ends.insert(key.clone(), page.last);
+                }
             }
-            _ => {
-                *bytes -= *cost;
-                slots.pop(key);
-            }
+            _ => cache.remove(key),
         }
-        while *bytes > self.cache_bytes_max {
-            let Some((_, (_, cost))) = slots.pop_lru() else { break };
-            *bytes -= cost;
+        while cache.bytes > self.cache_bytes_max {
+            let Some((key, _)) = cache.slots.peek_lru() else { break };
+            let key = key.clone();
+            cache.remove(&key);
         }
-        metrics::hot().page_cache_bytes.set(*bytes as f64);
+        metrics::hot().page_cache_bytes.set(cache.bytes as f64);
     }
 }

@@ -73,3 +73,36 @@ async fn a_client_that_missed_five_thousand_events_gets_each_once_and_in_order_w
     }
     assert_eq!(pages, log[log.len() - pages.len()..]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_the_log_are_read_once_however_little_of_them_is_asked_for_at_a_time() {
+    const EVENTS: usize = 640;
+    const PAGE: usize = 64;
+    const ASKED_FOR: usize = 10;
+    let cluster =
+        Cluster::start().set("frontend.ring_events_max", 4).set("frontend.page_events_max", PAGE).await;
+    let mut ann = cluster.client(0, "ann").await;
+    for n in 0..EVENTS {
+        ann.submit("set", json!({ "target": format!("k{}", n % 10), "value": n })).await;
+        ann.settle_to(64).await;
+    }
+    ann.settle().await;
+    let log: Vec<u64> =
+        cluster.log("default").iter().map(|event| event["eventId"].as_u64().unwrap()).collect();
+    let read = async || cluster.frontends[0].metric("insieme_pages_read_total", "").await;
+    let before = read().await;
+    let (mut since, mut ids) = (0, Vec::new());
+    loop {
+        let page = ann.sync(json!({ "sinceEventId": since, "limit": ASKED_FOR })).await;
+        assert!(page.get("snapshot").is_none(), "{page}");
+        ids.extend(page["events"].as_array().unwrap().iter().map(|event| event["eventId"].as_u64().unwrap()));
+        if page["hasMore"] == false {
+            break;
+        }
+        since = *ids.last().unwrap();
+    }
+    assert_eq!(ids, log);
+    // The last one is read anew each time: there may be more by then.
+    let read = read().await - before;
+    assert!(read <= (EVENTS / PAGE + PAGE / ASKED_FOR + 2) as f64, "{read} pages were read");
+}

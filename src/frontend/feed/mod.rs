@@ -47,12 +47,14 @@ pub(super) struct Shared {
 pub(super) struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
-    /// Places for pages that are read before they are asked for.
+    /// Places for readers whose pages are read before they ask for them.
     ahead: Arc<Semaphore>,
 }
 
-/// How many pages are read ahead at the same time.
+/// For how many readers pages are read ahead at the same time.
 const AHEAD_MAX: usize = 8;
+/// How many pages are read ahead of a reader.
+const PAGES_AHEAD: usize = 4;
 
 impl Default for Tasks {
     fn default() -> Self {
@@ -62,17 +64,23 @@ impl Default for Tasks {
 }
 
 impl Shared {
-    /// Reads the page behind `after`, which somebody will soon ask for, if there is room for that.
-    fn read_ahead(self: &Arc<Self>, token: &Token, after: EventId) {
-        if self.pages.knows(token, after) {
-            return;
-        }
+    /// Reads so many pages behind `after`, which somebody will soon ask for, if there is room for that. As one
+    /// comes in the next is asked for, so that NATS reads while the clients do.
+    fn read_ahead(self: &Arc<Self>, token: &Token, after: EventId, pages: usize) {
+        let Some(mut after) = self.pages.first_unknown(token, after, pages) else { return };
         let Ok(place) = Arc::clone(&self.tasks.ahead).try_acquire_owned() else { return };
         let (shared, token) = (Arc::clone(self), token.clone());
         self.tasks.tracker.spawn(async move {
-            let read = shared.tasks.stop.run_until_cancelled(shared.pages.page(&token, after)).await;
-            if let Some(Err(error)) = read {
-                tracing::debug!(partition = %token, %error, "a page could not be read ahead");
+            for _ in 0..pages {
+                let read = shared.tasks.stop.run_until_cancelled(shared.pages.page(&token, after)).await;
+                match read {
+                    Some(Ok(Some(page))) if page.full => after = page.last,
+                    Some(Err(error)) => {
+                        tracing::debug!(partition = %token, %error, "a page could not be read ahead");
+                        break;
+                    }
+                    _ => break,
+                }
             }
             drop(place);
         });
@@ -190,11 +198,16 @@ impl Feed {
                     what: "reading a page of the log",
                     why: format!("no event behind {position} yet, where {upto} is known"),
                 })?;
-                let entries: Vec<_> = page.entries.iter().take(max).cloned().collect();
-                if page.full && page.last < upto {
-                    self.shared.read_ahead(&self.token, page.last);
+                let behind = page.behind(position);
+                let entries: Vec<_> = behind.iter().take(max).cloned().collect();
+                let came = page.entries.last().map_or(u64::MAX, |entry| entry.ordinal);
+                // Only such as will be full: others are not kept.
+                let left =
+                    self.ordinal().saturating_sub(came) as usize / self.shared.settings.page_events_max;
+                if page.full && left > 0 {
+                    self.shared.read_ahead(&self.token, page.last, left.min(PAGES_AHEAD));
                 }
-                let cut = entries.len() < page.entries.len();
+                let cut = entries.len() < behind.len();
                 let end = if cut { entries.last().map_or(page.last, |entry| entry.id) } else { page.last };
                 (entries, end)
             }

@@ -35,6 +35,8 @@ pub struct Loaded {
     pub state: PartitionState,
     /// What the snapshot stood for; all zero if there is none that can be used.
     pub snapshot: SnapshotInfo,
+    /// How many drafts were in the snapshot's index; 0 if there is none that can be used, or none was asked for.
+    pub indexed: u64,
 }
 
 impl Log {
@@ -54,9 +56,9 @@ impl Log {
                 return Err(gone_back(&snapshot, EventId::NONE, with_index));
             }
             let state = if with_index { PartitionState::new() } else { PartitionState::follower() };
-            return Ok(Loaded { state, snapshot: SnapshotInfo::default() });
+            return Ok(Loaded { state, snapshot: SnapshotInfo::default(), indexed: 0 });
         };
-        let Start { mut state, replay_from, snapshot } = self.start(token, with_index).await?;
+        let Start { mut state, replay_from, snapshot, indexed } = self.start(token, with_index).await?;
         if snapshot.event_id.max(state.head()) > head.id {
             // It may have been replaced since the head was asked for: by that time there was a later head.
             let again = self.head_for(token, with_index).await?.map_or(EventId::NONE, |head| head.id);
@@ -74,7 +76,7 @@ impl Log {
         if crate::fault::broken("forget_drafts") {
             state.forget_drafts();
         }
-        Ok(Loaded { state, snapshot })
+        Ok(Loaded { state, snapshot, indexed })
     }
 
     /// Brings a state up to the partition's head. Gives the number of events that it was behind.
@@ -130,7 +132,7 @@ impl Log {
             .await
             .map_err(|error| LogError::malformed("decoding a snapshot", error))?;
         match decoded {
-            Ok((state, replay_from)) => Ok(Start { state, replay_from, snapshot }),
+            Ok((state, replay_from, indexed)) => Ok(Start { state, replay_from, snapshot, indexed }),
             Err(error) => {
                 tracing::error!(%token, %error, "the snapshot cannot be used; folding the whole log instead");
                 Ok(Start::empty(with_index))
@@ -184,22 +186,26 @@ struct Start {
     state: PartitionState,
     replay_from: EventId,
     snapshot: SnapshotInfo,
+    indexed: u64,
 }
 
 impl Start {
     fn empty(with_index: bool) -> Self {
         let state = if with_index { PartitionState::new() } else { PartitionState::follower() };
-        Self { state, replay_from: EventId::NONE, snapshot: SnapshotInfo::default() }
+        Self { state, replay_from: EventId::NONE, snapshot: SnapshotInfo::default(), indexed: 0 }
     }
 }
 
-/// Makes a state of a snapshot's parts. `index` is `None` where none is wanted, `Some(None)` where it is
-/// wanted and not there.
-fn decode(state: &[u8], index: Option<Option<Vec<u8>>>) -> Result<(PartitionState, EventId), SnapshotError> {
+/// Makes a state of a snapshot's parts; gives where the replay begins, and how many drafts the index had. `index` is
+/// `None` where none is wanted, `Some(None)` where it is wanted and not there.
+fn decode(
+    state: &[u8],
+    index: Option<Option<Vec<u8>>>,
+) -> Result<(PartitionState, EventId, u64), SnapshotError> {
     let state = StatePart::decode(state)?;
     let Some(index) = index else {
         let follower = PartitionState::from_state_part(&state)?;
-        return Ok((follower, state.event_id));
+        return Ok((follower, state.event_id, 0));
     };
     let nothing = || IndexPart { event_id: EventId::NONE, entries: Vec::new() };
     let index = index.map_or_else(
@@ -211,8 +217,8 @@ fn decode(state: &[u8], index: Option<Option<Vec<u8>>>) -> Result<(PartitionStat
         },
     );
     let index = index.unwrap_or_else(|_| nothing());
-    let replay_from = PartitionState::replay_from(&state, &index);
-    Ok((PartitionState::from_snapshot(&state, index)?, replay_from))
+    let (replay_from, indexed) = (PartitionState::replay_from(&state, &index), index.entries.len() as u64);
+    Ok((PartitionState::from_snapshot(&state, index)?, replay_from, indexed))
 }
 
 /// A snapshot of an event that the partition does not have. Whoever asked the leader knows that the events are

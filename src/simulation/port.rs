@@ -130,7 +130,7 @@ impl Port for SimulatedLog {
                 .replay(fold.as_ref(), &event, stored.body.len())
                 .map_err(|error| LoadError::Broken { event: stored.id, why: error.to_string() })?;
         }
-        Ok(Loaded { state, snapshot: SnapshotInfo::default() })
+        Ok(Loaded { state, snapshot: SnapshotInfo::default(), indexed: 0 })
     }
 
     async fn catch_up(

@@ -291,24 +291,26 @@ impl PartitionState {
 
     /// A snapshot as of the head. Not while events are staged, and not of a follower.
     pub fn to_snapshot(&self) -> Result<Snapshot, SnapshotError> {
+        let memory = self.memory.as_ref().ok_or(SnapshotError::NoIndex)?;
+        let state = self.to_state_part()?;
+        let mut entries: Vec<_> = memory.index.iter().map(|(key, (id, hash))| (*key, *id, *hash)).collect();
+        entries.sort_unstable_by_key(|(key, ..)| *key);
+        Ok(Snapshot { state, index: IndexPart { event_id: self.head, entries } })
+    }
+
+    /// The state's part of a snapshot, which needs no index.
+    pub fn to_state_part(&self) -> Result<StatePart, SnapshotError> {
         if !self.staged.is_empty() {
             return Err(SnapshotError::Staged);
         }
-        let memory = self.memory.as_ref().ok_or(SnapshotError::NoIndex)?;
         let state = self.doc.canonical();
-        let mut entries: Vec<_> = memory.index.iter().map(|(key, (id, hash))| (*key, *id, *hash)).collect();
-        entries.sort_unstable_by_key(|(key, ..)| *key);
-        Ok(Snapshot {
-            state: StatePart {
-                event_id: self.head,
-                ordinal: self.ordinal,
-                log_bytes: self.log_bytes,
-                last_timestamp: self.last_timestamp,
-                sha256: sha2::Digest::finalize(<sha2::Sha256 as sha2::Digest>::new_with_prefix(&state))
-                    .into(),
-                state,
-            },
-            index: IndexPart { event_id: self.head, entries },
+        Ok(StatePart {
+            event_id: self.head,
+            ordinal: self.ordinal,
+            log_bytes: self.log_bytes,
+            last_timestamp: self.last_timestamp,
+            sha256: sha2::Digest::finalize(<sha2::Sha256 as sha2::Digest>::new_with_prefix(&state)).into(),
+            state,
         })
     }
 

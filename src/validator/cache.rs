@@ -20,13 +20,34 @@ pub(super) struct SnapshotProgress {
     log_bytes: AtomicU64,
     bytes: AtomicU64,
     asked_at: AtomicU64,
+    /// How many drafts the latest index has.
+    indexed: AtomicU64,
 }
 
+/// The fewest drafts that are new between two snapshots of the index, as one part of so many of all: an index is
+/// rewritten whole, so with a fixed distance each event of a long partition would cost more than the last. What is
+/// not in it yet, whoever loads the partition reads from the log.
+const INDEX_PARTS: u64 = 10;
+
 impl SnapshotProgress {
-    pub(super) fn new(info: SnapshotInfo) -> Self {
+    /// As a state was loaded: from which snapshot, and with how many drafts in its index.
+    pub(super) fn new(info: SnapshotInfo, indexed: u64) -> Self {
         let progress = Self::default();
         progress.written(info);
+        progress.indexed(indexed);
         progress
+    }
+
+    /// An index was written.
+    pub(super) fn indexed(&self, drafts: u64) {
+        self.indexed.store(drafts, Ordering::Relaxed);
+    }
+
+    /// Whether the snapshot that was asked for is to bring the index up to date too.
+    pub(super) fn index_is_due(&self) -> bool {
+        let indexed = self.indexed.load(Ordering::Relaxed);
+        let new = self.asked_at.load(Ordering::Relaxed).saturating_sub(indexed);
+        new.saturating_mul(INDEX_PARTS) >= indexed
     }
 
     pub(super) fn written(&self, info: SnapshotInfo) {
@@ -108,5 +129,27 @@ impl PartitionCache {
         }
         // Freeing a large state takes a while: not under the lock.
         drop(dropped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_is_written_the_less_often_the_longer_it_is() {
+        let progress = SnapshotProgress::default();
+        let written = (1..=100_000).filter(|hundred| {
+            progress.asked_at.store(hundred * 100, Ordering::Relaxed);
+            let due = progress.index_is_due();
+            if due {
+                progress.indexed(hundred * 100);
+            }
+            due
+        });
+        let written: Vec<u64> = written.collect();
+        assert_eq!(written[..10], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], "a short one each time");
+        assert!(written.len() < 120, "{} of 100,000", written.len());
+        assert!(written.windows(2).all(|pair| pair[1] <= pair[0] + pair[0].div_ceil(10)), "{written:?}");
     }
 }

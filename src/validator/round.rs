@@ -170,7 +170,7 @@ impl<P: Port> Partition<P> {
         Ok(Cached {
             state: loaded.state,
             owned_since: self.owned_since,
-            snapshot: Arc::new(SnapshotProgress::new(loaded.snapshot)),
+            snapshot: Arc::new(SnapshotProgress::new(loaded.snapshot, loaded.indexed)),
         })
     }
 

@@ -13,12 +13,16 @@ use super::cache::SnapshotProgress;
 use super::metrics;
 use crate::event::Token;
 use crate::log::{Log, SnapshotInfo, SnapshotPart};
-use crate::state::Fold;
+use crate::state::{Fold, Snapshot, SnapshotError};
 
 struct Request {
     token: Token,
     progress: Arc<SnapshotProgress>,
 }
+
+/// For every second that a snapshot took, so many are none made: who commits goes first. Partitions that are written at
+/// the same pace come due together, and without a rest each such time was felt by everybody.
+const REST: u32 = 4;
 
 /// The handle through which snapshots are asked for.
 #[derive(Clone)]
@@ -64,7 +68,7 @@ async fn run(log: Log, fold: Arc<dyn Fold>, mut requests: mpsc::Receiver<Request
         let started = Instant::now();
         let written = tokio::select! {
             _ = stop.cancelled() => return,
-            written = write(&log, &fold, &request.token) => written,
+            written = write(&log, &fold, &request) => written,
         };
         match written {
             Ok(info) => {
@@ -78,11 +82,17 @@ async fn run(log: Log, fold: Arc<dyn Fold>, mut requests: mpsc::Receiver<Request
                 warn!(token = %request.token, error = format!("{error:#}"), "no snapshot; the next one is tried later");
             }
         }
+        tokio::select! {
+            _ = stop.cancelled() => return,
+            _ = tokio::time::sleep(started.elapsed() * REST) => {}
+        }
     }
 }
 
-async fn write(log: &Log, fold: &Arc<dyn Fold>, token: &Token) -> anyhow::Result<SnapshotInfo> {
-    let loaded = log.load_partition(token, fold, true).await?;
+async fn write(log: &Log, fold: &Arc<dyn Fold>, request: &Request) -> anyhow::Result<SnapshotInfo> {
+    let Request { token, progress } = request;
+    let with_index = progress.index_is_due();
+    let loaded = log.load_partition(token, fold, with_index).await?;
     if loaded.state.head() <= loaded.snapshot.event_id {
         return Ok(loaded.snapshot);
     }
@@ -93,17 +103,24 @@ async fn write(log: &Log, fold: &Arc<dyn Fold>, token: &Token) -> anyhow::Result
         bytes: 0,
     };
     let (state, index) = tokio::task::spawn_blocking(move || {
-        let snapshot = loaded.state.to_snapshot()?;
+        let (state, index) = if with_index {
+            let Snapshot { state, index } = loaded.state.to_snapshot()?;
+            (state, Some(index.encode()))
+        } else {
+            (loaded.state.to_state_part()?, None)
+        };
         #[cfg(feature = "fault-points")]
-        let snapshot =
-            if crate::fault::broken("snapshot_off_by_one") { one_too_early(snapshot) } else { snapshot };
-        Ok::<_, crate::state::SnapshotError>((snapshot.state.encode(), snapshot.index.encode()))
+        let state = if crate::fault::broken("snapshot_off_by_one") { one_too_early(state) } else { state };
+        Ok::<_, SnapshotError>((state.encode(), index))
     })
     .await
     .context("encoding a snapshot")??;
     let info = SnapshotInfo { bytes: state.len() as u64, ..info };
     // The index first: a reader that finds it newer than the state loses nothing.
-    log.write_snapshot(token, SnapshotPart::Index, info, index).await?;
+    if let Some(index) = index {
+        log.write_snapshot(token, SnapshotPart::Index, info, index).await?;
+        progress.indexed(info.ordinal);
+    }
     log.write_snapshot(token, SnapshotPart::State, info, state).await?;
     Ok(info)
 }
@@ -111,8 +128,8 @@ async fn write(log: &Log, fold: &Arc<dyn Fold>, token: &Token) -> anyhow::Result
 /// A snapshot that says of itself that it lacks its last event: one of the ways in which a test breaks the
 /// product.
 #[cfg(feature = "fault-points")]
-fn one_too_early(mut snapshot: crate::state::Snapshot) -> crate::state::Snapshot {
-    snapshot.state.event_id = crate::event::EventId(snapshot.state.event_id.0.saturating_sub(1));
-    snapshot.state.ordinal = snapshot.state.ordinal.saturating_sub(1);
-    snapshot
+fn one_too_early(mut state: crate::state::StatePart) -> crate::state::StatePart {
+    state.event_id = crate::event::EventId(state.event_id.0.saturating_sub(1));
+    state.ordinal = state.ordinal.saturating_sub(1);
+    state
 }

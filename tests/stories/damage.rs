@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use insieme_backend::event::PartitionKey;
-use insieme_backend::log::{Log, LogSettings, SnapshotPart};
+use insieme_backend::log::{Log, LogSettings, SnapshotInfo, SnapshotPart};
 use serde_json::json;
 
 use crate::harness::cluster::Cluster;
@@ -111,6 +111,35 @@ async fn a_snapshot_that_cannot_be_used_is_reported_and_passed_over_for_the_log(
     cluster.restart_validator(0).await;
     ann.commit("set", json!({ "target": "more", "value": "with none" })).await;
     assert_eq!(cluster.log("default").len(), events + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drafts_that_are_not_yet_in_the_index_are_known_from_the_log() {
+    // An index is written as often as the state while it is short, and then ever more seldom.
+    const EVENTS: usize = 600;
+    let mut cluster = Cluster::start().set("validator.snapshot_events_min", 10).await;
+    let log = log_of(&cluster).await;
+    let token = PartitionKey::new("default").unwrap().token();
+    let mut ann = cluster.client(0, "ann").await;
+    let (mut ids, mut lag) = (Vec::new(), 0);
+    for n in 0..EVENTS {
+        let id = ann.submit("set", json!({ "target": "n", "value": n })).await;
+        ids.push((id.clone(), ann.expect_accepted(&id).await));
+        if n % 10 == 0 {
+            let of = |part| log.snapshot_info(&token, part);
+            let (state, index) =
+                (of(SnapshotPart::State).await.unwrap(), of(SnapshotPart::Index).await.unwrap());
+            let ordinal = |info: Option<SnapshotInfo>| info.map_or(0, |info| info.ordinal);
+            lag = lag.max(ordinal(state).saturating_sub(ordinal(index)));
+        }
+    }
+    assert!(lag >= 20, "the index was never more than {lag} events behind the state");
+    cluster.restart_validator(0).await;
+    for (n, (id, event_id)) in ids.into_iter().enumerate() {
+        ann.submit_again(&id, json!({ "type": "set", "payload": { "target": "n", "value": n } })).await;
+        assert_eq!(ann.expect_accepted(&id).await, event_id);
+    }
+    assert_eq!(cluster.log("default").len(), EVENTS);
 }
 
 #[tokio::test(flavor = "multi_thread")]

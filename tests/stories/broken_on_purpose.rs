@@ -108,3 +108,33 @@ async fn a_validator_that_was_cut_off_takes_its_slots_anew() {
     assert!(keeps_its_word("").await);
     assert!(!keeps_its_word("keep_consumers").await, "kept consumers do no harm: the story is none");
 }
+
+/// A validator loses its slot while it sleeps, and has it back after others have committed. Whether it decides on what
+/// they left.
+async fn decides_on_todays_state(fault: &str) -> bool {
+    let mut cluster = Cluster::start().validators(0).set("nats.slots", 1).await;
+    let first = cluster.add_validator(fault).await;
+    let mut ann = cluster.client(0, "ann").await;
+    ann.commit("init", json!({ "value": { "t": { "items": {}, "tree": [] } } })).await;
+    cluster.validators[first].process.pause();
+
+    let second = cluster.add_validator("").await;
+    // Earlier, the draft would be in the sleeper's hands, and show it on waking up that the state is an old one.
+    until("the slot to be taken over", async || {
+        (cluster.validators[second].counter("insieme_slots_owned").await == 1.0).then_some(())
+    })
+    .await;
+    ann.commit("treePush", json!({ "target": "t", "value": { "id": "n" } })).await;
+
+    cluster.validators[first].process.resume();
+    cluster.validators[second].process.signal(libc::SIGTERM);
+    assert!(cluster.validators[second].process.ended().await.success());
+    let draft = ann.submit("treeDelete", json!({ "target": "t", "options": { "id": "n" } })).await;
+    ann.answer(&draft).await.is_accepted()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_validator_that_has_its_slot_back_decides_on_what_others_left() {
+    assert!(decides_on_todays_state("").await);
+    assert!(!decides_on_todays_state("stale_cache").await, "a stale state does no harm: the story is none");
+}

@@ -15,6 +15,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 
+use super::costs::{Costs, Room};
 use super::metrics;
 use super::port::Port;
 use super::settings::ValidatorSettings;
@@ -29,6 +30,12 @@ struct Request {
     reply: oneshot::Sender<CommitResult>,
 }
 
+impl Request {
+    fn bytes(&self) -> usize {
+        self.part.bodies.iter().map(Bytes::len).sum()
+    }
+}
+
 /// The handle that partitions commit through. Cheap to clone; when the last one is gone, the committer
 /// ends.
 #[derive(Clone)]
@@ -37,6 +44,8 @@ pub(super) struct Committer {
     /// How many more events than one may be committed one by one before a batch would be quicker, as last
     /// measured; 0 while others wait.
     singles_worthwhile: Arc<AtomicUsize>,
+    /// What [`Room`] gives just now.
+    room: Arc<AtomicUsize>,
 }
 
 /// Requests that wait to be looked at. Each partition has at most one commit under way, so this bounds
@@ -50,24 +59,31 @@ impl Committer {
         settings: &ValidatorSettings,
     ) -> (Self, impl Future<Output = ()> + use<P>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-        let singles_worthwhile = Arc::new(AtomicUsize::new(COSTS_AT_START.break_even()));
+        let singles_worthwhile = Arc::new(AtomicUsize::new(Costs::default().break_even()));
+        let room = Arc::new(AtomicUsize::new(settings.batch_bytes_max));
         let worker = Worker {
             singles_worthwhile: singles_worthwhile.clone(),
+            room_now: room.clone(),
             log,
             waiting: VecDeque::new(),
             singles: 0,
             batches: 0,
             singles_max: settings.singles_in_flight_max.max(1),
             batches_max: settings.batches_in_flight_max.max(1),
-            batch_bytes_max: settings.batch_bytes_max,
-            costs: COSTS_AT_START,
+            room: Room::new(settings.batch_bytes_max),
+            costs: Costs::default(),
         };
-        (Self { requests, singles_worthwhile }, worker.run(receiver))
+        (Self { requests, singles_worthwhile, room }, worker.run(receiver))
     }
 
     /// Whether so many events of one partition are better committed one by one than as one batch.
     pub(super) fn favours_singles(&self, events: usize) -> bool {
         events <= self.singles_worthwhile.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes an atomic batch may hold just now: `batch_bytes_max`, or what NATS takes.
+    pub(super) fn room(&self) -> usize {
+        self.room.load(Ordering::Relaxed)
     }
 
     /// Commits events of one partition behind `expected`: all of them, atomically, or none. Gives the
@@ -89,43 +105,18 @@ impl Committer {
 }
 
 enum Done {
-    Single { took: Duration, beside: usize },
-    Batch { took: Duration, retry: Vec<Request> },
+    Single { took: Duration, beside: usize, stored: bool },
+    Batch { took: Duration, retry: Vec<Request>, fate: Fate },
 }
 
-/// What publishes have cost lately: moving averages, in seconds.
-struct Costs {
-    /// What a single publish adds to the time of those beside it.
-    single: f64,
-    /// What an atomic batch takes.
-    batch: f64,
+/// What became of an atomic batch.
+enum Fate {
+    Stored,
+    /// NATS did not store it, for want of room, say; the bytes that were in it.
+    Refused(usize),
+    /// A partition has moved on, or nobody knows.
+    Other,
 }
-
-impl Costs {
-    /// How much a new measurement counts.
-    const WEIGHT: f64 = 0.05;
-
-    fn single_took(&mut self, took: Duration, beside: usize) {
-        self.single += (took.as_secs_f64() / beside.max(1) as f64 - self.single) * Self::WEIGHT;
-    }
-
-    fn batch_took(&mut self, took: Duration) {
-        self.batch += (took.as_secs_f64() - self.batch) * Self::WEIGHT;
-    }
-
-    /// Up to how many single publishes take no longer than one batch.
-    fn break_even(&self) -> usize {
-        (self.batch / self.single.max(1e-9)) as usize
-    }
-
-    /// Whether `waiting` single publishes, behind those under way, would be through before one batch.
-    fn favour_singles(&self, waiting: usize, under_way: usize) -> bool {
-        waiting + under_way <= self.break_even()
-    }
-}
-
-/// Measured on two cores with an ordinary disk; a few commits make it right for others.
-const COSTS_AT_START: Costs = Costs { single: 0.000_25, batch: 0.002 };
 
 struct Worker<P> {
     log: P,
@@ -134,9 +125,10 @@ struct Worker<P> {
     batches: usize,
     singles_max: usize,
     batches_max: usize,
-    batch_bytes_max: usize,
+    room: Room,
     costs: Costs,
     singles_worthwhile: Arc<AtomicUsize>,
+    room_now: Arc<AtomicUsize>,
 }
 
 impl<P: Port> Worker<P> {
@@ -147,12 +139,20 @@ impl<P: Port> Worker<P> {
             tokio::select! {
                 biased;
                 Some(done) = under_way.next(), if !under_way.is_empty() => match done {
-                    Done::Single { took, beside } => {
+                    Done::Single { took, beside, stored } => {
                         self.singles -= 1;
+                        if stored {
+                            self.room.stored();
+                        }
                         self.costs.single_took(took, beside);
                     }
-                    Done::Batch { took, retry } => {
+                    Done::Batch { took, retry, fate } => {
                         self.batches -= 1;
+                        match fate {
+                            Fate::Stored => self.room.stored(),
+                            Fate::Refused(bytes) => self.room.refused(bytes),
+                            Fate::Other => {}
+                        }
                         self.costs.batch_took(took);
                         // Each alone, so that the one partition that has moved on stops nobody else.
                         for request in retry {
@@ -176,6 +176,7 @@ impl<P: Port> Worker<P> {
             }
             let busy = self.singles + self.waiting.len() + if self.batches > 0 { usize::MAX / 2 } else { 0 };
             self.singles_worthwhile.store(self.costs.break_even().saturating_sub(busy), Ordering::Relaxed);
+            self.room_now.store(self.room.now(), Ordering::Relaxed);
         }
     }
 
@@ -183,7 +184,8 @@ impl<P: Port> Worker<P> {
     fn dispatch(&mut self) -> Option<BoxFuture<'static, Done>> {
         let first = self.waiting.front()?;
         let may_be_single = first.part.bodies.len() == 1 && self.singles < self.singles_max;
-        if may_be_single && self.costs.favour_singles(self.waiting.len(), self.singles) {
+        let has_no_room = self.room.is_too_small_for(first.bytes());
+        if may_be_single && (has_no_room || self.costs.favour_singles(self.waiting.len(), self.singles)) {
             let request = self.waiting.pop_front()?;
             self.singles += 1;
             return Some(Box::pin(send_single(self.log.clone(), request, self.singles)));
@@ -194,8 +196,8 @@ impl<P: Port> Worker<P> {
         let (mut events, mut bytes, mut group) = (0, 0, Vec::new());
         while let Some(request) = self.waiting.front() {
             events += request.part.bodies.len();
-            bytes += request.part.bodies.iter().map(Bytes::len).sum::<usize>();
-            if !group.is_empty() && (events > BATCH_EVENTS_MAX || bytes > self.batch_bytes_max) {
+            bytes += request.bytes();
+            if !group.is_empty() && (events > BATCH_EVENTS_MAX || bytes > self.room.now()) {
                 break;
             }
             group.extend(self.waiting.pop_front());
@@ -212,13 +214,15 @@ async fn send_single<P: Port>(log: P, request: Request, beside: usize) -> Done {
     let result =
         log.commit_one(&part.token, part.expected, body, traces.first().map(|(_, trace)| trace)).await;
     let took = metrics::commit_ended(timer, result.as_ref().err());
+    let stored = result.is_ok();
     answer(reply, result);
-    Done::Single { took, beside }
+    Done::Single { took, beside, stored }
 }
 
 fn send_batch<P: Port>(log: P, group: Vec<Request>) -> BoxFuture<'static, Done> {
     Box::pin(async move {
         let (mut parts, mut traces, mut replies) = (Vec::new(), Vec::new(), Vec::new());
+        let bytes = group.iter().map(Request::bytes).sum();
         for request in group {
             parts.push(request.part);
             traces.push(request.traces);
@@ -232,19 +236,23 @@ fn send_batch<P: Port>(log: P, group: Vec<Request>) -> BoxFuture<'static, Done> 
                 for (reply, first) in replies.into_iter().zip(firsts) {
                     answer(reply, Ok(first));
                 }
-                Done::Batch { took, retry: Vec::new() }
+                Done::Batch { took, retry: Vec::new(), fate: Fate::Stored }
             }
             // Nothing was stored, because of one of several: each goes again by itself.
             Err(CommitError::Conflict) if parts.len() > 1 => {
                 let retry = parts.into_iter().zip(traces).zip(replies);
                 let retry = retry.map(|((part, traces), reply)| Request { part, traces, reply });
-                Done::Batch { took, retry: retry.collect() }
+                Done::Batch { took, retry: retry.collect(), fate: Fate::Other }
             }
             Err(error) => {
                 for reply in replies {
                     answer(reply, Err(error.clone()));
                 }
-                Done::Batch { took, retry: Vec::new() }
+                let fate = match error {
+                    CommitError::NotStored(_) => Fate::Refused(bytes),
+                    CommitError::Conflict | CommitError::Unknown(_) => Fate::Other,
+                };
+                Done::Batch { took, retry: Vec::new(), fate }
             }
         }
     })

@@ -137,6 +137,7 @@ pub(super) fn decide_round<P: Port>(
     let waiting: usize = works.iter().map(Work::undecided).sum();
     // Few waiting drafts go one by one, which is quicker than an atomic batch of them.
     let events_max = if shared.committer.favours_singles(waiting) { 1 } else { settings.batch_events_max };
+    let bytes_max = shared.committer.room();
     let rules = shared.rules.now();
     let mut round = Round { shared, rules: &rules, partition, state, staged: Vec::new(), bytes: 0, now_ms };
     if round.open_partition() {
@@ -149,7 +150,7 @@ pub(super) fn decide_round<P: Port>(
             let unit = work.submission.units.around(place);
             // A unit of work is committed whole, so it is begun only where it has room.
             let room = round.staged.len() + (unit.end - place) <= events_max.min(BATCH_EVENTS_MAX)
-                && round.bytes < settings.batch_bytes_max;
+                && round.bytes < bytes_max;
             let begins = place == unit.start;
             if !round.staged.is_empty() && begins && !room || round.staged.len() >= BATCH_EVENTS_MAX {
                 return Ok(round.staged);

@@ -12,6 +12,7 @@
 mod acknowledger;
 mod cache;
 mod committer;
+mod costs;
 mod decide;
 mod latecomers;
 pub mod metrics;

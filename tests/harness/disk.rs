@@ -1,6 +1,6 @@
-//! A disk of a test's own, in a file, whose file system turns read-only while it is used, as one does of which the
-//! kernel finds that something is wrong with it. Takes root, and a kernel with loop devices and ext4: where it cannot
-//! be had the test fails.
+//! Disks of a test's own. One in a file, whose file system turns read-only while it is used, as one does of which the
+//! kernel finds that something is wrong with it, and a small one in memory. Both take root, the first a kernel with loop
+//! devices and ext4: where they cannot be had the test fails.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -74,11 +74,34 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: its server may be killed only a moment later.
-        let unmounted = Command::new("umount").arg("-l").arg(self.path()).status();
-        if !unmounted.is_ok_and(|status| status.success()) {
-            eprintln!("{} may still be mounted", self.path().display());
-        }
+        unmount(&self.path());
+    }
+}
+
+/// A folder that is in memory, of one size, until it is dropped. Takes root.
+pub struct SmallFolder {
+    path: PathBuf,
+}
+
+impl SmallFolder {
+    pub fn mounted(path: PathBuf, kib: u32) -> Self {
+        std::fs::create_dir_all(&path).unwrap();
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={kib}k"), "tmpfs"], &[&path]);
+        Self { path }
+    }
+}
+
+impl Drop for SmallFolder {
+    fn drop(&mut self) {
+        unmount(&self.path);
+    }
+}
+
+/// Lazily: its server may be killed only a moment later.
+fn unmount(path: &Path) {
+    let unmounted = Command::new("umount").arg("-l").arg(path).status();
+    if !unmounted.is_ok_and(|status| status.success()) {
+        eprintln!("{} may still be mounted", path.display());
     }
 }
 

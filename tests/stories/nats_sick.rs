@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::harness::client::{Answer, Client};
 use crate::harness::cluster::{Cluster, binary};
-use crate::harness::disk::Disk;
+use crate::harness::disk::{Disk, SmallFolder};
 use crate::harness::nats::NatsServer;
 use crate::harness::process::Process;
 use crate::harness::temp_dir;
@@ -97,6 +97,25 @@ async fn a_nats_whose_disk_turns_read_only_commits_nothing_until_it_is_mended() 
     assert_eq!(ids, ["draft-1", "draft-2", "draft-3", "draft-4"], "each once, in her order");
     assert_eq!(cluster.log("p").len(), 1);
     assert!(cluster.validators[0].process.is_running() && cluster.frontends[0].process.is_running());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nats_with_little_room_for_batches_gets_smaller_ones() {
+    let store = temp_dir();
+    let batches = store.path().join("jetstream/$G/streams/COMMITTED/batches");
+    let _room = SmallFolder::mounted(batches, 256);
+    let cluster = Cluster::start().store_in(store.path().to_owned()).await;
+    let mut ann = cluster.client(0, "ann").await;
+    for n in 0..60 {
+        ann.submit("set", json!({ "target": format!("k{n}"), "value": "x".repeat(20_000) })).await;
+    }
+    ann.settle().await;
+    let log = cluster.log("default");
+    let drafts: Vec<_> = log.iter().map(|event| event["draftId"].as_str().unwrap()).collect();
+    assert_eq!(drafts, (1..=60).map(|n| format!("draft-{n}")).collect::<Vec<_>>());
+    // What was too much was refused, and tried again only in parts.
+    let refused = cluster.validators[0].counter("insieme_commit_failures_total").await;
+    assert!((1.0..20.0).contains(&refused), "{refused} commits were refused");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -111,7 +111,7 @@ Written by \`benches/compare\`; do not edit. How to read this and what was learn
 
 - ${machine.date} UTC, commit ${machine.commit}, ${machine.minutes} minutes, ${machine.rounds} round(s) in alternation, ${machine.seconds} s a throughput; load average at the end ${machine.load_average}
 - ${machine.cpu}, ${machine.memory_gib} GiB, Linux ${machine.kernel}; load generator, servers and NATS share it
-- ${Object.entries(machine.versions).map(([name, version]) => (name === "nats" ? version : `${name} ${version}`)).join(", ")}
+- ${Object.entries(machine.versions).map(([name, version]) => (name === "nats" ? version : `${name} ${version}`)).join(", ")}; NATS stages our batches ${machine.batches}
 
 Every figure is the median of the rounds. Each measurement has a server of its own with an empty store. *CPU s/s* and *memory* are of all the server's processes, NATS included; *generator* is the load generator's own processor: near 1 it was itself the limit. *Verified*: every event was answered once, came to everyone once, in order, under the answered id, and stands so in the log.
 

@@ -24,6 +24,7 @@ const { values: options } = parseArgs({
     only: { type: "string", multiple: true },
     rounds: { type: "string" },
     seconds: { type: "string" },
+    "batches-on-disk": { type: "boolean", default: false },
     out: { type: "string", default: path.join(root, "benches") },
     backend: { type: "string", default: path.join(root, "target/release/insieme-backend") },
     load: { type: "string", default: path.join(root, "benches/load/target/release/load") },
@@ -39,6 +40,7 @@ if (options.help) {
   --only NAME   only this scenario; may be given several times
   --rounds N    how often all servers are measured in turn (2)
   --seconds N   how long a throughput is measured (8)
+  --batches-on-disk   NATS stages our batches on disk, not in memory as compose.yaml has it, which takes root
   --out DIR     where RESULTS.md, results.json and plots/ go (benches)
   --backend, --load, --nats-server FILE   other binaries
 
@@ -47,6 +49,9 @@ ${Object.entries(SCENARIOS).map(([name, { title, long }]) => `  ${name.padEnd(14
   process.exit(0);
 }
 
+if (!options["batches-on-disk"] && process.getuid() !== 0) {
+  throw new Error("mounting a folder in memory for NATS's batches takes root; --batches-on-disk goes without");
+}
 const { quick } = options;
 const rounds = Number(options.rounds ?? (quick ? 1 : 2));
 const seconds = Number(options.seconds ?? (quick ? 3 : 8));
@@ -63,6 +68,7 @@ const tools = {
   natsServer:
     options["nats-server"] ?? execFileSync(options.backend, ["dev", "--print-nats-server"]).toString().trim(),
   peers: path.join(root, "benches/peers"),
+  batchesInMemory: !options["batches-on-disk"],
   // Not below a temporary folder, which may be in memory: a disk is part of what is measured.
   scratch: path.join(root, "target/compare"),
 };
@@ -116,6 +122,7 @@ const machine = {
   versions: { nats: version(tools.natsServer, "--version"), node: process.version, ...peers },
   seconds,
   rounds,
+  batches: tools.batchesInMemory ? "in memory, as compose.yaml has it" : "on disk (--batches-on-disk)",
 };
 mkdirSync(path.join(options.out, "plots"), { recursive: true });
 writeFileSync(path.join(options.out, "results.json"), `${JSON.stringify({ machine, summary: summary(measured) }, null, 1)}\n`);

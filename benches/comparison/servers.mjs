@@ -10,9 +10,9 @@ const START_MS = 60_000;
 const STOP_MS = 10_000;
 
 /** A process that has said a line which begins with `ready`; `word` is what follows. */
-const start = (name, command, args, ready, { stderr = false } = {}) =>
+const start = (name, command, args, ready, { stderr = false, env = {} } = {}) =>
   new Promise((resolve, reject) => {
-    const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...env } });
     let said = "";
     let word = null;
     const failed = (why) => reject(new Error(`${name} ${why}:\n${said.slice(-2000)}`));
@@ -64,7 +64,9 @@ const startNats = async ({ natsServer }, dir, sync) => {
     config,
     `listen: "127.0.0.1:${port}"\nserver_name: compare\njetstream { store_dir: ${JSON.stringify(dir)}${setting} }\n`,
   );
-  const nats = await start("nats", natsServer, ["-c", config], "Server is ready", { stderr: true });
+  // As compose.yaml has it: without, NATS keeps all of the log in memory that it has ever written.
+  const env = { GOMEMLIMIT: "1GiB" };
+  const nats = await start("nats", natsServer, ["-c", config], "Server is ready", { stderr: true, env });
   return { ...nats, url: `nats://127.0.0.1:${port}` };
 };
 
@@ -77,7 +79,7 @@ const OPEN = [
   "frontend.connections_max=100000",
 ];
 
-/** Has NATS stage the log's batches in memory; gives what undoes that. Takes root. */
+/** Has NATS stage the log's batches in memory, as compose.yaml does; gives what undoes that. Takes root. */
 const stageInMemory = (dir) => {
   const batches = path.join(dir, "jetstream/$G/streams/COMMITTED/batches");
   mkdirSync(batches, { recursive: true });

@@ -42,7 +42,7 @@ impl Default for ValidatorSettings {
             batch_bytes_max: 8 << 20,
             singles_in_flight_max: 256,
             batches_in_flight_max: 1,
-            acknowledge_after_ms: 20,
+            acknowledge_after_ms: 2,
             snapshot_events_min: 1000,
             snapshot_share_min: 0.5,
             snapshot_queue_max: 64,

@@ -176,10 +176,13 @@ def check(clients, count):
         assert client.events == clients[0].events, f"{client.name} saw something else than {clients[0].name}"
 
 
+def pid_of(service):
+    return int(docker("inspect", "-f", "{{.State.Pid}}", containers(service)[0]))
+
+
 def kill_one(service):
     """As a crash would: the daemon knows nothing of it beforehand."""
-    pid = int(docker("inspect", "-f", "{{.State.Pid}}", containers(service)[0]))
-    os.kill(pid, signal.SIGKILL)
+    os.kill(pid_of(service), signal.SIGKILL)
     say(f"killed a {service}")
 
 
@@ -218,6 +221,15 @@ def everything_is_there_after_down_and_up():
     late.submit("late-1")
     late.read_until(CLIENTS * DRAFTS_EACH * 2 + 1)
     say("after down and up all of it is there, and it goes on")
+
+
+def batches_are_staged_in_memory():
+    root = f"/proc/{pid_of('nats')}"
+    mounts = [line.split() for line in open(f"{root}/mounts")]
+    (folder,) = [path for _, path, kind, *_ in mounts if kind == "tmpfs" and path.endswith("/batches")]
+    # Below the log's own folder, in which NATS looks for it.
+    assert os.path.exists(f"{root}/root{os.path.dirname(folder)}/meta.inf"), folder
+    say(f"NATS stages batches in memory, in {folder}")
 
 
 def product_has_the_least_that_it_needs():
@@ -409,6 +421,7 @@ JETSTREAM = "http://127.0.0.1:8222/jsz?accounts=true&streams=true"
 
 plain()
 everything_is_there_after_down_and_up()
+batches_are_staged_in_memory()
 product_has_the_least_that_it_needs()
 keys_are_fetched_with_the_image_s_authorities()
 switches = MONITORING

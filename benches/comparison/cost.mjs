@@ -15,6 +15,7 @@ const HELP = `benches/cost [OPTION]… [-- SCENARIO [LOAD OPTION]…]
 
   --backend FILE   a build to measure; several are measured in turn (target/release/insieme-backend)
   --set KEY=VALUE  a setting of ours; may be given several times
+  --beside KEY=VALUE   measures each build a second time with this setting, in alternation
   --sync SETTING   NATS's sync_interval: default or always (default)
   --rounds N       how often each is measured (2)
   --batches-in-memory   NATS stages batches in memory: a tmpfs, which takes root
@@ -32,6 +33,7 @@ const { values: options } = parseArgs({
     help: { type: "boolean" },
     backend: { type: "string", multiple: true, default: [path.join(root, "target/release/insieme-backend")] },
     set: { type: "string", multiple: true, default: [] },
+    beside: { type: "string" },
     sync: { type: "string", default: "default" },
     "batches-in-memory": { type: "boolean" },
     rounds: { type: "string", default: "2" },
@@ -53,8 +55,8 @@ const natsServer =
   options["nats-server"] ?? (await run(options.backend[0], ["dev", "--print-nats-server"])).stdout.trim();
 let recorded = 0;
 
-const measure = async (backend) => {
-  const tools = { backend, load: options.load, natsServer, scratch, settings: options.set, batchesInMemory: options["batches-in-memory"] };
+const measure = async (backend, settings) => {
+  const tools = { backend, load: options.load, natsServer, scratch, settings, batchesInMemory: options["batches-in-memory"] };
   return withServer(`ours, ${options.sync}`, tools, async ({ url, running }) => {
     const json = path.join(scratch, "report.json");
     rmSync(json, { force: true });
@@ -73,16 +75,21 @@ const measure = async (backend) => {
   });
 };
 
+const plain = { settings: options.set, name: "" };
+const variants = options.beside ? [plain, { settings: [...options.set, options.beside], name: ` (${options.beside})` }] : [plain];
+const measured = options.backend.flatMap((backend) => variants.map((variant) => ({ backend, ...variant })));
 for (let round = 0; round < Number(options.rounds); round += 1) {
-  for (const backend of options.backend) {
-    const report = await measure(backend);
+  for (const { backend, settings, name } of measured) {
+    const report = await measure(backend, settings);
     const events = report.figures.find(({ name }) => name === "events").value;
-    const each = report.processes.map(({ name, cpu_s }) => [name, (1e6 * cpu_s) / events]);
+    const each = report.processes.map(({ name: process, cpu_s }) => [process, (1e6 * cpu_s) / events]);
     const sum = each.reduce((sum, [, us]) => sum + us, 0);
-    const shown = each.map(([name, us]) => `${name} ${us.toFixed(1)}`).join("  ");
+    const shown = each.map(([process, us]) => `${process} ${us.toFixed(1)}`).join("  ");
     const wrong = Object.entries(report.findings).filter(([, count]) => count > 0);
     const findings = wrong.length ? `  WRONG: ${JSON.stringify(Object.fromEntries(wrong))}` : "";
-    console.log(`${path.basename(backend)}: ${sum.toFixed(1)} µs an event (${shown}), ${Math.round(events / report.seconds)} events/s${findings}`);
+    const answer = report.times.find((time) => time.name === "answer");
+    const answered = answer ? `, answered in ${answer.p50.toFixed(2)} ms (p50) and ${answer.p99.toFixed(2)} (p99)` : "";
+    console.log(`${path.basename(backend)}${name}: ${sum.toFixed(1)} µs an event (${shown}), ${Math.round(events / report.seconds)} events/s${answered}${findings}`);
   }
 }
 rmSync(scratch, { recursive: true, force: true });

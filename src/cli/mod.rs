@@ -132,8 +132,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(role) => loaded.config.traces.start(role).context("traces")?,
         None => None,
     };
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(loaded.config.process.threads())
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
     let ended = runtime.block_on(signals::until_ended(|shutdown| command.run(loaded, source, shutdown)));
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
     if let Some(traces) = traces {

@@ -20,6 +20,7 @@ const DECLARATIONS: &[(&str, &str, &str)] = &[
     ("admin", "AdminSettings", include_str!("../admin/settings.rs")),
     ("control", "ControlSettings", include_str!("../control/settings.rs")),
     ("traces", "TracesConfig", include_str!("../telemetry/traces.rs")),
+    ("process", "ProcessConfig", include_str!("process.rs")),
 ];
 
 /// A configuration file with every key, described, at its default. Keys that are unset by default are
@@ -122,5 +123,6 @@ const _: fn(&Config) = |config| {
         admin: _,
         control: _,
         traces: _,
+        process: _,
     } = config;
 };

@@ -9,6 +9,7 @@ mod auth;
 mod describe;
 mod layers;
 mod nats;
+mod process;
 mod rules;
 mod schema_folder;
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub use auth::AuthSettings;
 pub use describe::{defaults_as_toml, effective_as_text};
 pub use layers::Override;
 pub use nats::NatsConfig;
+pub use process::ProcessConfig;
 pub use rules::{BaseEventId, RulesSettings, UnknownTypes};
 pub use schema_folder::{Fingerprint, SchemaFolder, SchemaFolderError};
 
@@ -57,6 +59,8 @@ pub struct Config {
     pub control: ControlSettings,
     /// Where traces go, and how many.
     pub traces: TracesConfig,
+    /// What a process takes of its machine.
+    pub process: ProcessConfig,
 }
 
 /// Metrics and health over HTTP.
@@ -122,6 +126,7 @@ impl Config {
             problems.push(format!("frontend: {error}"));
         }
         self.traces.check(problems);
+        self.process.check(problems);
         if self.metrics.store_look_ms < 100 {
             problems.push("metrics.store_look_ms: at least 100".to_owned());
         }

@@ -75,21 +75,21 @@ const measure = async (backend, settings) => {
   });
 };
 
-const plain = { settings: options.set, name: "" };
-const variants = options.beside ? [plain, { settings: [...options.set, options.beside], name: ` (${options.beside})` }] : [plain];
-const measured = options.backend.flatMap((backend) => variants.map((variant) => ({ backend, ...variant })));
+const plain = { settings: options.set, variant: "" };
+const variants = options.beside ? [plain, { settings: [...options.set, options.beside], variant: ` (${options.beside})` }] : [plain];
+const measured = options.backend.flatMap((backend) => variants.map((how) => ({ backend, ...how })));
 for (let round = 0; round < Number(options.rounds); round += 1) {
-  for (const { backend, settings, name } of measured) {
+  for (const { backend, settings, variant } of measured) {
     const report = await measure(backend, settings);
     const events = report.figures.find(({ name }) => name === "events").value;
-    const each = report.processes.map(({ name: process, cpu_s }) => [process, (1e6 * cpu_s) / events]);
+    const each = report.processes.map(({ name, cpu_s }) => [name, (1e6 * cpu_s) / events]);
     const sum = each.reduce((sum, [, us]) => sum + us, 0);
-    const shown = each.map(([process, us]) => `${process} ${us.toFixed(1)}`).join("  ");
+    const shown = each.map(([name, us]) => `${name} ${us.toFixed(1)}`).join("  ");
     const wrong = Object.entries(report.findings).filter(([, count]) => count > 0);
     const findings = wrong.length ? `  WRONG: ${JSON.stringify(Object.fromEntries(wrong))}` : "";
     const answer = report.times.find((time) => time.name === "answer");
     const answered = answer ? `, answered in ${answer.p50.toFixed(2)} ms (p50) and ${answer.p99.toFixed(2)} (p99)` : "";
-    console.log(`${path.basename(backend)}${name}: ${sum.toFixed(1)} µs an event (${shown}), ${Math.round(events / report.seconds)} events/s${answered}${findings}`);
+    console.log(`${path.basename(backend)}${variant}: ${sum.toFixed(1)} µs an event (${shown}), ${Math.round(events / report.seconds)} events/s${answered}${findings}`);
   }
 }
 rmSync(scratch, { recursive: true, force: true });

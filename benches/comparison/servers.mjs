@@ -91,9 +91,10 @@ const ours = (sync) => ({
   promise: sync === "always" ? "on disk before the answer" : "in the log; on disk within NATS's sync interval (2 min)",
   start: async (tools, dir) => {
     const undo = tools.batchesInMemory ? stageInMemory(dir) : undefined;
-    const nats = await startNats(tools, dir, sync);
-    const running = [nats];
+    const running = [];
     try {
+      const nats = await startNats(tools, dir, sync);
+      running.push(nats);
       const settings = [...OPEN, ...(tools.settings ?? [])].flatMap((setting) => ["--set", setting]);
       const run = (role, ...rest) => [role, "--nats", nats.url, ...settings, "--log", "warn", ...rest];
       await promisify(execFile)(tools.backend, run("bootstrap"));
@@ -105,7 +106,7 @@ const ours = (sync) => ({
       undo?.();
       throw error;
     }
-    return { url: running[2].word, running, nats: nats.url, undo };
+    return { url: running[2].word, running, undo };
   },
 });
 
@@ -153,8 +154,11 @@ export const withServer = async (name, tools, use) => {
     try {
       return await use(server);
     } finally {
-      for (const process of [...server.running].reverse()) await stop(process);
-      server.undo?.();
+      try {
+        for (const process of [...server.running].reverse()) await stop(process);
+      } finally {
+        server.undo?.();
+      }
     }
   } finally {
     rmSync(dir, { recursive: true, force: true });

@@ -184,8 +184,10 @@ impl<P: Port> Worker<P> {
     fn dispatch(&mut self) -> Option<BoxFuture<'static, Done>> {
         let first = self.waiting.front()?;
         let may_be_single = first.part.bodies.len() == 1 && self.singles < self.singles_max;
-        let has_no_room = self.room.is_too_small_for(first.bytes());
-        if may_be_single && (has_no_room || self.costs.favour_singles(self.waiting.len(), self.singles)) {
+        if may_be_single
+            && (self.room.is_too_small_for(first.bytes())
+                || self.costs.favour_singles(self.waiting.len(), self.singles))
+        {
             let request = self.waiting.pop_front()?;
             self.singles += 1;
             return Some(Box::pin(send_single(self.log.clone(), request, self.singles)));

@@ -37,7 +37,7 @@ fn main() {
         state.memory_bytes()
     );
     let start = Instant::now();
-    let bytes = state.to_snapshot().expect("nothing is staged").state.encode();
+    let bytes = state.to_state_part().expect("nothing is staged").encode();
     let made = start.elapsed();
     let start = Instant::now();
     let part = StatePart::decode(&bytes).expect("what was just made");

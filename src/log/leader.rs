@@ -25,6 +25,7 @@ struct Reply {
 
 #[derive(Deserialize)]
 struct Stored {
+    subject: String,
     seq: u64,
     #[serde(default)]
     data: String,
@@ -60,19 +61,36 @@ impl Log {
     /// The last event of a partition, as the leader of the stream has it.
     pub async fn leader_head(&self, token: &Token) -> Result<Option<StoredEvent>, LogError> {
         const WHAT: &str = "asking the leader for a partition's head";
+        let get = serde_json::json!({ "last_by_subj": subjects::committed(token) });
+        Ok(self.leader_get(WHAT, &get).await?.map(|(_, event)| event))
+    }
+
+    /// An event of a partition by its id, as the leader of the stream has it.
+    pub async fn leader_event(&self, token: &Token, id: EventId) -> Result<Option<StoredEvent>, LogError> {
+        const WHAT: &str = "asking the leader for an event";
+        let found = self.leader_get(WHAT, &serde_json::json!({ "seq": id.0 })).await?;
+        Ok(found.filter(|(subject, _)| *subject == subjects::committed(token)).map(|(_, event)| event))
+    }
+
+    /// One message of the log, with its subject.
+    async fn leader_get(
+        &self,
+        what: &'static str,
+        get: &serde_json::Value,
+    ) -> Result<Option<(String, StoredEvent)>, LogError> {
         let subject = self.api(&format!("STREAM.MSG.GET.{}", subjects::COMMITTED_STREAM));
-        let body = serde_json::json!({ "last_by_subj": subjects::committed(token) }).to_string();
-        let reply = self.request(WHAT, subject, None, Bytes::from(body)).await?;
+        let reply = self.request(what, subject, None, Bytes::from(get.to_string())).await?;
         let reply: Reply =
-            serde_json::from_slice(&reply.payload).map_err(|error| LogError::malformed(WHAT, error))?;
+            serde_json::from_slice(&reply.payload).map_err(|error| LogError::malformed(what, error))?;
         match (reply.message, reply.error) {
             (Some(stored), _) => {
-                let body = STANDARD.decode(stored.data).map_err(|error| LogError::malformed(WHAT, error))?;
-                Ok(Some(StoredEvent { id: EventId(stored.seq), body: Bytes::from(body) }))
+                let body = STANDARD.decode(stored.data).map_err(|error| LogError::malformed(what, error))?;
+                let event = StoredEvent { id: EventId(stored.seq), body: Bytes::from(body) };
+                Ok(Some((stored.subject, event)))
             }
             (None, Some(error)) if error.code == 404 => Ok(None),
-            (None, Some(error)) => Err(LogError::unavailable(WHAT, error)),
-            (None, None) => Err(LogError::malformed(WHAT, "neither a message nor an error")),
+            (None, Some(error)) => Err(LogError::unavailable(what, error)),
+            (None, None) => Err(LogError::malformed(what, "neither a message nor an error")),
         }
     }
 }

@@ -6,8 +6,8 @@ use super::connection::Log;
 use super::error::LogError;
 use super::replay::StoredEvent;
 use super::snapshots::{SnapshotInfo, SnapshotPart};
-use crate::event::{CommittedEvent, EventId, EventRecord, Token};
-use crate::state::{ApplyError, Fold, IndexPart, PartitionState, SnapshotError, StatePart};
+use crate::event::{CommittedEvent, ContentHash, DraftKey, EventId, EventRecord, Token};
+use crate::state::{ApplyError, Fold, IndexEntry, IndexPart, PartitionState, SnapshotError, StatePart};
 
 /// A state that could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -51,32 +51,85 @@ impl Log {
         fold: &Arc<dyn Fold>,
         with_index: bool,
     ) -> Result<Loaded, LoadError> {
-        let Some(head) = self.head_for(token, with_index).await? else {
+        let index = if with_index { Index::Decide } else { Index::None };
+        self.load(token, fold, index).await.map(|(loaded, _)| loaded)
+    }
+
+    /// Loads what the next snapshot of a partition is made of: the state, and with `with_index` the whole draft index.
+    pub async fn load_for_snapshot(
+        &self,
+        token: &Token,
+        fold: &Arc<dyn Fold>,
+        with_index: bool,
+    ) -> Result<(Loaded, Option<IndexPart>), LoadError> {
+        let index = if with_index { Index::Write } else { Index::None };
+        self.load(token, fold, index).await
+    }
+
+    async fn load(
+        &self,
+        token: &Token,
+        fold: &Arc<dyn Fold>,
+        index: Index,
+    ) -> Result<(Loaded, Option<IndexPart>), LoadError> {
+        let deciding = index != Index::None;
+        let Some(head) = self.head_for(token, deciding).await? else {
             if let Some(snapshot) = self.snapshot_info(token, SnapshotPart::State).await? {
-                return Err(gone_back(&snapshot, EventId::NONE, with_index));
+                return Err(gone_back(&snapshot, EventId::NONE, deciding));
             }
-            let state = if with_index { PartitionState::new() } else { PartitionState::follower() };
-            return Ok(Loaded { state, snapshot: SnapshotInfo::default(), indexed: 0 });
+            let Start { state, part, .. } = Start::empty(index);
+            return Ok((Loaded { state, snapshot: SnapshotInfo::default(), indexed: 0 }, part));
         };
-        let Start { mut state, replay_from, snapshot, indexed } = self.start(token, with_index).await?;
+        let Start { mut state, mut part, replay_from, snapshot, indexed } = self.start(token, index).await?;
         if snapshot.event_id.max(state.head()) > head.id {
             // It may have been replaced since the head was asked for: by that time there was a later head.
-            let again = self.head_for(token, with_index).await?.map_or(EventId::NONE, |head| head.id);
+            let again = self.head_for(token, deciding).await?.map_or(EventId::NONE, |head| head.id);
             if snapshot.event_id.max(state.head()) > again {
-                return Err(gone_back(&snapshot, again, with_index));
+                return Err(gone_back(&snapshot, again, deciding));
             }
         }
+        let mut new: Vec<IndexEntry> = Vec::new();
+        let mut enter = |event: &CommittedEvent<'_>| {
+            if index == Index::Write {
+                new.push((event.record.draft_key(), event.id, event.record.content_hash));
+            }
+        };
         // The index may be older than the state: what lies between them goes into the index alone.
         let mut replay = self.replay(token, replay_from, state.head());
         while let Some(stored) = replay.next().await? {
-            state.index_only(&parse(&stored)?);
+            let event = parse(&stored)?;
+            state.index_only(&event);
+            enter(&event);
         }
-        self.advance(token, fold, &mut state, head.id).await?;
+        self.advance(token, fold, &mut state, head.id, enter).await?;
+        if let Some(part) = &mut part {
+            part.extend(state.head(), new);
+        }
         #[cfg(feature = "fault-points")]
         if crate::fault::broken("forget_drafts") {
             state.forget_drafts();
         }
-        Ok(Loaded { state, snapshot, indexed })
+        Ok((Loaded { state, snapshot, indexed }, part))
+    }
+
+    /// Looks in the log, at the leader's, for a draft that may be committed as one of these events.
+    pub async fn find_draft(
+        &self,
+        token: &Token,
+        key: &DraftKey,
+        candidates: &[EventId],
+    ) -> Result<Option<(EventId, ContentHash)>, LoadError> {
+        for id in candidates {
+            let Some(stored) = self.leader_event(token, *id).await? else {
+                let why = "the event is in the partition's index and no longer in its log".to_owned();
+                return Err(LoadError::Broken { event: *id, why });
+            };
+            let record = parse(&stored)?.record;
+            if record.draft_key() == *key {
+                return Ok(Some((*id, record.content_hash)));
+            }
+        }
+        Ok(None)
     }
 
     /// Brings a state up to the partition's head. Gives the number of events that it was behind.
@@ -91,7 +144,7 @@ impl Log {
             return Ok(0);
         }
         let behind = parse(&head)?.record.ordinal.saturating_sub(state.ordinal());
-        self.advance(token, fold, state, head.id).await?;
+        self.advance(token, fold, state, head.id, |_| {}).await?;
         Ok(behind)
     }
 
@@ -120,24 +173,24 @@ impl Log {
         if deciding { self.leader_head(token).await } else { self.head(token).await }
     }
 
-    async fn start(&self, token: &Token, with_index: bool) -> Result<Start, LogError> {
+    async fn start(&self, token: &Token, index: Index) -> Result<Start, LogError> {
         let (Some(snapshot), Some(state)) = (
             self.snapshot_info(token, SnapshotPart::State).await?,
             self.usable(token, SnapshotPart::State).await?,
         ) else {
-            return Ok(Start::empty(with_index));
+            return Ok(Start::empty(index));
         };
-        let index = if with_index { self.usable(token, SnapshotPart::Index).await? } else { None };
-        let decoded = tokio::task::spawn_blocking(move || decode(&state, with_index.then_some(index)))
+        let bytes = match index {
+            Index::None => None,
+            Index::Decide | Index::Write => self.usable(token, SnapshotPart::Index).await?,
+        };
+        let decoded = tokio::task::spawn_blocking(move || Start::decode(snapshot, &state, index, bytes))
             .await
             .map_err(|error| LogError::malformed("decoding a snapshot", error))?;
-        match decoded {
-            Ok((state, replay_from, indexed)) => Ok(Start { state, replay_from, snapshot, indexed }),
-            Err(error) => {
-                tracing::error!(%token, %error, "the snapshot cannot be used; folding the whole log instead");
-                Ok(Start::empty(with_index))
-            }
-        }
+        Ok(decoded.unwrap_or_else(|error| {
+            tracing::error!(%token, %error, "the snapshot cannot be used; folding the whole log instead");
+            Start::empty(index)
+        }))
     }
 
     /// A snapshot object's bytes; one that cannot be read back counts as none. One that was replaced while it was
@@ -166,11 +219,12 @@ impl Log {
         fold: &Arc<dyn Fold>,
         state: &mut PartitionState,
         upto: EventId,
+        mut seen: impl FnMut(&CommittedEvent<'_>),
     ) -> Result<(), LoadError> {
         let mut replay = self.replay(token, state.head(), upto);
         let mut folded = 0_usize;
         while let Some(stored) = replay.next().await? {
-            apply(fold.as_ref(), state, &stored)?;
+            seen(&apply(fold.as_ref(), state, &stored)?);
             folded += 1;
             // Folding is work for the processor: others get their turn.
             if folded.is_multiple_of(EVENTS_PER_TURN) {
@@ -181,44 +235,56 @@ impl Log {
     }
 }
 
+/// What is wanted of the draft index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Index {
+    None,
+    /// In the state, as drafts are decided with.
+    Decide,
+    /// All of it, to be written.
+    Write,
+}
+
 /// Where a replay starts: a snapshot, or nothing.
 struct Start {
     state: PartitionState,
+    /// The index, where it is to be written.
+    part: Option<IndexPart>,
     replay_from: EventId,
     snapshot: SnapshotInfo,
     indexed: u64,
 }
 
 impl Start {
-    fn empty(with_index: bool) -> Self {
-        let state = if with_index { PartitionState::new() } else { PartitionState::follower() };
-        Self { state, replay_from: EventId::NONE, snapshot: SnapshotInfo::default(), indexed: 0 }
+    fn empty(index: Index) -> Self {
+        let state = if index == Index::Decide { PartitionState::new() } else { PartitionState::follower() };
+        let part = (index == Index::Write).then(IndexPart::default);
+        Self { state, part, replay_from: EventId::NONE, snapshot: SnapshotInfo::default(), indexed: 0 }
     }
-}
 
-/// Makes a state of a snapshot's parts; gives where the replay begins, and how many drafts the index had. `index` is
-/// `None` where none is wanted, `Some(None)` where it is wanted and not there.
-fn decode(
-    state: &[u8],
-    index: Option<Option<Vec<u8>>>,
-) -> Result<(PartitionState, EventId, u64), SnapshotError> {
-    let state = StatePart::decode(state)?;
-    let Some(index) = index else {
-        let follower = PartitionState::from_state_part(&state)?;
-        return Ok((follower, state.event_id, 0));
-    };
-    let nothing = || IndexPart { event_id: EventId::NONE, entries: Vec::new() };
-    let index = index.map_or_else(
-        || Ok(nothing()),
-        |bytes| {
-            IndexPart::decode(&bytes).inspect_err(|error| {
-                tracing::error!(%error, "a snapshot's draft index cannot be used; reading the log instead");
-            })
-        },
-    );
-    let index = index.unwrap_or_else(|_| nothing());
-    let (replay_from, indexed) = (PartitionState::replay_from(&state, &index), index.entries.len() as u64);
-    Ok((PartitionState::from_snapshot(&state, index)?, replay_from, indexed))
+    /// From a snapshot's parts. An index that is not there, or not to be used, is read from the log.
+    fn decode(
+        snapshot: SnapshotInfo,
+        state: &[u8],
+        index: Index,
+        bytes: Option<Vec<u8>>,
+    ) -> Result<Self, SnapshotError> {
+        let state = StatePart::decode(state)?;
+        let part = bytes.map(|bytes| IndexPart::decode(&bytes)).transpose().unwrap_or_else(|error| {
+            tracing::error!(%error, "a snapshot's draft index cannot be used; reading the log instead");
+            None
+        });
+        let part = part.unwrap_or_default();
+        let (replay_from, indexed) = (PartitionState::replay_from(&state, &part), part.entries.len() as u64);
+        let start = |state, part| Self { state, part, replay_from, snapshot, indexed };
+        Ok(match index {
+            Index::None => {
+                Self { replay_from: state.event_id, ..start(PartitionState::from_state_part(&state)?, None) }
+            }
+            Index::Decide => start(PartitionState::from_snapshot(&state, &part)?, None),
+            Index::Write => start(PartitionState::from_state_part(&state)?, Some(part)),
+        })
+    }
 }
 
 /// A snapshot of an event that the partition does not have. Whoever asked the leader knows that the events are
@@ -242,10 +308,15 @@ pub fn parse(stored: &StoredEvent) -> Result<CommittedEvent<'_>, LoadError> {
     }
 }
 
-/// Folds one event into a state.
-pub fn apply(fold: &dyn Fold, state: &mut PartitionState, stored: &StoredEvent) -> Result<(), LoadError> {
+/// Folds one event into a state. Gives the event as it was read.
+pub fn apply<'a>(
+    fold: &dyn Fold,
+    state: &mut PartitionState,
+    stored: &'a StoredEvent,
+) -> Result<CommittedEvent<'a>, LoadError> {
     let event = parse(stored)?;
     state
         .apply(fold, &event, stored.body.len())
-        .map_err(|error: ApplyError| LoadError::Broken { event: stored.id, why: error.to_string() })
+        .map_err(|error: ApplyError| LoadError::Broken { event: stored.id, why: error.to_string() })?;
+    Ok(event)
 }

@@ -10,7 +10,7 @@ use super::{Decision, Rules};
 use crate::auth::permissions;
 use crate::event::canonical::content_hash_with;
 use crate::event::{ContentHash, Draft, FieldError, Reason, Submitter};
-use crate::state::{Accepted, Node, PartitionState, Touch};
+use crate::state::{Accepted, DraftLookup, Node, PartitionState, Touch};
 
 impl Rules {
     /// Decides a draft against a partition's state, staged events included.
@@ -27,8 +27,13 @@ impl Rules {
         if state.is_staged(&key) {
             return Decision::Wait;
         }
-        if let Some((id, committed)) = state.lookup(&key) {
-            return if committed == content_hash { Decision::AlreadyCommitted(id) } else { duplicate(draft) };
+        match state.lookup(&key) {
+            DraftLookup::Fresh => {}
+            DraftLookup::Committed(id, committed) if committed == content_hash => {
+                return Decision::AlreadyCommitted(id);
+            }
+            DraftLookup::Committed(..) => return duplicate(draft),
+            DraftLookup::Perhaps => return Decision::NeedDraft,
         }
 
         let entry = self.registry.get(&draft.event_type);

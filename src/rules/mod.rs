@@ -139,6 +139,9 @@ pub enum Decision {
     },
     /// It depends on the event ids of staged events: commit those, then decide again.
     Wait,
+    /// It may be committed already: the log must be asked. See
+    /// [`PartitionState::draft_candidates`](crate::state::PartitionState::draft_candidates).
+    NeedDraft,
     /// It is based on an event so far back that what came after must be read again: see
     /// [`PartitionState::add_older_touch`](crate::state::PartitionState::add_older_touch).
     NeedHistory {

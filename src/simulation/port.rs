@@ -9,12 +9,12 @@ use tokio::time::sleep;
 
 use super::net::{Link, Lost};
 use super::world::{Mutation, Servers};
-use crate::event::{Answer, EventId, PartitionKey, Slot, Token};
+use crate::event::{Answer, ContentHash, DraftKey, EventId, PartitionKey, Slot, Token};
 use crate::log::{
     CommitError, CommitPart, ConnectionState, LoadError, Loaded, LogError, OwnedSlot, OwnershipView,
     PlacedTrace, SnapshotInfo, StoredEvent, apply, parse,
 };
-use crate::state::{Fold, PartitionState};
+use crate::state::{Fold, IndexPart, PartitionState};
 use crate::validator::port::{ChangesPort, ConsumerPort, DraftPort, Port};
 
 pub(crate) const SLOTS: u16 = 2;
@@ -102,33 +102,37 @@ impl Port for SimulatedLog {
         // By way of a snapshot somewhere on the way, whose two parts are not of the same moment.
         let at = self.0.world.roll(|rng| (rng.below(events.len() + 1), rng.below(events.len() + 1)));
         let (state_at, index_at) = (at.0.max(at.1), at.0.min(at.1));
-        let mut state = PartitionState::new();
-        let mut index = None;
-        for (n, stored) in events[..state_at].iter().enumerate() {
-            if n == index_at {
-                index = state.to_snapshot().ok().map(|snapshot| snapshot.index);
-            }
-            apply(fold.as_ref(), &mut state, stored)?;
-        }
         let broken = |error: crate::state::SnapshotError| LoadError::Broken {
             event: EventId::NONE,
             why: error.to_string(),
         };
-        let snapshot = state.to_snapshot().map_err(broken)?;
-        let mut index = index.unwrap_or(snapshot.index);
-        let mut after = PartitionState::replay_from(&snapshot.state, &index);
+        let mut state = PartitionState::new();
+        let mut index = IndexPart::default();
+        for (n, stored) in events[..state_at].iter().enumerate() {
+            let event = apply(fold.as_ref(), &mut state, stored)?;
+            if n < index_at {
+                let record = &event.record;
+                index.extend(event.id, [(record.draft_key(), event.id, record.content_hash)]);
+            }
+        }
+        let part = state.to_state_part().map_err(broken)?;
+        let mut after = PartitionState::replay_from(&part, &index);
         if forgets {
             index.entries.clear();
-            after = snapshot.state.event_id;
+            after = part.event_id;
         }
         if state.ordinal() > 0 {
-            state = PartitionState::from_snapshot(&snapshot.state, index).map_err(broken)?;
+            state = PartitionState::from_snapshot(&part, &index).map_err(broken)?;
         }
         for stored in events.iter().filter(|stored| stored.id > after) {
             let event = parse(stored)?;
             state
                 .replay(fold.as_ref(), &event, stored.body.len())
                 .map_err(|error| LoadError::Broken { event: stored.id, why: error.to_string() })?;
+        }
+        // As if so many others had been committed since that these are long past.
+        if self.0.world.roll(|rng| rng.below(2)) == 0 {
+            state.settle_drafts();
         }
         Ok(Loaded { state, snapshot: SnapshotInfo::default(), indexed: 0 })
     }
@@ -165,6 +169,29 @@ impl Port for SimulatedLog {
             }
         }
         Ok(events.len())
+    }
+
+    async fn find_draft(
+        &self,
+        token: &Token,
+        key: &DraftKey,
+        candidates: &[EventId],
+    ) -> Result<Option<(EventId, ContentHash)>, LoadError> {
+        let token = token.clone();
+        let (events, unsought) = self
+            .0
+            .ask(move |servers| {
+                (read(servers, &token, EventId::NONE), servers.is_broken(Mutation::UnsoughtDraft))
+            })
+            .await
+            .map_err(lost("looking for a draft"))?;
+        for stored in events.iter().filter(|stored| candidates.contains(&stored.id) && !unsought) {
+            let record = parse(stored)?.record;
+            if record.draft_key() == *key {
+                return Ok(Some((stored.id, record.content_hash)));
+            }
+        }
+        Ok(None)
     }
 
     async fn answer(&self, frontend: &str, answer: &Answer) -> Result<(), LogError> {

@@ -31,6 +31,8 @@ pub(crate) enum Mutation {
     LaggingHead,
     /// A state is loaded without its index of drafts.
     ForgottenIndex,
+    /// A draft that was committed long ago is not looked for in the log.
+    UnsoughtDraft,
     /// The frontend believes the rejections of any attempt.
     AnyAttempt,
     /// Drafts are published again without a word on what earlier copies may have committed.

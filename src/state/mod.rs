@@ -6,6 +6,7 @@
 
 mod arena;
 mod document;
+mod drafts;
 mod fold;
 mod partition;
 mod snapshot;
@@ -22,9 +23,10 @@ pub(crate) use arena::visits;
 use crate::event::json::{self, Json};
 
 pub use document::{Document, Effect, OpError};
+pub use drafts::DraftLookup;
 pub use fold::{Accepted, Fold, FoldError};
 pub use partition::{ApplyError, PartitionState};
-pub use snapshot::{IndexPart, Snapshot, SnapshotError, StatePart};
+pub use snapshot::{IndexEntry, IndexPart, SnapshotError, StatePart};
 pub(crate) use touch::{Since, below};
 pub use touch::{TOUCHES_MAX, Touch};
 pub use tree::Tree;

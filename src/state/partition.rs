@@ -1,10 +1,11 @@
 //! The state of one partition as its validator (with everything) or a frontend (without index and touches)
 //! holds it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
+use super::drafts::{DraftIndex, DraftLookup};
 use super::touch::{Since, Touches};
-use super::{Accepted, Document, Fold, FoldError, IndexPart, Snapshot, SnapshotError, StatePart};
+use super::{Accepted, Document, Fold, FoldError, IndexPart, SnapshotError, StatePart};
 use super::{TOUCHES_MAX, Touch};
 use crate::event::{ClientId, CommittedEvent, ContentHash, DraftKey, EventId};
 
@@ -58,7 +59,7 @@ pub struct PartitionState {
 
 #[derive(Debug)]
 struct Memory {
-    index: HashMap<DraftKey, (EventId, ContentHash)>,
+    drafts: DraftIndex,
     touches: Touches,
 }
 
@@ -135,10 +136,10 @@ impl PartitionState {
 
     /// About how many bytes of memory the state takes.
     pub fn memory_bytes(&self) -> usize {
-        let memory = self.memory.as_ref().map_or(0, |memory| {
-            // A hash table is half full on average.
-            memory.index.len() * 64 + memory.touches.memory_bytes()
-        });
+        let memory = self
+            .memory
+            .as_ref()
+            .map_or(0, |memory| memory.drafts.memory_bytes() + memory.touches.memory_bytes());
         std::mem::size_of::<Self>() + self.doc.memory_bytes() + memory
     }
 
@@ -164,7 +165,7 @@ impl PartitionState {
             .fold(&record.event_type, record.payload, expected == 1, &mut self.doc)
             .map_err(|source| ApplyError::Fold { id, source })?;
         if let Some(memory) = &mut self.memory {
-            memory.index.insert(record.draft_key(), (id, record.content_hash));
+            memory.drafts.insert(record.draft_key(), id, record.content_hash);
             memory.touches.push(id, record.client_id.clone(), touch);
         }
         self.advance(id, record.timestamp, body_len);
@@ -175,7 +176,7 @@ impl PartitionState {
     /// two parts of a snapshot. Entering one twice changes nothing.
     pub fn index_only(&mut self, event: &CommittedEvent<'_>) {
         if let Some(memory) = &mut self.memory {
-            memory.index.insert(event.record.draft_key(), (event.id, event.record.content_hash));
+            memory.drafts.insert(event.record.draft_key(), event.id, event.record.content_hash);
         }
     }
 
@@ -216,7 +217,7 @@ impl PartitionState {
         for (id, body_len) in (first.0..).map(EventId).zip(body_lens) {
             let Some(staged) = self.staged.pop_front() else { return };
             if let Some(memory) = &mut self.memory {
-                memory.index.insert(staged.key, (id, staged.content_hash));
+                memory.drafts.insert(staged.key, id, staged.content_hash);
                 memory.touches.push(id, staged.client, staged.touch);
             }
             self.advance(id, timestamp, *body_len);
@@ -227,7 +228,7 @@ impl PartitionState {
     #[cfg(feature = "fault-points")]
     pub fn forget_drafts(&mut self) {
         if let Some(memory) = &mut self.memory {
-            memory.index.clear();
+            memory.drafts = DraftIndex::default();
         }
     }
 
@@ -236,9 +237,37 @@ impl PartitionState {
         self.staged.len()
     }
 
-    /// The commit of a draft, if it was committed.
-    pub fn lookup(&self, key: &DraftKey) -> Option<(EventId, ContentHash)> {
-        self.memory.as_ref()?.index.get(key).copied()
+    /// The commit of a draft, if it was committed. A follower knows of none.
+    pub fn lookup(&self, key: &DraftKey) -> DraftLookup {
+        self.memory.as_ref().map_or(DraftLookup::Fresh, |memory| memory.drafts.lookup(key))
+    }
+
+    /// The events one of which may be a draft that is [`DraftLookup::Perhaps`] committed. Whoever has looked at them in
+    /// the log calls [`tell_draft`](Self::tell_draft).
+    pub fn draft_candidates(&self, key: &DraftKey) -> Vec<EventId> {
+        self.memory.as_ref().map_or_else(Vec::new, |memory| memory.drafts.candidates(key).collect())
+    }
+
+    /// Takes what the log says of a draft: the event that it is committed as, if it is.
+    pub fn tell_draft(&mut self, key: DraftKey, found: Option<(EventId, ContentHash)>) {
+        if let Some(memory) = &mut self.memory {
+            memory.drafts.tell(key, found);
+        }
+    }
+
+    /// Forgets what was told of drafts, which are decided now.
+    pub fn forget_told_drafts(&mut self) {
+        if let Some(memory) = &mut self.memory {
+            memory.drafts.forget_told();
+        }
+    }
+
+    /// Keeps of all drafts only what it keeps of old ones.
+    #[cfg(all(test, feature = "fault-points"))]
+    pub(crate) fn settle_drafts(&mut self) {
+        if let Some(memory) = &mut self.memory {
+            memory.drafts.settle();
+        }
     }
 
     /// Whether a draft under this key is staged.
@@ -289,16 +318,7 @@ impl PartitionState {
         }
     }
 
-    /// A snapshot as of the head. Not while events are staged, and not of a follower.
-    pub fn to_snapshot(&self) -> Result<Snapshot, SnapshotError> {
-        let memory = self.memory.as_ref().ok_or(SnapshotError::NoIndex)?;
-        let state = self.to_state_part()?;
-        let mut entries: Vec<_> = memory.index.iter().map(|(key, (id, hash))| (*key, *id, *hash)).collect();
-        entries.sort_unstable_by_key(|(key, ..)| *key);
-        Ok(Snapshot { state, index: IndexPart { event_id: self.head, entries } })
-    }
-
-    /// The state's part of a snapshot, which needs no index.
+    /// The state's part of a snapshot as of the head. Not while events are staged.
     pub fn to_state_part(&self) -> Result<StatePart, SnapshotError> {
         if !self.staged.is_empty() {
             return Err(SnapshotError::Staged);
@@ -330,9 +350,9 @@ impl PartitionState {
 
     /// A validator's state from both parts of a snapshot. It is complete only when every event after
     /// [`replay_from`](Self::replay_from) was handed to [`replay`](Self::replay).
-    pub fn from_snapshot(state: &StatePart, index: IndexPart) -> Result<Self, SnapshotError> {
-        let mut memory = Memory::new(state.event_id);
-        memory.index = index.entries.into_iter().map(|(key, id, hash)| (key, (id, hash))).collect();
+    pub fn from_snapshot(state: &StatePart, index: &IndexPart) -> Result<Self, SnapshotError> {
+        let drafts = DraftIndex::of_entries(&index.entries);
+        let memory = Memory { drafts, ..Memory::new(state.event_id) };
         Ok(Self { memory: Some(memory), ..Self::from_state_part(state)? })
     }
 
@@ -351,6 +371,6 @@ impl PartitionState {
 
 impl Memory {
     fn new(floor: EventId) -> Self {
-        Self { index: HashMap::new(), touches: Touches::new(TOUCHES_MAX, floor) }
+        Self { drafts: DraftIndex::default(), touches: Touches::new(TOUCHES_MAX, floor) }
     }
 }

@@ -39,18 +39,6 @@ pub enum SnapshotError {
     /// Staged events are in the document and not in the log.
     #[error("a snapshot cannot be made while events are staged")]
     Staged,
-    /// The state was loaded without an index.
-    #[error("a snapshot cannot be made of a state without its index")]
-    NoIndex,
-}
-
-/// Both parts, as of one event.
-#[derive(Debug)]
-pub struct Snapshot {
-    /// The state.
-    pub state: StatePart,
-    /// The index.
-    pub index: IndexPart,
 }
 
 /// The state as of an event.
@@ -70,13 +58,16 @@ pub struct StatePart {
     pub state: Vec<u8>,
 }
 
+/// A committed draft: its key, the event that it is, and what it says.
+pub type IndexEntry = (DraftKey, EventId, ContentHash);
+
 /// The index of draft keys as of an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IndexPart {
     /// The event.
     pub event_id: EventId,
     /// Every committed draft up to it, sorted by key.
-    pub entries: Vec<(DraftKey, EventId, ContentHash)>,
+    pub entries: Vec<IndexEntry>,
 }
 
 impl StatePart {
@@ -112,6 +103,19 @@ impl StatePart {
 }
 
 impl IndexPart {
+    /// Enters the drafts of the events behind [`event_id`](Self::event_id), up to and including `upto`. Those of
+    /// earlier events are passed over.
+    pub fn extend(&mut self, upto: EventId, drafts: impl IntoIterator<Item = IndexEntry>) {
+        let (from, known) = (self.event_id, self.entries.len());
+        self.entries.extend(drafts.into_iter().filter(|(_, id, _)| *id > from));
+        self.event_id = self.event_id.max(upto);
+        if let Some(new) = self.entries.get_mut(known..) {
+            new.sort_unstable_by_key(|(key, ..)| *key);
+        }
+        // Two sorted runs: this sort merges them.
+        self.entries.sort_by_key(|(key, ..)| *key);
+    }
+
     /// The part as bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = begin(INDEX_MAGIC, self.entries.len() * 32 + 64);

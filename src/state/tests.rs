@@ -63,6 +63,15 @@ fn log(count: u64) -> Vec<Vec<u8>> {
         .collect()
 }
 
+fn index_of(log: &[Vec<u8>]) -> IndexPart {
+    let mut index = IndexPart::default();
+    for body in log {
+        let event = event(body);
+        index.extend(event.id, [(event.record.draft_key(), event.id, event.record.content_hash)]);
+    }
+    index
+}
+
 fn applied(log: &[Vec<u8>], mut state: PartitionState) -> PartitionState {
     for body in log {
         state.apply(&OnlySet, &event(body), body.len()).unwrap();
@@ -92,22 +101,21 @@ fn events_apply_in_their_order_and_without_holes() {
 #[test]
 fn snapshot_parts_survive_their_bytes() {
     let state = applied(&log(5), PartitionState::new());
-    let snapshot = state.to_snapshot().unwrap();
-    assert_eq!(snapshot.state.sha256, state.document().hash());
-    let part = StatePart::decode(&snapshot.state.encode()).unwrap();
-    assert_eq!(part, snapshot.state);
-    let index = IndexPart::decode(&snapshot.index.encode()).unwrap();
-    assert_eq!(index, snapshot.index);
+    let written = (state.to_state_part().unwrap(), index_of(&log(5)));
+    assert_eq!(written.0.sha256, state.document().hash());
+    let part = StatePart::decode(&written.0.encode()).unwrap();
+    let index = IndexPart::decode(&written.1.encode()).unwrap();
+    assert_eq!((&part, &index), (&written.0, &written.1));
 
     let follower = PartitionState::from_state_part(&part).unwrap();
     assert_eq!(follower.document().canonical(), state.document().canonical());
     assert_eq!((follower.head(), follower.ordinal()), (state.head(), state.ordinal()));
-    assert_eq!(follower.lookup(&DraftKey::classic("odd", "d1")), None);
-    assert!(matches!(follower.to_snapshot(), Err(SnapshotError::NoIndex)));
+    assert_eq!(follower.lookup(&DraftKey::classic("odd", "d1")), DraftLookup::Fresh);
 
-    let loaded = PartitionState::from_snapshot(&part, index).unwrap();
-    assert_eq!(loaded.lookup(&DraftKey::classic("odd", "d1")), Some((EventId(10), ContentHash(1))));
-    assert_eq!(loaded.lookup(&DraftKey::classic("even", "d1")), None);
+    let loaded = PartitionState::from_snapshot(&part, &index).unwrap();
+    let committed = DraftLookup::Committed(EventId(10), ContentHash(1));
+    assert_eq!(loaded.lookup(&DraftKey::classic("odd", "d1")), committed);
+    assert_eq!(loaded.lookup(&DraftKey::classic("even", "d1")), DraftLookup::Fresh);
 }
 
 #[test]
@@ -116,27 +124,37 @@ fn parts_of_different_events_replay_to_the_same() {
     let whole = applied(&log, PartitionState::new());
     for state_at in 1..=6 {
         for index_at in 1..=6 {
-            let state = applied(&log[..state_at], PartitionState::new()).to_snapshot().unwrap().state;
-            let index = applied(&log[..index_at], PartitionState::new()).to_snapshot().unwrap().index;
+            let state = applied(&log[..state_at], PartitionState::new()).to_state_part().unwrap();
+            let mut index = index_of(&log[..index_at]);
             let from = PartitionState::replay_from(&state, &index);
-            let mut loaded = PartitionState::from_snapshot(&state, index).unwrap();
+            let mut loaded = PartitionState::from_snapshot(&state, &index).unwrap();
             for body in log.iter().filter(|body| event(body).id > from) {
                 loaded.replay(&OnlySet, &event(body), body.len()).unwrap();
             }
-            let (loaded, whole) = (loaded.to_snapshot().unwrap(), whole.to_snapshot().unwrap());
-            assert_eq!(loaded.state, whole.state);
-            assert_eq!(loaded.index, whole.index);
+            assert_eq!(loaded.to_state_part().unwrap(), whole.to_state_part().unwrap());
+            for body in &log {
+                let key = event(body).record.draft_key();
+                assert_ne!(whole.lookup(&key), DraftLookup::Fresh);
+                assert_eq!(loaded.lookup(&key), whole.lookup(&key));
+            }
+            // The next index is that of the whole log, wherever the replay began.
+            let all = log.iter().map(|body| event(body));
+            let entry =
+                |event: &CommittedEvent<'_>| (event.record.draft_key(), event.id, event.record.content_hash);
+            index.extend(whole.head(), all.filter(|event| event.id > from).map(|event| entry(&event)));
+            assert_eq!(index, index_of(&log));
         }
     }
 }
 
 #[test]
 fn damaged_snapshots_are_told_apart() {
-    let snapshot = applied(&log(3), PartitionState::new()).to_snapshot().unwrap();
+    let (state, index) =
+        (applied(&log(3), PartitionState::new()).to_state_part().unwrap(), index_of(&log(3)));
     type Decode = fn(&[u8]) -> Option<SnapshotError>;
     let parts: [(Vec<u8>, Decode); 2] = [
-        (snapshot.state.encode(), |bytes| StatePart::decode(bytes).err()),
-        (snapshot.index.encode(), |bytes| IndexPart::decode(bytes).err()),
+        (state.encode(), |bytes| StatePart::decode(bytes).err()),
+        (index.encode(), |bytes| IndexPart::decode(bytes).err()),
     ];
     for (bytes, decode) in parts {
         assert!(decode(&bytes).is_none());
@@ -160,7 +178,7 @@ fn damaged_snapshots_are_told_apart() {
         assert!(matches!(decode(b"{\"json\":1}"), Some(SnapshotError::NotASnapshot)));
     }
     // One kind is not the other.
-    assert!(matches!(IndexPart::decode(&snapshot.state.encode()), Err(SnapshotError::NotASnapshot)));
+    assert!(matches!(IndexPart::decode(&state.encode()), Err(SnapshotError::NotASnapshot)));
 }
 
 #[test]
@@ -201,12 +219,12 @@ fn touches_overlap_as_the_spec_says() {
 fn older_touches_are_read_again_as_far_as_they_are_kept() {
     let log = log(8);
     let (part, odd, even) = (
-        applied(&log[..6], PartitionState::new()).to_snapshot().unwrap(),
+        applied(&log[..6], PartitionState::new()).to_state_part().unwrap(),
         ClientId::new("odd").unwrap(),
         ClientId::new("even").unwrap(),
     );
     let load = |max| {
-        let state = PartitionState::from_snapshot(&part.state, part.index.clone()).unwrap();
+        let state = PartitionState::from_snapshot(&part, &index_of(&log[..6])).unwrap();
         applied(&log[6..], state.with_touches_max(max))
     };
     let k3 = Touch::Path("k3".into());

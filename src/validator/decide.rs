@@ -13,12 +13,12 @@ use tokio::time::Instant;
 use super::port::Port;
 use super::{Shared, metrics};
 use crate::event::{
-    Draft, EventId, EventRecord, FieldError, Outcome, PartitionKey, Reason, Submission, Submitter,
+    Draft, DraftKey, EventId, EventRecord, FieldError, Outcome, PartitionKey, Reason, Submission, Submitter,
 };
 use crate::fault;
 use crate::log::{BATCH_EVENTS_MAX, PlacedTrace};
 use crate::rules::{Decision, Rules};
-use crate::state::PartitionState;
+use crate::state::{DraftLookup, PartitionState};
 use crate::telemetry::traces::TraceParent;
 
 /// A submission that was taken off the queue and is not yet answered.
@@ -119,6 +119,8 @@ pub(super) struct Staged {
 pub(super) enum Break {
     /// A draft's `baseEventId` lies before what the state remembers: events behind this one are needed.
     NeedsHistory(EventId),
+    /// The log must be asked which of the drafts are committed: [`to_be_found`] says of which.
+    NeedsDrafts,
     /// A rule panicked on this draft of this submission. The state is not to be used any more.
     Panicked { work: usize, draft: usize },
 }
@@ -144,7 +146,11 @@ pub(super) fn decide_round<P: Port>(
         return Ok(round.staged);
     }
     for (index, work) in works.iter_mut().enumerate() {
-        work.decided_before = decided_before(round.state, &work.submission, work.outcomes.len());
+        match decided_before(round.state, &work.submission, work.outcomes.len()) {
+            Some(place) => work.decided_before = place,
+            None if round.staged.is_empty() => return Err(Break::NeedsDrafts),
+            None => return Ok(round.staged),
+        }
         while !work.is_decided() {
             let place = work.outcomes.len();
             let unit = work.submission.units.around(place);
@@ -236,7 +242,10 @@ impl<P: Port> Round<'_, P> {
                 }
                 Decision::Reject { reason, errors } => outcomes.push(Outcome::Rejected { reason, errors }),
                 Decision::Wait => return Ok(Step::Blocked),
-                Decision::NeedHistory { .. } if !self.staged.is_empty() => return Ok(Step::Blocked),
+                Decision::NeedHistory { .. } | Decision::NeedDraft if !self.staged.is_empty() => {
+                    return Ok(Step::Blocked);
+                }
+                Decision::NeedDraft => return Err(Break::NeedsDrafts),
                 Decision::NeedHistory { from } => return Err(Break::NeedsHistory(from)),
             }
         }
@@ -274,24 +283,40 @@ impl<P: Port> Round<'_, P> {
 /// Whether a draft is in the log, or will be with this round.
 fn is_known(state: &PartitionState, submitter: &Submitter, draft: &Draft) -> bool {
     let key = draft.key(&submitter.client_id);
-    state.is_staged(&key) || state.lookup(&key).is_some()
+    state.is_staged(&key) || !matches!(state.lookup(&key), DraftLookup::Fresh)
+}
+
+/// The drafts not decided yet of which the log must be asked whether they are committed.
+pub(super) fn to_be_found<D>(state: &PartitionState, works: &VecDeque<Work<D>>) -> Vec<DraftKey> {
+    let undecided = works.iter().flat_map(|work| {
+        let client = &work.submission.submitter.client_id;
+        work.submission.drafts.iter().skip(work.outcomes.len()).map(|draft| draft.key(client))
+    });
+    undecided.filter(|key| state.lookup(key) == DraftLookup::Perhaps).collect()
 }
 
 /// Up to which place a submission was decided before, by an earlier copy of it or by an earlier owner: the unit
 /// with a draft that is in the log since the first attempt, or will be with this round. What stands before that
 /// unit and is not in the log was rejected, or stood behind a rejected one. Nobody may have been told, or
-/// believed it; but decided again it might be accepted, behind what was sent after it.
-fn decided_before(state: &PartitionState, submission: &Submission, from: usize) -> usize {
+/// believed it; but decided again it might be accepted, behind what was sent after it. `None` if the log must be asked.
+fn decided_before(state: &PartitionState, submission: &Submission, from: usize) -> Option<usize> {
     let since = submission.reply_to.since;
     let nothing_later = state.head() <= since && state.staged() == 0;
     if submission.drafts.len() < from + 2 || nothing_later || fault::broken("decide_again") {
-        return 0;
+        return Some(0);
     }
-    let in_log = submission.drafts.iter().skip(from).rposition(|draft| {
+    for (place, draft) in submission.drafts.iter().enumerate().skip(from).rev() {
         let key = draft.key(&submission.submitter.client_id);
-        state.is_staged(&key) || state.lookup(&key).is_some_and(|(event_id, _)| event_id > since)
-    });
-    in_log.map_or(0, |place| submission.units.around(from + place).start)
+        let in_log = match state.lookup(&key) {
+            DraftLookup::Fresh => state.is_staged(&key),
+            DraftLookup::Committed(event_id, _) => event_id > since,
+            DraftLookup::Perhaps => return None,
+        };
+        if in_log {
+            return Some(submission.units.around(place).start);
+        }
+    }
+    Some(0)
 }
 
 /// An accepted draft could not be staged: a defect in a rule. Logged where it was found.

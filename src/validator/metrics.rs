@@ -21,6 +21,7 @@ const CONFLICTS: &str = "insieme_commit_conflicts_total";
 const COMMIT_FAILURES: &str = "insieme_commit_failures_total";
 const REJECTED: &str = "insieme_drafts_rejected_total";
 const DUPLICATES: &str = "insieme_drafts_duplicate_total";
+const SOUGHT: &str = "insieme_drafts_sought_total";
 const LATE: &str = "insieme_drafts_late_total";
 const POISONED: &str = "insieme_drafts_poisoned_total";
 const DECIDE_SECONDS: &str = "insieme_decide_duration_seconds";
@@ -50,6 +51,7 @@ pub fn describe() {
     describe_counter!(COMMIT_FAILURES, Unit::Count, "Commits not stored, or without an answer");
     describe_counter!(REJECTED, Unit::Count, "Drafts rejected, by reason");
     describe_counter!(DUPLICATES, Unit::Count, "Drafts that were found committed already");
+    describe_counter!(SOUGHT, Unit::Count, "Drafts of which the log was asked whether they are committed");
     describe_counter!(LATE, Unit::Count, "Copies of drafts that were overtaken by a later copy, and dropped");
     describe_counter!(POISONED, Unit::Count, "Drafts that could not be processed at all");
     describe_histogram!(DECIDE_SECONDS, Unit::Seconds, "Deciding and folding one round of drafts");
@@ -168,6 +170,10 @@ pub(super) fn late() {
 
 pub(super) fn duplicate() {
     counter!(DUPLICATES).increment(1);
+}
+
+pub(super) fn sought(drafts: usize) {
+    counter!(SOUGHT).increment(drafts as u64);
 }
 
 pub(super) fn poisoned() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::event::{Answer, EventId, PartitionKey, Slot, Token};
+use crate::event::{Answer, ContentHash, DraftKey, EventId, PartitionKey, Slot, Token};
 use crate::log::{
     CommitError, CommitPart, ConnectionState, DraftMessage, LoadError, Loaded, Log, LogError, OwnedSlot,
     OwnershipChanges, OwnershipView, PlacedTrace, SlotConsumer,
@@ -57,6 +57,12 @@ pub(crate) trait Port: Clone + Send + Sync + 'static {
         state: &mut PartitionState,
         from: EventId,
     ) -> impl Future<Output = Result<usize, LoadError>> + Send;
+    fn find_draft(
+        &self,
+        token: &Token,
+        key: &DraftKey,
+        candidates: &[EventId],
+    ) -> impl Future<Output = Result<Option<(EventId, ContentHash)>, LoadError>> + Send;
     fn answer(&self, frontend: &str, answer: &Answer) -> impl Future<Output = Result<(), LogError>> + Send;
     fn slot_consumer(
         &self,
@@ -161,6 +167,15 @@ impl Port for Log {
         from: EventId,
     ) -> Result<usize, LoadError> {
         self.extend_history(token, fold, state, from).await
+    }
+
+    async fn find_draft(
+        &self,
+        token: &Token,
+        key: &DraftKey,
+        candidates: &[EventId],
+    ) -> Result<Option<(EventId, ContentHash)>, LoadError> {
+        self.find_draft(token, key, candidates).await
     }
 
     async fn answer(&self, frontend: &str, answer: &Answer) -> Result<(), LogError> {

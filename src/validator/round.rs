@@ -7,19 +7,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::Shared;
 use super::cache::{Cached, SnapshotProgress};
-use super::decide::{Break, Staged, Work, decide_round, rejection};
+use super::decide::{Break, Staged, Work, decide_round, rejection, to_be_found};
 use super::metrics;
 use super::port::{DraftPort, Port};
 use crate::event::{Answer, EventId, Outcome, PartitionKey, Reason, Slot, Token};
 use crate::fault;
 use crate::log::{CommitError, LoadError, LogError, PlacedTrace};
+use crate::state::PartitionState;
 use crate::telemetry::traces::Span;
 use crate::unix_time;
+
+/// The most drafts that the log is asked for at a time.
+const FINDS_AT_ONCE: usize = 32;
 
 /// Why a partition's work stopped before its drafts were answered. They come again: to the slot's next
 /// owner, or to this one when it takes the slot anew.
@@ -49,7 +54,8 @@ impl<P: Port> Partition<P> {
         let mut cached = None;
         let result = self.run_with(&mut cached, &mut works).await;
         // A state with anything staged is one that may never come to be: it is let go.
-        if let Some(cached) = cached.filter(|cached: &Cached| cached.state.staged() == 0) {
+        if let Some(mut cached) = cached.filter(|cached: &Cached| cached.state.staged() == 0) {
+            cached.state.forget_told_drafts();
             self.shared.cache.put(self.key.clone(), cached);
         }
         result
@@ -71,11 +77,7 @@ impl<P: Port> Partition<P> {
                         pause.wait(&self.stop).await?;
                         continue;
                     }
-                    Err(broken @ LoadError::Broken { .. }) => {
-                        metrics::partition_stopped();
-                        error!(partition = %self.key, error = %broken, "the log does not fold: this partition is not validated");
-                        return self.refuse_all(works, &broken.to_string()).await;
-                    }
+                    Err(broken @ LoadError::Broken { .. }) => return self.stop_at(works, &broken).await,
                 },
             };
             let started = Instant::now();
@@ -96,6 +98,20 @@ impl<P: Port> Partition<P> {
                         }
                         Err(error) => {
                             warn!(partition = %self.key, %error, "the partition's history cannot be read just now");
+                        }
+                    }
+                    pause.wait(&self.stop).await?;
+                    continue;
+                }
+                Err(Break::NeedsDrafts) => {
+                    match self.find_drafts(&mut cached.state, works).await {
+                        Ok(()) => continue,
+                        Err(LoadError::Log(error)) => {
+                            warn!(partition = %self.key, drafts = %Named(works), %error, "the log does not say just now whether they are committed");
+                        }
+                        Err(broken @ LoadError::Broken { .. }) => {
+                            *slot = None;
+                            return self.stop_at(works, &broken).await;
                         }
                     }
                     pause.wait(&self.stop).await?;
@@ -172,6 +188,27 @@ impl<P: Port> Partition<P> {
             owned_since: self.owned_since,
             snapshot: Arc::new(SnapshotProgress::new(loaded.snapshot, loaded.indexed)),
         })
+    }
+
+    /// Has the state know which drafts are committed that were so long ago that it must ask the log.
+    async fn find_drafts(
+        &self,
+        state: &mut PartitionState,
+        works: &VecDeque<Work<P::Draft>>,
+    ) -> Result<(), LoadError> {
+        let drafts = to_be_found(state, works).into_iter().map(|key| {
+            let candidates = state.draft_candidates(&key);
+            async move {
+                let found = self.shared.log.find_draft(&self.token, &key, &candidates).await?;
+                Ok::<_, LoadError>((key, found))
+            }
+        });
+        let found: Vec<_> = stream::iter(drafts).buffer_unordered(FINDS_AT_ONCE).try_collect().await?;
+        metrics::sought(found.len());
+        for (key, commit) in found {
+            state.tell_draft(key, commit);
+        }
+        Ok(())
     }
 
     /// Commits what is staged. False if that did not, or not surely, happen: then the state is to be
@@ -302,6 +339,17 @@ impl<P: Port> Partition<P> {
                 warn!(%error, "an answer was not sent");
             }
         }
+    }
+
+    /// Stops the partition: its log is not one that a state can be made of.
+    async fn stop_at(
+        &self,
+        works: &mut VecDeque<Work<P::Draft>>,
+        broken: &LoadError,
+    ) -> Result<(), RoundError> {
+        metrics::partition_stopped();
+        error!(partition = %self.key, error = %broken, "the log does not fold: this partition is not validated");
+        self.refuse_all(works, &broken.to_string()).await
     }
 
     /// Answers everything with `unavailable`: nothing is stored in a partition whose log does not fold.

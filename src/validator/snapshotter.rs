@@ -13,7 +13,7 @@ use super::cache::SnapshotProgress;
 use super::metrics;
 use crate::event::Token;
 use crate::log::{Log, SnapshotInfo, SnapshotPart};
-use crate::state::{Fold, Snapshot, SnapshotError};
+use crate::state::{Fold, SnapshotError};
 
 struct Request {
     token: Token,
@@ -92,7 +92,7 @@ async fn run(log: Log, fold: Arc<dyn Fold>, mut requests: mpsc::Receiver<Request
 async fn write(log: &Log, fold: &Arc<dyn Fold>, request: &Request) -> anyhow::Result<SnapshotInfo> {
     let Request { token, progress } = request;
     let with_index = progress.index_is_due();
-    let loaded = log.load_partition(token, fold, with_index).await?;
+    let (loaded, index) = log.load_for_snapshot(token, fold, with_index).await?;
     if loaded.state.head() <= loaded.snapshot.event_id {
         return Ok(loaded.snapshot);
     }
@@ -103,15 +103,10 @@ async fn write(log: &Log, fold: &Arc<dyn Fold>, request: &Request) -> anyhow::Re
         bytes: 0,
     };
     let (state, index) = tokio::task::spawn_blocking(move || {
-        let (state, index) = if with_index {
-            let Snapshot { state, index } = loaded.state.to_snapshot()?;
-            (state, Some(index.encode()))
-        } else {
-            (loaded.state.to_state_part()?, None)
-        };
+        let state = loaded.state.to_state_part()?;
         #[cfg(feature = "fault-points")]
         let state = if crate::fault::broken("snapshot_off_by_one") { one_too_early(state) } else { state };
-        Ok::<_, SnapshotError>((state.encode(), index))
+        Ok::<_, SnapshotError>((state.encode(), index.map(|index| index.encode())))
     })
     .await
     .context("encoding a snapshot")??;

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::state::IndexPart;
 
 /// A state with a tree `t`: x with children y and z, and w; and what is no tree.
 fn state() -> Value {
@@ -406,8 +407,8 @@ fn conflicts_count_by_base_client_and_path() {
     assert!(matches!(decide(&validator, "c3", "a.bc", base), Decision::Commit(_)));
 
     // From a snapshot the touches are not known before they are read again.
-    let snapshot = validator.state.to_snapshot().unwrap();
-    validator.state = PartitionState::from_snapshot(&snapshot.state, snapshot.index).unwrap();
+    let part = validator.state.to_state_part().unwrap();
+    validator.state = PartitionState::from_snapshot(&part, &IndexPart::default()).unwrap();
     let Decision::NeedHistory { from } = decide(&validator, "c3", "a.b", base) else { panic!() };
     let fold = validator.rules.fold();
     for (id, body) in validator.log.iter().filter(|(id, _)| *id > from) {
@@ -519,5 +520,5 @@ fn what_was_accepted_for_another_state_is_not_staged() {
     validator.state.stage(&*fold, first).unwrap();
     assert!(validator.state.stage(&*fold, second).is_err());
     assert_eq!(validator.state.staged(), 1);
-    assert!(validator.state.to_snapshot().is_err());
+    assert!(validator.state.to_state_part().is_err());
 }

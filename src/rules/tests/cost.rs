@@ -62,9 +62,9 @@ fn tree_actions_do_not_walk_the_tree() {
 #[test]
 fn a_tree_written_and_read_again_is_the_same() {
     let validator = wide();
-    let snapshot = validator.state.to_snapshot().unwrap();
-    let loaded = PartitionState::from_state_part(&snapshot.state).unwrap();
-    assert_eq!(loaded.document().canonical(), snapshot.state.state);
+    let part = validator.state.to_state_part().unwrap();
+    let loaded = PartitionState::from_state_part(&part).unwrap();
+    assert_eq!(loaded.document().canonical(), part.state);
     assert_eq!(loaded.document().size(), validator.state.document().size());
 }
 

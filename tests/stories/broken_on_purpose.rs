@@ -119,9 +119,10 @@ async fn decides_on_todays_state(fault: &str) -> bool {
     cluster.validators[first].process.pause();
 
     let second = cluster.add_validator("").await;
-    // Earlier, the draft would be in the sleeper's hands, and show it on waking up that the state is an old one.
+    // As long as the sleeper's consumer is there, the draft would also be in its hands, and show it on waking up that
+    // the state is an old one.
     until("the slot to be taken over", async || {
-        (cluster.validators[second].counter("insieme_slots_owned").await == 1.0).then_some(())
+        (cluster.validators[second].counter("insieme_slot_takeovers_total").await == 1.0).then_some(())
     })
     .await;
     ann.commit("treePush", json!({ "target": "t", "value": { "id": "n" } })).await;

@@ -75,6 +75,43 @@ async fn many_drafts_sent_at_once_on_two_frontends_are_each_committed_once() {
     assert_eq!(cluster.log("default").len(), 1 + drafts.len());
 }
 
+/// A validator keeps only ten bytes of a draft of long ago, and asks the log for the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn drafts_of_long_ago_are_looked_for_in_the_log() {
+    const SOUGHT: &str = "insieme_drafts_sought_total";
+    const DRAFTS: usize = 300;
+    let mut cluster = Cluster::start().set("validator.snapshot_events_min", 50).await;
+    let mut ann = cluster.client(0, "ann").await;
+    let drafts: Vec<String> = (0..DRAFTS).map(|n| format!("buy-{n}")).collect();
+    let set = |value: usize| json!({ "type": "set", "payload": { "target": "todo", "value": value } });
+    for (n, draft) in drafts.iter().enumerate() {
+        ann.submit_again(draft, set(n)).await;
+    }
+    ann.settle().await;
+    let first = ann.answers.clone();
+    assert!(first.values().all(Answer::is_accepted));
+    assert_eq!(cluster.validators[0].counter(SOUGHT).await, 0.0, "nothing looks like a draft of long ago");
+
+    for restarted in [false, true] {
+        if restarted {
+            cluster.restart_everything().await;
+            ann.reconnect().await;
+        }
+        for (n, draft) in drafts.iter().enumerate() {
+            ann.submit_again(draft, set(n)).await;
+        }
+        ann.settle().await;
+        for draft in &drafts {
+            assert_eq!(ann.answers[draft], first[draft], "{draft}, restarted: {restarted}");
+        }
+        let sought = cluster.validators[0].counter(SOUGHT).await;
+        assert!(sought >= 100.0, "only {sought} of {DRAFTS} were looked for, restarted: {restarted}");
+        ann.submit_again(&drafts[0], set(DRAFTS)).await;
+        ann.expect_rejected(&drafts[0], "duplicate_draft").await;
+    }
+    assert_eq!(cluster.log("default").len(), DRAFTS);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rejected_draft_leaves_its_id_free() {
     let cluster = Cluster::start().await;

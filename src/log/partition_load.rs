@@ -51,65 +51,59 @@ impl Log {
         fold: &Arc<dyn Fold>,
         with_index: bool,
     ) -> Result<Loaded, LoadError> {
-        let index = if with_index { Index::Decide } else { Index::None };
-        self.load(token, fold, index).await.map(|(loaded, _)| loaded)
-    }
-
-    /// Loads what the next snapshot of a partition is made of: the state, and with `with_index` the whole draft index.
-    pub async fn load_for_snapshot(
-        &self,
-        token: &Token,
-        fold: &Arc<dyn Fold>,
-        with_index: bool,
-    ) -> Result<(Loaded, Option<IndexPart>), LoadError> {
-        let index = if with_index { Index::Write } else { Index::None };
-        self.load(token, fold, index).await
-    }
-
-    async fn load(
-        &self,
-        token: &Token,
-        fold: &Arc<dyn Fold>,
-        index: Index,
-    ) -> Result<(Loaded, Option<IndexPart>), LoadError> {
-        let deciding = index != Index::None;
-        let Some(head) = self.head_for(token, deciding).await? else {
+        let Some(head) = self.head_for(token, with_index).await? else {
             if let Some(snapshot) = self.snapshot_info(token, SnapshotPart::State).await? {
-                return Err(gone_back(&snapshot, EventId::NONE, deciding));
+                return Err(gone_back(snapshot.event_id, EventId::NONE, with_index));
             }
-            let Start { state, part, .. } = Start::empty(index);
-            return Ok((Loaded { state, snapshot: SnapshotInfo::default(), indexed: 0 }, part));
+            let state = Start::empty(with_index).state;
+            return Ok(Loaded { state, snapshot: SnapshotInfo::default(), indexed: 0 });
         };
-        let Start { mut state, mut part, replay_from, snapshot, indexed } = self.start(token, index).await?;
-        if snapshot.event_id.max(state.head()) > head.id {
+        let Start { mut state, index_at, snapshot, indexed } = self.start(token, with_index).await?;
+        let newest = snapshot.event_id.max(state.head()).max(index_at);
+        if newest > head.id {
             // It may have been replaced since the head was asked for: by that time there was a later head.
-            let again = self.head_for(token, deciding).await?.map_or(EventId::NONE, |head| head.id);
-            if snapshot.event_id.max(state.head()) > again {
-                return Err(gone_back(&snapshot, again, deciding));
+            let again = self.head_for(token, with_index).await?.map_or(EventId::NONE, |head| head.id);
+            if newest > again {
+                return Err(gone_back(newest, again, with_index));
             }
         }
-        let mut new: Vec<IndexEntry> = Vec::new();
-        let mut enter = |event: &CommittedEvent<'_>| {
-            if index == Index::Write {
-                new.push((event.record.draft_key(), event.id, event.record.content_hash));
+        if with_index {
+            // The index may be older than the state: what lies between them goes into the index alone.
+            let mut replay = self.replay(token, index_at, state.head());
+            while let Some(stored) = replay.next().await? {
+                state.index_only(&parse(&stored)?);
             }
-        };
-        // The index may be older than the state: what lies between them goes into the index alone.
-        let mut replay = self.replay(token, replay_from, state.head());
-        while let Some(stored) = replay.next().await? {
-            let event = parse(&stored)?;
-            state.index_only(&event);
-            enter(&event);
         }
-        self.advance(token, fold, &mut state, head.id, enter).await?;
-        if let Some(part) = &mut part {
-            part.extend(state.head(), new);
-        }
+        self.advance(token, fold, &mut state, head.id).await?;
         #[cfg(feature = "fault-points")]
         if crate::fault::broken("forget_drafts") {
             state.forget_drafts();
         }
-        Ok((Loaded { state, snapshot, indexed }, part))
+        Ok(Loaded { state, snapshot, indexed })
+    }
+
+    /// Loads the draft index as of the head of a partition, to be written. `None` where the partition is empty, or no
+    /// event is behind the index that there is.
+    pub async fn load_index(&self, token: &Token) -> Result<Option<IndexPart>, LoadError> {
+        let Some(head) = self.leader_head(token).await? else { return Ok(None) };
+        let bytes = self.usable(token, SnapshotPart::Index).await?;
+        let decoded = tokio::task::spawn_blocking(move || decode_index(bytes.as_deref()));
+        let mut index =
+            decoded.await.map_err(|error| LogError::malformed("decoding a draft index", error))?;
+        if index.event_id >= head.id {
+            return Ok(None);
+        }
+        let mut new: Vec<IndexEntry> = Vec::new();
+        let mut replay = self.replay(token, index.event_id, head.id);
+        while let Some(stored) = replay.next().await? {
+            let event = parse(&stored)?;
+            new.push((event.record.draft_key(), event.id, event.record.content_hash));
+            if new.len().is_multiple_of(EVENTS_PER_TURN) {
+                tokio::task::yield_now().await;
+            }
+        }
+        index.extend(head.id, new);
+        Ok(Some(index))
     }
 
     /// Looks in the log, at the leader's, for a draft that may be committed as one of these events.
@@ -144,7 +138,7 @@ impl Log {
             return Ok(0);
         }
         let behind = parse(&head)?.record.ordinal.saturating_sub(state.ordinal());
-        self.advance(token, fold, state, head.id, |_| {}).await?;
+        self.advance(token, fold, state, head.id).await?;
         Ok(behind)
     }
 
@@ -173,23 +167,21 @@ impl Log {
         if deciding { self.leader_head(token).await } else { self.head(token).await }
     }
 
-    async fn start(&self, token: &Token, index: Index) -> Result<Start, LogError> {
+    async fn start(&self, token: &Token, with_index: bool) -> Result<Start, LogError> {
         let (Some(snapshot), Some(state)) = (
             self.snapshot_info(token, SnapshotPart::State).await?,
             self.usable(token, SnapshotPart::State).await?,
         ) else {
-            return Ok(Start::empty(index));
+            return Ok(Start::empty(with_index));
         };
-        let bytes = match index {
-            Index::None => None,
-            Index::Decide | Index::Write => self.usable(token, SnapshotPart::Index).await?,
-        };
-        let decoded = tokio::task::spawn_blocking(move || Start::decode(snapshot, &state, index, bytes))
+        let index = if with_index { self.usable(token, SnapshotPart::Index).await? } else { None };
+        let decode = move || Start::decode(snapshot, &state, with_index.then_some(index.as_deref()));
+        let decoded = tokio::task::spawn_blocking(decode)
             .await
             .map_err(|error| LogError::malformed("decoding a snapshot", error))?;
         Ok(decoded.unwrap_or_else(|error| {
             tracing::error!(%token, %error, "the snapshot cannot be used; folding the whole log instead");
-            Start::empty(index)
+            Start::empty(with_index)
         }))
     }
 
@@ -219,12 +211,11 @@ impl Log {
         fold: &Arc<dyn Fold>,
         state: &mut PartitionState,
         upto: EventId,
-        mut seen: impl FnMut(&CommittedEvent<'_>),
     ) -> Result<(), LoadError> {
         let mut replay = self.replay(token, state.head(), upto);
         let mut folded = 0_usize;
         while let Some(stored) = replay.next().await? {
-            seen(&apply(fold.as_ref(), state, &stored)?);
+            apply(fold.as_ref(), state, &stored)?;
             folded += 1;
             // Folding is work for the processor: others get their turn.
             if folded.is_multiple_of(EVENTS_PER_TURN) {
@@ -235,62 +226,53 @@ impl Log {
     }
 }
 
-/// What is wanted of the draft index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Index {
-    None,
-    /// In the state, as drafts are decided with.
-    Decide,
-    /// All of it, to be written.
-    Write,
-}
-
 /// Where a replay starts: a snapshot, or nothing.
 struct Start {
     state: PartitionState,
-    /// The index, where it is to be written.
-    part: Option<IndexPart>,
-    replay_from: EventId,
+    /// The last event that the index knows, where one was asked for.
+    index_at: EventId,
     snapshot: SnapshotInfo,
     indexed: u64,
 }
 
 impl Start {
-    fn empty(index: Index) -> Self {
-        let state = if index == Index::Decide { PartitionState::new() } else { PartitionState::follower() };
-        let part = (index == Index::Write).then(IndexPart::default);
-        Self { state, part, replay_from: EventId::NONE, snapshot: SnapshotInfo::default(), indexed: 0 }
+    fn empty(with_index: bool) -> Self {
+        let state = if with_index { PartitionState::new() } else { PartitionState::follower() };
+        Self { state, index_at: EventId::NONE, snapshot: SnapshotInfo::default(), indexed: 0 }
     }
 
-    /// From a snapshot's parts. An index that is not there, or not to be used, is read from the log.
+    /// From a snapshot's parts: its state, and the index if one is wanted, and there.
     fn decode(
         snapshot: SnapshotInfo,
         state: &[u8],
-        index: Index,
-        bytes: Option<Vec<u8>>,
+        index: Option<Option<&[u8]>>,
     ) -> Result<Self, SnapshotError> {
         let state = StatePart::decode(state)?;
-        let part = bytes.map(|bytes| IndexPart::decode(&bytes)).transpose().unwrap_or_else(|error| {
-            tracing::error!(%error, "a snapshot's draft index cannot be used; reading the log instead");
-            None
-        });
-        let part = part.unwrap_or_default();
-        let (replay_from, indexed) = (PartitionState::replay_from(&state, &part), part.entries.len() as u64);
-        let start = |state, part| Self { state, part, replay_from, snapshot, indexed };
-        Ok(match index {
-            Index::None => {
-                Self { replay_from: state.event_id, ..start(PartitionState::from_state_part(&state)?, None) }
-            }
-            Index::Decide => start(PartitionState::from_snapshot(&state, &part)?, None),
-            Index::Write => start(PartitionState::from_state_part(&state)?, Some(part)),
-        })
+        let Some(index) = index else {
+            let state = PartitionState::from_state_part(&state)?;
+            return Ok(Self { state, index_at: EventId::NONE, snapshot, indexed: 0 });
+        };
+        let index = decode_index(index);
+        let (index_at, indexed) = (index.event_id, index.entries.len() as u64);
+        Ok(Self { state: PartitionState::from_snapshot(&state, &index)?, index_at, snapshot, indexed })
     }
 }
 
-/// A snapshot of an event that the partition does not have. Whoever asked the leader knows that the events are
+/// A draft index; an empty one where there is none, or none that can be used: the log has it all.
+fn decode_index(bytes: Option<&[u8]>) -> IndexPart {
+    bytes
+        .map(IndexPart::decode)
+        .transpose()
+        .unwrap_or_else(|error| {
+            tracing::error!(%error, "a snapshot's draft index cannot be used; reading the log instead");
+            None
+        })
+        .unwrap_or_default()
+}
+
+/// A snapshot of event `at`, which the partition does not have. Whoever asked the leader knows that the events are
 /// gone; others may have asked a replica that lags.
-fn gone_back(snapshot: &SnapshotInfo, head: EventId, asked_leader: bool) -> LoadError {
-    let at = snapshot.event_id;
+fn gone_back(at: EventId, head: EventId, asked_leader: bool) -> LoadError {
     let why = format!("the partition's log ends at event {head}, and its snapshot is of event {at}");
     if asked_leader {
         let why = format!("{why}: events behind {head} are gone from the log");
@@ -308,15 +290,9 @@ pub fn parse(stored: &StoredEvent) -> Result<CommittedEvent<'_>, LoadError> {
     }
 }
 
-/// Folds one event into a state. Gives the event as it was read.
-pub fn apply<'a>(
-    fold: &dyn Fold,
-    state: &mut PartitionState,
-    stored: &'a StoredEvent,
-) -> Result<CommittedEvent<'a>, LoadError> {
-    let event = parse(stored)?;
+/// Folds one event into a state.
+pub fn apply(fold: &dyn Fold, state: &mut PartitionState, stored: &StoredEvent) -> Result<(), LoadError> {
     state
-        .apply(fold, &event, stored.body.len())
-        .map_err(|error: ApplyError| LoadError::Broken { event: stored.id, why: error.to_string() })?;
-    Ok(event)
+        .apply(fold, &parse(stored)?, stored.body.len())
+        .map_err(|error: ApplyError| LoadError::Broken { event: stored.id, why: error.to_string() })
 }

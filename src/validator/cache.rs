@@ -22,6 +22,8 @@ pub(super) struct SnapshotProgress {
     asked_at: AtomicU64,
     /// How many drafts the latest index has.
     indexed: AtomicU64,
+    /// How many the partition had when an index was last asked for.
+    index_asked_at: AtomicU64,
 }
 
 /// The fewest drafts that are new between two snapshots of the index, as one part of so many of all: an index is
@@ -43,11 +45,20 @@ impl SnapshotProgress {
         self.indexed.store(drafts, Ordering::Relaxed);
     }
 
-    /// Whether the snapshot that was asked for is to bring the index up to date too.
+    /// Whether together with the snapshot that is asked for it is time for another index; says so once for so many drafts.
     pub(super) fn index_is_due(&self) -> bool {
-        let indexed = self.indexed.load(Ordering::Relaxed);
-        let new = self.asked_at.load(Ordering::Relaxed).saturating_sub(indexed);
-        new.saturating_mul(INDEX_PARTS) >= indexed
+        let (drafts, indexed) = (self.asked_at.load(Ordering::Relaxed), self.indexed.load(Ordering::Relaxed));
+        let covered = indexed.max(self.index_asked_at.load(Ordering::Relaxed));
+        let due = drafts.saturating_sub(covered).saturating_mul(INDEX_PARTS) >= covered;
+        if due {
+            self.index_asked_at.store(drafts, Ordering::Relaxed);
+        }
+        due
+    }
+
+    /// The index that was asked for was not written: it is due again with the next snapshot.
+    pub(super) fn index_not_written(&self) {
+        self.index_asked_at.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn written(&self, info: SnapshotInfo) {

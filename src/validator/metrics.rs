@@ -31,6 +31,7 @@ const CACHE_BYTES: &str = "insieme_partition_cache_bytes";
 const CACHE_MISSES: &str = "insieme_partition_cache_misses_total";
 const LOAD_SECONDS: &str = "insieme_partition_load_duration_seconds";
 const SNAPSHOT_SECONDS: &str = "insieme_snapshot_duration_seconds";
+const INDEX_SECONDS: &str = "insieme_snapshot_index_duration_seconds";
 const SNAPSHOT_BYTES: &str = "insieme_snapshot_size_bytes";
 const SNAPSHOT_EVENTS: &str = "insieme_snapshot_events";
 const SNAPSHOT_TIME: &str = "insieme_snapshot_last_timestamp_seconds";
@@ -60,7 +61,8 @@ pub fn describe() {
     describe_gauge!(CACHE_BYTES, Unit::Bytes, "Partition states in the cache");
     describe_counter!(CACHE_MISSES, Unit::Count, "Partition states that had to be loaded");
     describe_histogram!(LOAD_SECONDS, Unit::Seconds, "Loading a partition's state");
-    describe_histogram!(SNAPSHOT_SECONDS, Unit::Seconds, "Making and writing a snapshot");
+    describe_histogram!(SNAPSHOT_SECONDS, Unit::Seconds, "Making and writing the snapshot of a state");
+    describe_histogram!(INDEX_SECONDS, Unit::Seconds, "Making and writing a draft index");
     describe_histogram!(SNAPSHOT_BYTES, Unit::Bytes, "Sizes of snapshots written, uncompressed");
     describe_histogram!(SNAPSHOT_EVENTS, Unit::Count, "Events since the snapshot before, of one written");
     describe_gauge!(SNAPSHOT_TIME, Unit::Seconds, "When the last snapshot was written, Unix time");
@@ -208,6 +210,10 @@ pub(super) fn snapshot_written(took: Duration, bytes: u64, events: u64) {
     histogram!(SNAPSHOT_BYTES).record(bytes as f64);
     histogram!(SNAPSHOT_EVENTS).record(events as f64);
     gauge!(SNAPSHOT_TIME).set(unix_time::now().as_secs_f64());
+}
+
+pub(super) fn index_written(took: Duration) {
+    histogram!(INDEX_SECONDS).record(took.as_secs_f64());
 }
 
 pub(super) fn snapshot_failed() {

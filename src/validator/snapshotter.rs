@@ -15,6 +15,7 @@ use crate::event::Token;
 use crate::log::{Log, SnapshotInfo, SnapshotPart};
 use crate::state::{Fold, SnapshotError};
 
+#[derive(Clone)]
 struct Request {
     token: Token,
     progress: Arc<SnapshotProgress>,
@@ -27,7 +28,8 @@ const REST: u32 = 4;
 /// The handle through which snapshots are asked for.
 #[derive(Clone)]
 pub(crate) struct Snapshotter {
-    requests: mpsc::Sender<Request>,
+    states: mpsc::Sender<Request>,
+    indexes: mpsc::Sender<Request>,
 }
 
 impl Snapshotter {
@@ -38,86 +40,112 @@ impl Snapshotter {
         queue_max: usize,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()>) {
-        let (requests, receiver) = mpsc::channel(queue_max.max(1));
-        (Self { requests }, run(log, fold, receiver, stop))
+        let (states, of_states) = mpsc::channel(queue_max.max(1));
+        let (indexes, of_indexes) = mpsc::channel(queue_max.max(1));
+        // Each at its own pace: an index takes seconds where a state takes milliseconds, and who connects waits for what
+        // is not in the state's.
+        let working = async move {
+            let work = Work { log, fold, stop };
+            tokio::join!(work.run(SnapshotPart::State, of_states), work.run(SnapshotPart::Index, of_indexes));
+        };
+        (Self { states, indexes }, working)
     }
 
     /// One that never writes any: a simulated log makes its own.
     #[cfg(all(test, feature = "fault-points"))]
     pub(crate) fn idle() -> Self {
-        Self { requests: mpsc::channel(1).0 }
+        Self { states: mpsc::channel(1).0, indexes: mpsc::channel(1).0 }
     }
 
     /// Asks for a snapshot. If too many are waiting this one is left for later.
     pub(super) fn ask(&self, token: Token, progress: Arc<SnapshotProgress>) {
-        if self.requests.try_send(Request { token, progress }).is_err() {
+        let request = Request { token, progress };
+        if request.progress.index_is_due() && self.indexes.try_send(request.clone()).is_err() {
+            request.progress.index_not_written();
+            metrics::snapshot_skipped();
+        }
+        if self.states.try_send(request).is_err() {
             metrics::snapshot_skipped();
         }
     }
 }
 
-async fn run(log: Log, fold: Arc<dyn Fold>, mut requests: mpsc::Receiver<Request>, stop: CancellationToken) {
-    loop {
-        let request = tokio::select! {
-            _ = stop.cancelled() => return,
-            request = requests.recv() => match request {
-                Some(request) => request,
-                None => return,
-            },
-        };
-        let started = Instant::now();
-        let written = tokio::select! {
-            _ = stop.cancelled() => return,
-            written = write(&log, &fold, &request) => written,
-        };
-        match written {
-            Ok(info) => {
-                let events = info.ordinal.saturating_sub(request.progress.ordinal());
-                request.progress.written(info);
-                metrics::snapshot_written(started.elapsed(), info.bytes, events);
-                info!(token = %request.token, event_id = %info.event_id, bytes = info.bytes, "snapshot written");
-            }
-            Err(error) => {
-                metrics::snapshot_failed();
-                warn!(token = %request.token, error = format!("{error:#}"), "no snapshot; the next one is tried later");
-            }
-        }
-        tokio::select! {
-            _ = stop.cancelled() => return,
-            _ = tokio::time::sleep(started.elapsed() * REST) => {}
-        }
-    }
+/// What makes the snapshots of one part, one after the other.
+struct Work {
+    log: Log,
+    fold: Arc<dyn Fold>,
+    stop: CancellationToken,
 }
 
-async fn write(log: &Log, fold: &Arc<dyn Fold>, request: &Request) -> anyhow::Result<SnapshotInfo> {
-    let Request { token, progress } = request;
-    let with_index = progress.index_is_due();
-    let (loaded, index) = log.load_for_snapshot(token, fold, with_index).await?;
-    if loaded.state.head() <= loaded.snapshot.event_id {
-        return Ok(loaded.snapshot);
+impl Work {
+    async fn run(&self, part: SnapshotPart, mut requests: mpsc::Receiver<Request>) {
+        let stop = &self.stop;
+        while let Some(Some(request)) = stop.run_until_cancelled(requests.recv()).await {
+            let started = Instant::now();
+            let written = stop.run_until_cancelled(async {
+                match part {
+                    SnapshotPart::State => self.write_state(&request).await,
+                    SnapshotPart::Index => self.write_index(&request).await,
+                }
+            });
+            let Some(written) = written.await else { return };
+            if let Err(error) = written {
+                metrics::snapshot_failed();
+                warn!(token = %request.token, ?part, error = format!("{error:#}"), "no snapshot; the next one is tried later");
+                if part == SnapshotPart::Index {
+                    request.progress.index_not_written();
+                }
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(started.elapsed() * REST)).await.is_none() {
+                return;
+            }
+        }
     }
-    let info = SnapshotInfo {
-        event_id: loaded.state.head(),
-        ordinal: loaded.state.ordinal(),
-        log_bytes: loaded.state.log_bytes(),
-        bytes: 0,
-    };
-    let (state, index) = tokio::task::spawn_blocking(move || {
-        let state = loaded.state.to_state_part()?;
-        #[cfg(feature = "fault-points")]
-        let state = if crate::fault::broken("snapshot_off_by_one") { one_too_early(state) } else { state };
-        Ok::<_, SnapshotError>((state.encode(), index.map(|index| index.encode())))
-    })
-    .await
-    .context("encoding a snapshot")??;
-    let info = SnapshotInfo { bytes: state.len() as u64, ..info };
-    // The index first: a reader that finds it newer than the state loses nothing.
-    if let Some(index) = index {
-        log.write_snapshot(token, SnapshotPart::Index, info, index).await?;
-        progress.indexed(info.ordinal);
+
+    async fn write_state(&self, Request { token, progress }: &Request) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let loaded = self.log.load_partition(token, &self.fold, false).await?;
+        if loaded.state.head() <= loaded.snapshot.event_id {
+            progress.written(loaded.snapshot);
+            return Ok(());
+        }
+        let info = SnapshotInfo {
+            event_id: loaded.state.head(),
+            ordinal: loaded.state.ordinal(),
+            log_bytes: loaded.state.log_bytes(),
+            bytes: 0,
+        };
+        let state = tokio::task::spawn_blocking(move || {
+            let state = loaded.state.to_state_part()?;
+            #[cfg(feature = "fault-points")]
+            let state =
+                if crate::fault::broken("snapshot_off_by_one") { one_too_early(state) } else { state };
+            Ok::<_, SnapshotError>(state.encode())
+        })
+        .await
+        .context("encoding a snapshot")??;
+        let info = SnapshotInfo { bytes: state.len() as u64, ..info };
+        self.log.write_snapshot(token, SnapshotPart::State, info, state).await?;
+        let events = info.ordinal.saturating_sub(progress.ordinal());
+        progress.written(info);
+        metrics::snapshot_written(started.elapsed(), info.bytes, events);
+        info!(%token, event_id = %info.event_id, bytes = info.bytes, "snapshot written");
+        Ok(())
     }
-    log.write_snapshot(token, SnapshotPart::State, info, state).await?;
-    Ok(info)
+
+    async fn write_index(&self, Request { token, progress }: &Request) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let Some(index) = self.log.load_index(token).await? else { return Ok(()) };
+        let (event_id, drafts) = (index.event_id, index.entries.len() as u64);
+        let bytes =
+            tokio::task::spawn_blocking(move || index.encode()).await.context("encoding a draft index")?;
+        let info = SnapshotInfo { event_id, ordinal: drafts, log_bytes: 0, bytes: bytes.len() as u64 };
+        self.log.write_snapshot(token, SnapshotPart::Index, info, bytes).await?;
+        progress.indexed(drafts);
+        metrics::index_written(started.elapsed());
+        info!(%token, %event_id, drafts, bytes = info.bytes, "draft index written");
+        Ok(())
+    }
 }
 
 /// A snapshot that says of itself that it lacks its last event: one of the ways in which a test breaks the

@@ -105,7 +105,7 @@ impl Reading {
             return Ok(Vec::new());
         }
         let bytes_max = self.hub.settings.events_bytes_max;
-        let mut events = self.hub.log.page(&self.token, self.after, EVENTS_AT_ONCE, bytes_max).await?.events;
+        let mut events = self.hub.log.page(&self.token, self.after, EVENTS_AT_ONCE, bytes_max).await?;
         let over = events.iter().position(|event| event.id > self.upto);
         if let Some(over) = over {
             events.truncate(over);

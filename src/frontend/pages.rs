@@ -3,7 +3,7 @@
 //! When a thousand clients come back after a break they read the same history: each page is read once, and
 //! who asks for one that is being read waits for it. Pages are cut where the ordinal is a multiple of their
 //! length, so that readers who start in different places soon read the same ones; and who has read a part of one
-//! goes on in it.
+//! goes on in it. Pages that somebody will soon ask for are read ahead, several out of one request.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 use super::entry::Entry;
 use super::{lock, metrics};
 use crate::event::{EventId, Token};
-use crate::log::{Log, LogError};
+use crate::log::{Log, LogError, PageReader};
 
 /// The cache.
 pub(super) struct Pages {
@@ -55,6 +55,13 @@ impl Cache {
     }
 }
 
+/// A place in a partition: behind an event, whose ordinal may be known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub after: EventId,
+    pub ordinal: Option<u64>,
+}
+
 /// Some events of a partition, in order; at least one of the log's, though it may be unreadable.
 pub(super) struct LogPage {
     /// The events that can be read.
@@ -62,11 +69,16 @@ pub(super) struct LogPage {
     /// The last event of the log that the page covers.
     pub last: EventId,
     bytes: usize,
-    /// Whether it has as much as a page may have: only such a page is kept.
+    /// Whether it will always be what it is, since the log goes on behind it: only such a page is kept.
     pub full: bool,
 }
 
 impl LogPage {
+    /// Where it ends.
+    pub(super) fn end(&self) -> Place {
+        Place { after: self.last, ordinal: self.entries.last().map(|entry| entry.ordinal) }
+    }
+
     /// The events behind `position`.
     pub(super) fn behind(&self, position: EventId) -> &[Arc<Entry>] {
         &self.entries[self.entries.partition_point(|entry| entry.id <= position)..]
@@ -83,68 +95,57 @@ impl Pages {
     /// A page with what is behind `after`; it may begin before. `None` when the log has nothing there, or the
     /// replica that answered does not have it yet.
     pub(super) async fn page(&self, token: &Token, after: EventId) -> Result<Option<Arc<LogPage>>, LogError> {
-        let (key, slot) = {
-            let mut cache = lock(&self.cache);
-            let key = cache.begin(token, after);
-            let slot = cache.slots.get_or_insert(key.clone(), Default::default).0.clone();
-            (key, slot)
-        };
-        let page = slot.get_or_try_init(|| self.read(token, key.1)).await.cloned();
+        let (key, slot) = self.slot(token, after);
+        let from = Place { after: key.1, ordinal: None };
+        let page = slot.get_or_try_init(|| async { self.open(token, from, 1).page().await }).await.cloned();
         self.settle(&key, &slot, page.as_deref().ok());
         page.map(|page| (page.last > after).then_some(page))
     }
 
-    /// Where the first page begins that is not here, of the `most` from the one behind `after` on. `None` where all are
-    /// here, or one is just being read.
-    pub(super) fn first_unknown(&self, token: &Token, after: EventId, most: usize) -> Option<EventId> {
+    /// Where the first page begins that is not here, of the `most` from `from` on. `None` where all are here, or one is
+    /// just being read.
+    pub(super) fn first_unknown(&self, token: &Token, from: Place, most: usize) -> Option<Place> {
         let cache = lock(&self.cache);
-        let mut after = after;
+        let mut place = from;
         for _ in 0..most {
-            match cache.slots.peek(&cache.begin(token, after)) {
-                None => return Some(after),
-                Some((slot, _)) => after = slot.get().filter(|page| page.full)?.last,
+            match cache.slots.peek(&cache.begin(token, place.after)) {
+                None => return Some(place),
+                Some((slot, _)) => place = slot.get().filter(|page| page.full)?.end(),
             }
         }
         None
     }
 
-    async fn read(&self, token: &Token, after: EventId) -> Result<Arc<LogPage>, LogError> {
-        metrics::count(metrics::PAGES_READ);
-        let started = Instant::now();
-        let page = self.log.page(token, after, self.events_max, self.bytes_max).await?;
-        metrics::duration(metrics::PAGE_SECONDS, started.elapsed().as_secs_f64());
-        let mut read = LogPage { entries: Vec::new(), last: after, bytes: 0, full: page.more };
-        let mut ordinal = None;
-        for stored in page.events {
-            let id = stored.id;
-            match Entry::parse(stored) {
-                Ok(entry) => {
-                    if let Some(expected) = ordinal.filter(|expected| *expected != entry.ordinal) {
-                        super::feed::report_hole(token, read.last, id, expected, entry.ordinal);
-                    }
-                    ordinal = Some(entry.ordinal + 1);
-                    read.bytes += entry.cost();
-                    read.entries.push(Arc::new(entry));
-                }
-                Err(error) => super::feed::report_unreadable(token, id, &error),
+    /// Reads so many pages from `from` on, which somebody will soon ask for. Each is there as soon as its last event
+    /// has come.
+    pub(super) async fn read_ahead(&self, token: &Token, from: Place, pages: usize) -> Result<(), LogError> {
+        let mut run = self.open(token, from, pages);
+        for _ in 0..pages {
+            let (key, slot) = self.slot(token, run.at.after);
+            let mut is_ours = false;
+            let page = slot.get_or_try_init(async || {
+                is_ours = true;
+                run.page().await
+            });
+            let page = page.await.cloned();
+            self.settle(&key, &slot, page.as_deref().ok());
+            // Where others have gone before, they go on, too.
+            if !page?.full || !is_ours {
+                break;
             }
-            read.last = id;
         }
-        if read.full {
-            self.align(&mut read);
-        }
-        Ok(Arc::new(read))
+        Ok(())
     }
 
-    /// Cuts a full page behind the last event whose ordinal is a multiple of the page's length.
-    fn align(&self, page: &mut LogPage) {
-        let length = self.events_max as u64;
-        let cut = page.entries.iter().rposition(|entry| entry.ordinal % length == 0);
-        if let Some(cut) = cut {
-            page.entries.truncate(cut + 1);
-            page.last = page.entries.last().map_or(page.last, |entry| entry.id);
-            page.bytes = page.entries.iter().map(|entry| entry.cost()).sum();
-        }
+    fn slot(&self, token: &Token, after: EventId) -> (Key, Slot) {
+        let mut cache = lock(&self.cache);
+        let key = cache.begin(token, after);
+        let slot = cache.slots.get_or_insert(key.clone(), Default::default).0.clone();
+        (key, slot)
+    }
+
+    fn open<'a>(&'a self, token: &'a Token, at: Place, pages: usize) -> Run<'a> {
+        Run { pages: self, token, at, left: pages, events: None }
     }
 
     /// Lets go of what is kept of a partition.
@@ -181,5 +182,81 @@ impl Pages {
             cache.remove(&key);
         }
         metrics::hot().page_cache_bytes.set(cache.bytes as f64);
+    }
+}
+
+/// Successive pages, out of one request as far as its limits go.
+struct Run<'a> {
+    pages: &'a Pages,
+    token: &'a Token,
+    /// Where the next page begins.
+    at: Place,
+    /// How many pages are wanted.
+    left: usize,
+    /// What is coming.
+    events: Option<PageReader>,
+}
+
+impl Run<'_> {
+    /// The next page: up to the next event whose ordinal is a multiple of a page's length, or as many bytes as a page
+    /// may have, or the end of the log.
+    async fn page(&mut self) -> Result<Arc<LogPage>, LogError> {
+        metrics::count(metrics::PAGES_READ);
+        let started = Instant::now();
+        let Pages { events_max, bytes_max, .. } = *self.pages;
+        let mut page = LogPage { entries: Vec::new(), last: self.at.after, bytes: 0, full: false };
+        let (mut events, mut bytes) = (0, 0);
+        let mut goes_on = self.events.take();
+        while !page.full {
+            let (reader, is_new) = match &mut goes_on {
+                Some(reader) => (reader, false),
+                none => (none.insert(self.ask().await?), true),
+            };
+            let Some(stored) = reader.next().await? else {
+                let more = reader.more();
+                goes_on = None;
+                page.full = more && events > 0;
+                if more && events == 0 && !is_new {
+                    // What was asked for ended where this page begins.
+                    continue;
+                }
+                break;
+            };
+            let id = stored.id;
+            (events, bytes) = (events + 1, bytes + stored.body.len());
+            page.full = events >= events_max || bytes >= bytes_max;
+            match Entry::parse(stored) {
+                Ok(entry) => {
+                    let expected = self.at.ordinal.map(|before| before + 1);
+                    if let Some(expected) = expected.filter(|expected| *expected != entry.ordinal) {
+                        super::feed::report_hole(self.token, page.last, id, expected, entry.ordinal);
+                    }
+                    self.at.ordinal = Some(entry.ordinal);
+                    page.full |= entry.ordinal.is_multiple_of(events_max as u64);
+                    page.bytes += entry.cost();
+                    page.entries.push(Arc::new(entry));
+                }
+                Err(error) => {
+                    super::feed::report_unreadable(self.token, id, &error);
+                    self.at.ordinal = None;
+                }
+            }
+            page.last = id;
+        }
+        self.left = self.left.saturating_sub(1);
+        // Behind the last page that is wanted may come what belongs to no page.
+        self.events = goes_on.filter(|_| page.full && self.left > 0);
+        self.at.after = page.last;
+        metrics::duration(metrics::PAGE_SECONDS, started.elapsed().as_secs_f64());
+        Ok(Arc::new(page))
+    }
+
+    /// Asks the log for all pages that are wanted.
+    async fn ask(&self) -> Result<PageReader, LogError> {
+        let Pages { events_max, bytes_max, ref log, .. } = *self.pages;
+        let pages = self.left.max(1);
+        let before = self.at.ordinal.map_or(0, |ordinal| ordinal % events_max as u64) as usize;
+        log.open_page(self.token, self.at.after, pages * events_max - before, pages.saturating_mul(bytes_max))
+            .await
     }
 }

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::connection::Log;
 use super::error::LogError;
+use super::subjects;
 
 /// What to get; the field names are NATS's.
 #[derive(Debug, Default, Serialize)]
@@ -33,7 +34,7 @@ pub(super) struct BatchGet {
     pub multi_last: Vec<String>,
     /// The most messages in the reply.
     pub batch: usize,
-    /// The most bytes in the reply; the message that passes it is still sent.
+    /// The most bytes in the reply, headers and subjects included; the message that passes it is still sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<usize>,
 }
@@ -54,6 +55,7 @@ pub(super) struct Batch {
     wait: Duration,
     got: usize,
     last: u64,
+    pending: u64,
 }
 
 impl Log {
@@ -89,7 +91,7 @@ impl Log {
             .await
             .map_err(|error| LogError::unavailable(what, error))?;
         let wait = self.settings.request_timeout;
-        Ok(Batch { what, stream, request, replies, wait, got: 0, last: 0 })
+        Ok(Batch { what, stream, request, replies, wait, got: 0, last: 0, pending: 0 })
     }
 }
 
@@ -103,7 +105,10 @@ impl Batch {
             .ok_or_else(|| LogError::unavailable(what, "the connection is closing"))?;
         match reply.status {
             // 204: the end of the batch. 404: there is nothing.
-            Some(status) if status.as_u16() == 204 || status == StatusCode::NOT_FOUND => Ok(None),
+            Some(status) if status.as_u16() == 204 || status == StatusCode::NOT_FOUND => {
+                self.pending = num_pending(&reply).unwrap_or(0);
+                Ok(None)
+            }
             Some(StatusCode::NO_RESPONDERS) => {
                 Err(LogError::unavailable(what, format!("stream {} does not answer", self.stream)))
             }
@@ -119,6 +124,11 @@ impl Batch {
                 Ok(Some(stored))
             }
         }
+    }
+
+    /// How many more there were in the stream, known once [`next`](Self::next) has given the last.
+    pub(super) fn pending(&self) -> u64 {
+        self.pending
     }
 
     /// Whether this is what was asked for. What is not makes the whole answer unknown, so the question is asked
@@ -161,6 +171,10 @@ fn stored(what: &'static str, message: Message) -> Result<Stored, LogError> {
         .ok_or_else(|| LogError::unavailable(what, "a reply without a stored message's subject"))?
         .to_owned();
     Ok(Stored { sequence, subject, message })
+}
+
+fn num_pending(message: &Message) -> Option<u64> {
+    message.headers.as_ref()?.get(subjects::NUM_PENDING)?.as_str().parse().ok()
 }
 
 /// A header's text.

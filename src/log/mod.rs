@@ -44,7 +44,7 @@ pub use live::{LiveEvent, LiveFeed};
 pub use ownership::{OwnedSlot, OwnershipChanges, OwnershipView};
 pub use partition_load::{LoadError, Loaded, apply, parse};
 pub use repair::TakenOut;
-pub use replay::{Page, Replay, StoredEvent};
+pub use replay::{PageReader, Replay, StoredEvent};
 pub use revocations::StoredRevocation;
 pub use settings::LogSettings;
 pub use snapshots::{SnapshotInfo, SnapshotPart};

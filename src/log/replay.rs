@@ -29,13 +29,20 @@ impl StoredEvent {
     }
 }
 
-/// Some events of a partition, in order.
-#[derive(Debug, Clone)]
-pub struct Page {
-    /// The events.
-    pub events: Vec<StoredEvent>,
-    /// Whether the limits cut it: there may be more behind it.
-    pub more: bool,
+/// Some events of a partition, in order, as they come from the log.
+pub struct PageReader(Batch);
+
+impl PageReader {
+    /// The next event; `None` behind the last that was asked for.
+    pub async fn next(&mut self) -> Result<Option<StoredEvent>, LogError> {
+        let stored = self.0.next().await?;
+        Ok(stored.map(|stored| StoredEvent { id: EventId(stored.sequence), body: stored.message.payload }))
+    }
+
+    /// Whether the limits ended it, and not the log; known once [`next`](Self::next) has given the last.
+    pub fn more(&self) -> bool {
+        self.0.pending() > 0
+    }
 }
 
 impl Log {
@@ -49,7 +56,7 @@ impl Log {
 
     /// The first event of a partition behind `after`.
     pub async fn next(&self, token: &Token, after: EventId) -> Result<Option<StoredEvent>, LogError> {
-        Ok(self.page(token, after, 1, usize::MAX).await?.events.into_iter().next())
+        self.open_page(token, after, 1, usize::MAX).await?.next().await
     }
 
     /// At most `events_max` events of a partition behind `after`, and hardly more than `bytes_max` bytes.
@@ -60,7 +67,23 @@ impl Log {
         after: EventId,
         events_max: usize,
         bytes_max: usize,
-    ) -> Result<Page, LogError> {
+    ) -> Result<Vec<StoredEvent>, LogError> {
+        let mut reader = self.open_page(token, after, events_max, bytes_max).await?;
+        let mut events = Vec::new();
+        while let Some(event) = reader.next().await? {
+            events.push(event);
+        }
+        Ok(events)
+    }
+
+    /// The same, to be taken one by one as they come.
+    pub async fn open_page(
+        &self,
+        token: &Token,
+        after: EventId,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<PageReader, LogError> {
         let get = BatchGet {
             seq: Some(after.0 + 1),
             next_by_subj: Some(subjects::committed(token)),
@@ -68,10 +91,8 @@ impl Log {
             max_bytes: (bytes_max < i32::MAX as usize).then_some(bytes_max),
             ..BatchGet::default()
         };
-        let events = self.get_events("reading a page of the log", get).await?;
-        let bytes: usize = events.iter().map(|event| event.body.len()).sum();
-        let more = events.len() >= events_max || bytes >= bytes_max;
-        Ok(Page { events, more })
+        let batch = self.open_batch("reading a page of the log", subjects::COMMITTED_STREAM, get).await?;
+        Ok(PageReader(batch))
     }
 
     /// One event by its id, with its partition's token.

@@ -74,22 +74,19 @@ async fn a_client_that_missed_five_thousand_events_gets_each_once_and_in_order_w
     assert_eq!(pages, log[log.len() - pages.len()..]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn pages_of_the_log_are_read_once_however_little_of_them_is_asked_for_at_a_time() {
-    const EVENTS: usize = 640;
-    const PAGE: usize = 64;
-    const ASKED_FOR: usize = 10;
-    let cluster =
-        Cluster::start().set("frontend.ring_events_max", 4).set("frontend.page_events_max", PAGE).await;
+/// A client reads `events` events of so many bytes, ten at a time. How many pages of the log were read for that.
+async fn pages_read(cluster: &Cluster, events: usize, bytes: usize) -> usize {
     let mut ann = cluster.client(0, "ann").await;
-    for n in 0..EVENTS {
-        ann.submit("set", json!({ "target": format!("k{}", n % 10), "value": n })).await;
+    let text = "x".repeat(bytes);
+    for n in 0..events {
+        ann.submit("set", json!({ "target": format!("k{}", n % 10), "value": { "n": n, "text": text } }))
+            .await;
         ann.settle_to(64).await;
     }
     ann.settle().await;
     let log: Vec<u64> =
         cluster.log("default").iter().map(|event| event["eventId"].as_u64().unwrap()).collect();
-    let read = async || cluster.frontends[0].metric("insieme_pages_read_total", "").await;
+    let read = async || cluster.frontends[0].metric("insieme_pages_read_total", "").await as usize;
     let before = read().await;
     let (mut since, mut ids) = (0, Vec::new());
     loop {
@@ -102,7 +99,34 @@ async fn pages_of_the_log_are_read_once_however_little_of_them_is_asked_for_at_a
         since = *ids.last().unwrap();
     }
     assert_eq!(ids, log);
+    read().await - before
+}
+
+const ASKED_FOR: usize = 10;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_the_log_are_read_once_however_little_of_them_is_asked_for_at_a_time() {
+    const EVENTS: usize = 640;
+    const PAGE: usize = 64;
+    let cluster =
+        Cluster::start().set("frontend.ring_events_max", 4).set("frontend.page_events_max", PAGE).await;
+    let read = pages_read(&cluster, EVENTS, 10).await;
     // The last one is read anew each time: there may be more by then.
-    let read = read().await - before;
-    assert!(read <= (EVENTS / PAGE + PAGE / ASKED_FOR + 2) as f64, "{read} pages were read");
+    assert!(read <= EVENTS / PAGE + PAGE / ASKED_FOR + 2, "{read} pages were read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_that_are_full_by_their_bytes_are_read_once_too() {
+    const EVENTS: usize = 300;
+    const PAGE_BYTES: usize = 64 << 10;
+    const EVENT_BYTES: usize = 2000;
+    let cluster = Cluster::start()
+        .set("frontend.ring_events_max", 4)
+        .set("frontend.page_bytes_max", PAGE_BYTES)
+        // Each is more bytes than the state: read by events all the same.
+        .set("validator.snapshot_events_min", 1_000_000)
+        .await;
+    let read = pages_read(&cluster, EVENTS, EVENT_BYTES).await;
+    let page = PAGE_BYTES / EVENT_BYTES;
+    assert!(read <= EVENTS / (page * 3 / 4) + page / ASKED_FOR + 2, "{read} pages were read");
 }

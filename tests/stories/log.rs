@@ -65,9 +65,21 @@ async fn a_commit_is_stored_only_behind_the_event_that_it_names() {
         events.iter().map(|event| String::from_utf8(event.body.to_vec()).unwrap()).collect()
     };
     let page = log.page(&a, EventId::NONE, 10, usize::MAX).await.unwrap();
-    assert_eq!(texts(page.events), ["a1", "a2", "a3"]);
-    let cut = log.page(&a, EventId::NONE, 2, usize::MAX).await.unwrap();
-    assert!(cut.more && cut.events.len() == 2);
+    let head_of_a = page.last().unwrap().id;
+    assert_eq!(texts(page), ["a1", "a2", "a3"]);
+    // Cut by their number, by their bytes, at the end, and with nothing behind.
+    for (events, bytes, count, more) in
+        [(2, usize::MAX, 2, true), (9, 1, 1, true), (3, usize::MAX, 3, false), (9, 1 << 20, 3, false)]
+    {
+        let mut reader = log.open_page(&a, EventId::NONE, events, bytes).await.unwrap();
+        let mut read = Vec::new();
+        while let Some(event) = reader.next().await.unwrap() {
+            read.push(event);
+        }
+        assert_eq!((read.len(), reader.more()), (count, more), "{events} events, {bytes} bytes");
+    }
+    let mut reader = log.open_page(&a, head_of_a, 9, usize::MAX).await.unwrap();
+    assert!(reader.next().await.unwrap().is_none() && !reader.more());
     let head = log.head(&b).await.unwrap().unwrap();
     let mut replay = log.replay(&b, EventId::NONE, head.id);
     let mut replayed = Vec::new();

@@ -24,7 +24,7 @@ pub(super) use registry::{Feeds, Watched};
 pub(super) use warm::StateAt;
 
 use super::entry::Entry;
-use super::pages::Pages;
+use super::pages::{Pages, Place};
 use super::ring::{Ring, RingRead};
 use super::roster::{Dismissal, Roster};
 use super::settings::FrontendSettings;
@@ -54,7 +54,7 @@ pub(super) struct Tasks {
 /// For how many readers pages are read ahead at the same time.
 const AHEAD_MAX: usize = 8;
 /// How many pages are read ahead of a reader.
-const PAGES_AHEAD: usize = 4;
+const PAGES_AHEAD: usize = 8;
 
 impl Default for Tasks {
     fn default() -> Self {
@@ -64,23 +64,16 @@ impl Default for Tasks {
 }
 
 impl Shared {
-    /// Reads so many pages behind `after`, which somebody will soon ask for, if there is room for that. As one
-    /// comes in the next is asked for, so that NATS reads while the clients do.
-    fn read_ahead(self: &Arc<Self>, token: &Token, after: EventId, pages: usize) {
-        let Some(mut after) = self.pages.first_unknown(token, after, pages) else { return };
+    /// Reads so many pages from there on, which somebody will soon ask for, if there is room for that: NATS reads while
+    /// the clients do.
+    fn read_ahead(self: &Arc<Self>, token: &Token, from: Place, pages: usize) {
+        let Some(from) = self.pages.first_unknown(token, from, pages) else { return };
         let Ok(place) = Arc::clone(&self.tasks.ahead).try_acquire_owned() else { return };
         let (shared, token) = (Arc::clone(self), token.clone());
         self.tasks.tracker.spawn(async move {
-            for _ in 0..pages {
-                let read = shared.tasks.stop.run_until_cancelled(shared.pages.page(&token, after)).await;
-                match read {
-                    Some(Ok(Some(page))) if page.full => after = page.last,
-                    Some(Err(error)) => {
-                        tracing::debug!(partition = %token, %error, "a page could not be read ahead");
-                        break;
-                    }
-                    _ => break,
-                }
+            let reading = shared.pages.read_ahead(&token, from, pages);
+            if let Some(Err(error)) = shared.tasks.stop.run_until_cancelled(reading).await {
+                tracing::debug!(partition = %token, %error, "pages could not be read ahead");
             }
             drop(place);
         });
@@ -205,7 +198,7 @@ impl Feed {
                 let left =
                     self.ordinal().saturating_sub(came) as usize / self.shared.settings.page_events_max;
                 if page.full && left > 0 {
-                    self.shared.read_ahead(&self.token, page.last, left.min(PAGES_AHEAD));
+                    self.shared.read_ahead(&self.token, page.end(), left.min(PAGES_AHEAD));
                 }
                 let cut = entries.len() < behind.len();
                 let end = if cut { entries.last().map_or(page.last, |entry| entry.id) } else { page.last };

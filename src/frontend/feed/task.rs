@@ -239,9 +239,9 @@ async fn fill(feed: &Feed, upto: EventId) -> Result<(), LogError> {
         }
         let page = feed.shared.log.page(&feed.token, head, settings.page_events_max, settings.page_bytes_max);
         match page.await {
-            Ok(page) if !page.events.is_empty() => {
-                metrics::add(metrics::GAP_EVENTS, page.events.len() as u64);
-                for event in page.events {
+            Ok(events) if !events.is_empty() => {
+                metrics::add(metrics::GAP_EVENTS, events.len() as u64);
+                for event in events {
                     append(feed, event);
                 }
                 publish(feed);

@@ -81,7 +81,8 @@ const measured = options.backend.flatMap((backend) => variants.map((how) => ({ b
 for (let round = 0; round < Number(options.rounds); round += 1) {
   for (const { backend, settings, variant } of measured) {
     const report = await measure(backend, settings);
-    const events = report.figures.find(({ name }) => name === "events").value;
+    // A replay reads what its plan has written before.
+    const events = report.figures.find(({ name }) => name === "events")?.value ?? report.plan.events;
     const each = report.processes.map(({ name, cpu_s }) => [name, (1e6 * cpu_s) / events]);
     const sum = each.reduce((sum, [, us]) => sum + us, 0);
     const shown = each.map(([name, us]) => `${name} ${us.toFixed(1)}`).join("  ");

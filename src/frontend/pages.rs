@@ -5,7 +5,7 @@
 //! length, so that readers who start in different places soon read the same ones; and who has read a part of one
 //! goes on in it. Pages that somebody will soon ask for are read ahead, several out of one request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -33,6 +33,8 @@ struct Cache {
     slots: LruCache<Key, (Slot, usize)>,
     /// The last event of each page that is kept, by where the page begins.
     ends: BTreeMap<Key, EventId>,
+    /// Pages that are on their way, by where the next of them begins. Whoever reads that page takes them from there.
+    runs: HashMap<Key, Run>,
     bytes: usize,
 }
 
@@ -87,7 +89,8 @@ impl LogPage {
 
 impl Pages {
     pub(super) fn new(log: Log, events_max: usize, bytes_max: usize, cache_bytes_max: usize) -> Self {
-        let cache = Cache { slots: LruCache::unbounded(), ends: BTreeMap::new(), bytes: 0 };
+        let cache =
+            Cache { slots: LruCache::unbounded(), ends: BTreeMap::new(), runs: HashMap::new(), bytes: 0 };
         let cache = Mutex::new(cache);
         Self { log, events_max, bytes_max, cache_bytes_max, cache }
     }
@@ -95,57 +98,69 @@ impl Pages {
     /// A page with what is behind `after`; it may begin before. `None` when the log has nothing there, or the
     /// replica that answered does not have it yet.
     pub(super) async fn page(&self, token: &Token, after: EventId) -> Result<Option<Arc<LogPage>>, LogError> {
-        let (key, slot) = self.slot(token, after);
-        let from = Place { after: key.1, ordinal: None };
-        let page = slot.get_or_try_init(|| async { self.open(token, from, 1).page().await }).await.cloned();
+        let (key, slot) = {
+            let mut cache = lock(&self.cache);
+            let key = cache.begin(token, after);
+            let slot = cache.slots.get_or_insert(key.clone(), Default::default).0.clone();
+            (key, slot)
+        };
+        let page = slot.get_or_try_init(|| self.read(&key)).await.cloned();
         self.settle(&key, &slot, page.as_deref().ok());
         page.map(|page| (page.last > after).then_some(page))
     }
 
-    /// Where the first page begins that is not here, of the `most` from `from` on. `None` where all are here, or one is
-    /// just being read.
-    pub(super) fn first_unknown(&self, token: &Token, from: Place, most: usize) -> Option<Place> {
-        let cache = lock(&self.cache);
+    /// Has `pages` pages asked for in one request, from the first one on that is not here of as many from `from` on.
+    /// Gives where that is, for [`read_run`](Self::read_run). `None` where all are here, or just being read.
+    pub(super) fn begin_run(&self, token: &Token, from: Place, pages: usize) -> Option<EventId> {
+        let mut cache = lock(&self.cache);
         let mut place = from;
-        for _ in 0..most {
-            match cache.slots.peek(&cache.begin(token, place.after)) {
-                None => return Some(place),
+        for _ in 0..pages {
+            let key = cache.begin(token, place.after);
+            match cache.slots.peek(&key) {
                 Some((slot, _)) => place = slot.get().filter(|page| page.full)?.end(),
+                None if cache.runs.contains_key(&key) => return None,
+                None => {
+                    cache.runs.insert(key, Run { at: place, left: pages, events: None });
+                    return Some(place.after);
+                }
             }
         }
         None
     }
 
-    /// Reads so many pages from `from` on, which somebody will soon ask for. Each is there as soon as its last event
-    /// has come.
-    pub(super) async fn read_ahead(&self, token: &Token, from: Place, pages: usize) -> Result<(), LogError> {
-        let mut run = self.open(token, from, pages);
+    /// Reads the pages of a run, or has others read them, who need them sooner.
+    pub(super) async fn read_run(&self, token: &Token, from: EventId, pages: usize) -> Result<(), LogError> {
+        let mut after = from;
+        let mut read = Ok(());
         for _ in 0..pages {
-            let (key, slot) = self.slot(token, run.at.after);
-            let mut is_ours = false;
-            let page = slot.get_or_try_init(async || {
-                is_ours = true;
-                run.page().await
-            });
-            let page = page.await.cloned();
-            self.settle(&key, &slot, page.as_deref().ok());
-            // Where others have gone before, they go on, too.
-            if !page?.full || !is_ours {
-                break;
+            match self.page(token, after).await {
+                Ok(Some(page)) if page.full => after = page.last,
+                Ok(_) => break,
+                Err(error) => {
+                    read = Err(error);
+                    break;
+                }
             }
         }
-        Ok(())
+        // Where it ended too soon.
+        lock(&self.cache).runs.remove(&(token.clone(), after));
+        read
     }
 
-    fn slot(&self, token: &Token, after: EventId) -> (Key, Slot) {
-        let mut cache = lock(&self.cache);
-        let key = cache.begin(token, after);
-        let slot = cache.slots.get_or_insert(key.clone(), Default::default).0.clone();
-        (key, slot)
-    }
-
-    fn open<'a>(&'a self, token: &'a Token, at: Place, pages: usize) -> Run<'a> {
-        Run { pages: self, token, at, left: pages, events: None }
+    /// Reads the page that begins there: the next one of a run, or one by itself.
+    async fn read(&self, key: &Key) -> Result<Arc<LogPage>, LogError> {
+        let run = lock(&self.cache).runs.remove(key);
+        let mut run = run.unwrap_or(Run { at: Place { after: key.1, ordinal: None }, left: 1, events: None });
+        let page = run.page(self, &key.0).await?;
+        if page.full && run.left > 0 {
+            // Before anybody knows of this page, and asks for the next.
+            let mut cache = lock(&self.cache);
+            let next = cache.begin(&key.0, page.last);
+            if next.1 == page.last && !cache.slots.contains(&next) {
+                cache.runs.insert(next, run);
+            }
+        }
+        Ok(Arc::new(page))
     }
 
     /// Lets go of what is kept of a partition.
@@ -156,6 +171,7 @@ impl Pages {
         for key in &keys {
             cache.remove(key);
         }
+        cache.runs.retain(|(of, _), _| of != token);
     }
 
     /// Accounts for a page that was read, and makes room. A short page is not kept: it ends at what was the
@@ -186,9 +202,7 @@ impl Pages {
 }
 
 /// Successive pages, out of one request as far as its limits go.
-struct Run<'a> {
-    pages: &'a Pages,
-    token: &'a Token,
+struct Run {
     /// Where the next page begins.
     at: Place,
     /// How many pages are wanted.
@@ -197,20 +211,19 @@ struct Run<'a> {
     events: Option<PageReader>,
 }
 
-impl Run<'_> {
+impl Run {
     /// The next page: up to the next event whose ordinal is a multiple of a page's length, or as many bytes as a page
     /// may have, or the end of the log.
-    async fn page(&mut self) -> Result<Arc<LogPage>, LogError> {
+    async fn page(&mut self, pages: &Pages, token: &Token) -> Result<LogPage, LogError> {
         metrics::count(metrics::PAGES_READ);
         let started = Instant::now();
-        let Pages { events_max, bytes_max, .. } = *self.pages;
         let mut page = LogPage { entries: Vec::new(), last: self.at.after, bytes: 0, full: false };
         let (mut events, mut bytes) = (0, 0);
         let mut goes_on = self.events.take();
         while !page.full {
             let (reader, is_new) = match &mut goes_on {
                 Some(reader) => (reader, false),
-                none => (none.insert(self.ask().await?), true),
+                none => (none.insert(self.ask(pages, token).await?), true),
             };
             let Some(stored) = reader.next().await? else {
                 let more = reader.more();
@@ -224,39 +237,36 @@ impl Run<'_> {
             };
             let id = stored.id;
             (events, bytes) = (events + 1, bytes + stored.body.len());
-            page.full = events >= events_max || bytes >= bytes_max;
+            page.full = events >= pages.events_max || bytes >= pages.bytes_max;
             match Entry::parse(stored) {
                 Ok(entry) => {
                     let expected = self.at.ordinal.map(|before| before + 1);
                     if let Some(expected) = expected.filter(|expected| *expected != entry.ordinal) {
-                        super::feed::report_hole(self.token, page.last, id, expected, entry.ordinal);
+                        super::feed::report_hole(token, page.last, id, expected, entry.ordinal);
                     }
                     self.at.ordinal = Some(entry.ordinal);
-                    page.full |= entry.ordinal.is_multiple_of(events_max as u64);
+                    page.full |= entry.ordinal.is_multiple_of(pages.events_max as u64);
                     page.bytes += entry.cost();
                     page.entries.push(Arc::new(entry));
                 }
                 Err(error) => {
-                    super::feed::report_unreadable(self.token, id, &error);
+                    super::feed::report_unreadable(token, id, &error);
                     self.at.ordinal = None;
                 }
             }
             page.last = id;
         }
-        self.left = self.left.saturating_sub(1);
-        // Behind the last page that is wanted may come what belongs to no page.
-        self.events = goes_on.filter(|_| page.full && self.left > 0);
         self.at.after = page.last;
+        self.left = self.left.saturating_sub(1);
+        self.events = goes_on;
         metrics::duration(metrics::PAGE_SECONDS, started.elapsed().as_secs_f64());
-        Ok(Arc::new(page))
+        Ok(page)
     }
 
-    /// Asks the log for all pages that are wanted.
-    async fn ask(&self) -> Result<PageReader, LogError> {
-        let Pages { events_max, bytes_max, ref log, .. } = *self.pages;
-        let pages = self.left.max(1);
-        let before = self.at.ordinal.map_or(0, |ordinal| ordinal % events_max as u64) as usize;
-        log.open_page(self.token, self.at.after, pages * events_max - before, pages.saturating_mul(bytes_max))
-            .await
+    /// Asks the log for all pages that are wanted, up to where the last of them ends.
+    async fn ask(&self, pages: &Pages, token: &Token) -> Result<PageReader, LogError> {
+        let before = self.at.ordinal.map_or(0, |ordinal| ordinal % pages.events_max as u64) as usize;
+        let events = self.left * pages.events_max - before;
+        pages.log.open_page(token, self.at.after, events, self.left.saturating_mul(pages.bytes_max)).await
     }
 }

@@ -67,11 +67,11 @@ impl Shared {
     /// Reads so many pages from there on, which somebody will soon ask for, if there is room for that: NATS reads while
     /// the clients do.
     fn read_ahead(self: &Arc<Self>, token: &Token, from: Place, pages: usize) {
-        let Some(from) = self.pages.first_unknown(token, from, pages) else { return };
         let Ok(place) = Arc::clone(&self.tasks.ahead).try_acquire_owned() else { return };
+        let Some(from) = self.pages.begin_run(token, from, pages) else { return };
         let (shared, token) = (Arc::clone(self), token.clone());
         self.tasks.tracker.spawn(async move {
-            let reading = shared.pages.read_ahead(&token, from, pages);
+            let reading = shared.pages.read_run(&token, from, pages);
             if let Some(Err(error)) = shared.tasks.stop.run_until_cancelled(reading).await {
                 tracing::debug!(partition = %token, %error, "pages could not be read ahead");
             }

@@ -51,6 +51,28 @@ impl Log {
         fold: &Arc<dyn Fold>,
         with_index: bool,
     ) -> Result<Loaded, LoadError> {
+        self.load(token, fold, with_index, |_| {}).await
+    }
+
+    /// Loads the state at the head of a partition, and the index entries of the events behind its snapshot, which it is
+    /// made of.
+    pub async fn load_state_and_entries(
+        &self,
+        token: &Token,
+        fold: &Arc<dyn Fold>,
+    ) -> Result<(Loaded, Vec<IndexEntry>), LoadError> {
+        let mut entries = Vec::new();
+        let loaded = self.load(token, fold, false, |event| entries.push(index_entry(event))).await?;
+        Ok((loaded, entries))
+    }
+
+    async fn load(
+        &self,
+        token: &Token,
+        fold: &Arc<dyn Fold>,
+        with_index: bool,
+        seen: impl FnMut(&CommittedEvent<'_>),
+    ) -> Result<Loaded, LoadError> {
         let Some(head) = self.head_for(token, with_index).await? else {
             if let Some(snapshot) = self.snapshot_info(token, SnapshotPart::State).await? {
                 return Err(gone_back(snapshot.event_id, EventId::NONE, with_index));
@@ -74,7 +96,7 @@ impl Log {
                 state.index_only(&parse(&stored)?);
             }
         }
-        self.advance(token, fold, &mut state, head.id).await?;
+        self.advance(token, fold, &mut state, head.id, seen).await?;
         #[cfg(feature = "fault-points")]
         if crate::fault::broken("forget_drafts") {
             state.forget_drafts();
@@ -82,27 +104,32 @@ impl Log {
         Ok(Loaded { state, snapshot, indexed })
     }
 
-    /// Loads the draft index as of the head of a partition, to be written. `None` where the partition is empty, or no
-    /// event is behind the index that there is.
-    pub async fn load_index(&self, token: &Token) -> Result<Option<IndexPart>, LoadError> {
-        let Some(head) = self.leader_head(token).await? else { return Ok(None) };
+    /// Loads the draft index as of event `upto` of a partition, or later, to be written. `entries` are those of all events
+    /// behind `known_from` up to there; the others are read from the log. `None` where nothing is new.
+    pub async fn load_index(
+        &self,
+        token: &Token,
+        upto: EventId,
+        known_from: EventId,
+        entries: Vec<IndexEntry>,
+    ) -> Result<Option<IndexPart>, LoadError> {
         let bytes = self.usable(token, SnapshotPart::Index).await?;
         let decoded = tokio::task::spawn_blocking(move || decode_index(bytes.as_deref()));
         let mut index =
             decoded.await.map_err(|error| LogError::malformed("decoding a draft index", error))?;
-        if index.event_id >= head.id {
+        if index.event_id >= upto {
             return Ok(None);
         }
-        let mut new: Vec<IndexEntry> = Vec::new();
-        let mut replay = self.replay(token, index.event_id, head.id);
+        let mut new = Vec::new();
+        let mut replay = self.replay(token, index.event_id, known_from);
         while let Some(stored) = replay.next().await? {
-            let event = parse(&stored)?;
-            new.push((event.record.draft_key(), event.id, event.record.content_hash));
+            new.push(index_entry(&parse(&stored)?));
             if new.len().is_multiple_of(EVENTS_PER_TURN) {
                 tokio::task::yield_now().await;
             }
         }
-        index.extend(head.id, new);
+        new.extend(entries);
+        index.extend(upto, new);
         Ok(Some(index))
     }
 
@@ -138,7 +165,7 @@ impl Log {
             return Ok(0);
         }
         let behind = parse(&head)?.record.ordinal.saturating_sub(state.ordinal());
-        self.advance(token, fold, state, head.id).await?;
+        self.advance(token, fold, state, head.id, |_| {}).await?;
         Ok(behind)
     }
 
@@ -211,11 +238,12 @@ impl Log {
         fold: &Arc<dyn Fold>,
         state: &mut PartitionState,
         upto: EventId,
+        mut seen: impl FnMut(&CommittedEvent<'_>),
     ) -> Result<(), LoadError> {
         let mut replay = self.replay(token, state.head(), upto);
         let mut folded = 0_usize;
         while let Some(stored) = replay.next().await? {
-            apply(fold.as_ref(), state, &stored)?;
+            seen(&apply(fold.as_ref(), state, &stored)?);
             folded += 1;
             // Folding is work for the processor: others get their turn.
             if folded.is_multiple_of(EVENTS_PER_TURN) {
@@ -290,9 +318,19 @@ pub fn parse(stored: &StoredEvent) -> Result<CommittedEvent<'_>, LoadError> {
     }
 }
 
-/// Folds one event into a state.
-pub fn apply(fold: &dyn Fold, state: &mut PartitionState, stored: &StoredEvent) -> Result<(), LoadError> {
+fn index_entry(event: &CommittedEvent<'_>) -> IndexEntry {
+    (event.record.draft_key(), event.id, event.record.content_hash)
+}
+
+/// Folds one event into a state. Gives the event as it was read.
+pub fn apply<'a>(
+    fold: &dyn Fold,
+    state: &mut PartitionState,
+    stored: &'a StoredEvent,
+) -> Result<CommittedEvent<'a>, LoadError> {
+    let event = parse(stored)?;
     state
-        .apply(fold, &parse(stored)?, stored.body.len())
-        .map_err(|error: ApplyError| LoadError::Broken { event: stored.id, why: error.to_string() })
+        .apply(fold, &event, stored.body.len())
+        .map_err(|error: ApplyError| LoadError::Broken { event: stored.id, why: error.to_string() })?;
+    Ok(event)
 }

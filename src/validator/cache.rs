@@ -31,6 +31,16 @@ pub(super) struct SnapshotProgress {
 /// not in it yet, whoever loads the partition reads from the log.
 const INDEX_PARTS: u64 = 10;
 
+/// Whether it is time for another index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IndexDue {
+    No,
+    /// Most of what it lacks is read for the state anyway.
+    WithState,
+    /// It lacks so much that the states would wait for it.
+    Apart,
+}
+
 impl SnapshotProgress {
     /// As a state was loaded: from which snapshot, and with how many drafts in its index.
     pub(super) fn new(info: SnapshotInfo, indexed: u64) -> Self {
@@ -45,15 +55,19 @@ impl SnapshotProgress {
         self.indexed.store(drafts, Ordering::Relaxed);
     }
 
-    /// Whether together with the snapshot that is asked for it is time for another index; says so once for so many drafts.
-    pub(super) fn index_is_due(&self) -> bool {
+    /// Whether with the state's snapshot that is asked for it is time for another index; says so once for so many drafts.
+    pub(super) fn index_due(&self) -> IndexDue {
         let (drafts, indexed) = (self.asked_at.load(Ordering::Relaxed), self.indexed.load(Ordering::Relaxed));
         let covered = indexed.max(self.index_asked_at.load(Ordering::Relaxed));
-        let due = drafts.saturating_sub(covered).saturating_mul(INDEX_PARTS) >= covered;
-        if due {
-            self.index_asked_at.store(drafts, Ordering::Relaxed);
+        let new = drafts.saturating_sub(covered);
+        if new.saturating_mul(INDEX_PARTS) < covered {
+            return IndexDue::No;
         }
-        due
+        self.index_asked_at.store(drafts, Ordering::Relaxed);
+        match new <= drafts.saturating_sub(self.ordinal()).saturating_mul(2) {
+            true => IndexDue::WithState,
+            false => IndexDue::Apart,
+        }
     }
 
     /// The index that was asked for was not written: it is due again with the next snapshot.
@@ -148,11 +162,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_index_is_written_with_the_state_while_both_lack_the_same() {
+        let progress = SnapshotProgress::default();
+        let asked = |drafts, state_at| {
+            progress.asked_at.store(drafts, Ordering::Relaxed);
+            progress.ordinal.store(state_at, Ordering::Relaxed);
+            progress.index_due()
+        };
+        assert_eq!(asked(1000, 0), IndexDue::WithState);
+        assert_eq!(asked(1000, 0), IndexDue::No, "it was asked for");
+        progress.index_not_written();
+        assert_eq!(asked(1000, 0), IndexDue::WithState);
+        assert_eq!(asked(2000, 1000), IndexDue::WithState);
+        progress.indexed(100_000);
+        assert_eq!(asked(109_000, 108_000), IndexDue::No);
+        assert_eq!(asked(110_000, 109_000), IndexDue::Apart);
+    }
+
+    #[test]
     fn an_index_is_written_the_less_often_the_longer_it_is() {
         let progress = SnapshotProgress::default();
         let written = (1..=100_000).filter(|hundred| {
             progress.asked_at.store(hundred * 100, Ordering::Relaxed);
-            let due = progress.index_is_due();
+            let due = progress.index_due() != IndexDue::No;
             if due {
                 progress.indexed(hundred * 100);
             }

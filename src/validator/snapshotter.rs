@@ -6,19 +6,21 @@ use std::time::Instant;
 
 use anyhow::Context;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::cache::SnapshotProgress;
+use super::cache::{IndexDue, SnapshotProgress};
 use super::metrics;
-use crate::event::Token;
+use crate::event::{EventId, Token};
 use crate::log::{Log, SnapshotInfo, SnapshotPart};
-use crate::state::{Fold, SnapshotError};
+use crate::state::{Fold, IndexEntry, SnapshotError};
 
 #[derive(Clone)]
 struct Request {
     token: Token,
     progress: Arc<SnapshotProgress>,
+    index: IndexDue,
 }
 
 /// For every second that a snapshot took, so many are none made: who commits goes first. Partitions that are written at
@@ -42,7 +44,7 @@ impl Snapshotter {
     ) -> (Self, impl Future<Output = ()>) {
         let (states, of_states) = mpsc::channel(queue_max.max(1));
         let (indexes, of_indexes) = mpsc::channel(queue_max.max(1));
-        // Each at its own pace: an index takes seconds where a state takes milliseconds, and who connects waits for what
+        // Each at its own pace: a long index takes seconds where a state takes milliseconds, and who connects waits for what
         // is not in the state's.
         let working = async move {
             let work = Work { log, fold, stop };
@@ -59,12 +61,17 @@ impl Snapshotter {
 
     /// Asks for a snapshot. If too many are waiting this one is left for later.
     pub(super) fn ask(&self, token: Token, progress: Arc<SnapshotProgress>) {
-        let request = Request { token, progress };
-        if request.progress.index_is_due() && self.indexes.try_send(request.clone()).is_err() {
+        let request = Request { token, index: progress.index_due(), progress };
+        if request.index == IndexDue::Apart && self.indexes.try_send(request.clone()).is_err() {
             request.progress.index_not_written();
             metrics::snapshot_skipped();
         }
-        if self.states.try_send(request).is_err() {
+        if let Err(TrySendError::Full(request) | TrySendError::Closed(request)) =
+            self.states.try_send(request)
+        {
+            if request.index == IndexDue::WithState {
+                request.progress.index_not_written();
+            }
             metrics::snapshot_skipped();
         }
     }
@@ -92,7 +99,7 @@ impl Work {
             if let Err(error) = written {
                 metrics::snapshot_failed();
                 warn!(token = %request.token, ?part, error = format!("{error:#}"), "no snapshot; the next one is tried later");
-                if part == SnapshotPart::Index {
+                if part == SnapshotPart::Index || request.index == IndexDue::WithState {
                     request.progress.index_not_written();
                 }
             }
@@ -102,11 +109,15 @@ impl Work {
         }
     }
 
-    async fn write_state(&self, Request { token, progress }: &Request) -> anyhow::Result<()> {
+    async fn write_state(&self, Request { token, progress, index }: &Request) -> anyhow::Result<()> {
         let started = Instant::now();
-        let loaded = self.log.load_partition(token, &self.fold, false).await?;
-        if loaded.state.head() <= loaded.snapshot.event_id {
+        let (loaded, entries) = self.log.load_state_and_entries(token, &self.fold).await?;
+        let before = loaded.snapshot.event_id;
+        if loaded.state.head() <= before {
             progress.written(loaded.snapshot);
+            if *index == IndexDue::WithState {
+                progress.index_not_written();
+            }
             return Ok(());
         }
         let info = SnapshotInfo {
@@ -130,12 +141,28 @@ impl Work {
         progress.written(info);
         metrics::snapshot_written(started.elapsed(), info.bytes, events);
         info!(%token, event_id = %info.event_id, bytes = info.bytes, "snapshot written");
+        if *index == IndexDue::WithState {
+            self.extend_index(token, progress, info.event_id, before, entries).await?;
+        }
         Ok(())
     }
 
-    async fn write_index(&self, Request { token, progress }: &Request) -> anyhow::Result<()> {
+    async fn write_index(&self, Request { token, progress, .. }: &Request) -> anyhow::Result<()> {
+        let Some(head) = self.log.leader_head(token).await? else { return Ok(()) };
+        self.extend_index(token, progress, head.id, head.id, Vec::new()).await
+    }
+
+    /// Writes an index up to event `upto`. `entries` are those of the events behind `known_from`.
+    async fn extend_index(
+        &self,
+        token: &Token,
+        progress: &SnapshotProgress,
+        upto: EventId,
+        known_from: EventId,
+        entries: Vec<IndexEntry>,
+    ) -> anyhow::Result<()> {
         let started = Instant::now();
-        let Some(index) = self.log.load_index(token).await? else { return Ok(()) };
+        let Some(index) = self.log.load_index(token, upto, known_from, entries).await? else { return Ok(()) };
         let (event_id, drafts) = (index.event_id, index.entries.len() as u64);
         let bytes =
             tokio::task::spawn_blocking(move || index.encode()).await.context("encoding a draft index")?;

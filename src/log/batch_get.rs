@@ -106,7 +106,7 @@ impl Batch {
         match reply.status {
             // 204: the end of the batch. 404: there is nothing.
             Some(status) if status.as_u16() == 204 || status == StatusCode::NOT_FOUND => {
-                self.pending = num_pending(&reply).unwrap_or(0);
+                self.pending = header_u64(&reply, subjects::NUM_PENDING).unwrap_or(0);
                 Ok(None)
             }
             Some(StatusCode::NO_RESPONDERS) => {
@@ -173,17 +173,13 @@ fn stored(what: &'static str, message: Message) -> Result<Stored, LogError> {
     Ok(Stored { sequence, subject, message })
 }
 
-fn num_pending(message: &Message) -> Option<u64> {
-    message.headers.as_ref()?.get(subjects::NUM_PENDING)?.as_str().parse().ok()
-}
-
 /// A header's text.
-pub(super) fn header_str(message: &Message, name: header::HeaderName) -> Option<&str> {
+pub(super) fn header_str(message: &Message, name: impl header::IntoHeaderName) -> Option<&str> {
     Some(message.headers.as_ref()?.get(name)?.as_str())
 }
 
 /// A header that holds a number.
-pub(super) fn header_u64(message: &Message, name: header::HeaderName) -> Option<u64> {
+pub(super) fn header_u64(message: &Message, name: impl header::IntoHeaderName) -> Option<u64> {
     header_str(message, name)?.parse().ok()
 }
 

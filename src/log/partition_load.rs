@@ -80,8 +80,8 @@ impl Log {
             let state = Start::empty(with_index).state;
             return Ok(Loaded { state, snapshot: SnapshotInfo::default(), indexed: 0 });
         };
-        let Start { mut state, index_at, snapshot, indexed } = self.start(token, with_index).await?;
-        let newest = snapshot.event_id.max(state.head()).max(index_at);
+        let Start { mut state, replay_from, newest, snapshot, indexed } =
+            self.start(token, with_index).await?;
         if newest > head.id {
             // It may have been replaced since the head was asked for: by that time there was a later head.
             let again = self.head_for(token, with_index).await?.map_or(EventId::NONE, |head| head.id);
@@ -89,14 +89,7 @@ impl Log {
                 return Err(gone_back(newest, again, with_index));
             }
         }
-        if with_index {
-            // The index may be older than the state: what lies between them goes into the index alone.
-            let mut replay = self.replay(token, index_at, state.head());
-            while let Some(stored) = replay.next().await? {
-                state.index_only(&parse(&stored)?);
-            }
-        }
-        self.advance(token, fold, &mut state, head.id, seen).await?;
+        self.advance(token, fold, &mut state, replay_from, head.id, seen).await?;
         #[cfg(feature = "fault-points")]
         if crate::fault::broken("forget_drafts") {
             state.forget_drafts();
@@ -104,7 +97,7 @@ impl Log {
         Ok(Loaded { state, snapshot, indexed })
     }
 
-    /// Loads the draft index as of event `upto` of a partition, or later, to be written. `entries` are those of all events
+    /// Loads the draft index as of event `upto` of a partition, to be written. `entries` are those of all events
     /// behind `known_from` up to there; the others are read from the log. `None` where nothing is new.
     pub async fn load_index(
         &self,
@@ -165,7 +158,7 @@ impl Log {
             return Ok(0);
         }
         let behind = parse(&head)?.record.ordinal.saturating_sub(state.ordinal());
-        self.advance(token, fold, state, head.id, |_| {}).await?;
+        self.advance(token, fold, state, state.head(), head.id, |_| {}).await?;
         Ok(behind)
     }
 
@@ -237,13 +230,19 @@ impl Log {
         token: &Token,
         fold: &Arc<dyn Fold>,
         state: &mut PartitionState,
+        from: EventId,
         upto: EventId,
         mut seen: impl FnMut(&CommittedEvent<'_>),
     ) -> Result<(), LoadError> {
-        let mut replay = self.replay(token, state.head(), upto);
+        let mut replay = self.replay(token, from, upto);
         let mut folded = 0_usize;
         while let Some(stored) = replay.next().await? {
-            seen(&apply(fold.as_ref(), state, &stored)?);
+            let event = parse(&stored)?;
+            // What is in the state already goes into the index alone.
+            state
+                .replay(fold.as_ref(), &event, stored.body.len())
+                .map_err(|error| does_not_fold(&stored, error))?;
+            seen(&event);
             folded += 1;
             // Folding is work for the processor: others get their turn.
             if folded.is_multiple_of(EVENTS_PER_TURN) {
@@ -257,8 +256,10 @@ impl Log {
 /// Where a replay starts: a snapshot, or nothing.
 struct Start {
     state: PartitionState,
-    /// The last event that the index knows, where one was asked for.
-    index_at: EventId,
+    /// Behind which event there is something that the state, or the index if one is wanted, does not have.
+    replay_from: EventId,
+    /// The last event that any part of the snapshot knows of.
+    newest: EventId,
     snapshot: SnapshotInfo,
     indexed: u64,
 }
@@ -266,7 +267,8 @@ struct Start {
 impl Start {
     fn empty(with_index: bool) -> Self {
         let state = if with_index { PartitionState::new() } else { PartitionState::follower() };
-        Self { state, index_at: EventId::NONE, snapshot: SnapshotInfo::default(), indexed: 0 }
+        let none = EventId::NONE;
+        Self { state, replay_from: none, newest: none, snapshot: SnapshotInfo::default(), indexed: 0 }
     }
 
     /// From a snapshot's parts: its state, and the index if one is wanted, and there.
@@ -275,14 +277,20 @@ impl Start {
         state: &[u8],
         index: Option<Option<&[u8]>>,
     ) -> Result<Self, SnapshotError> {
-        let state = StatePart::decode(state)?;
+        let part = StatePart::decode(state)?;
+        let newest = snapshot.event_id.max(part.event_id);
         let Some(index) = index else {
-            let state = PartitionState::from_state_part(&state)?;
-            return Ok(Self { state, index_at: EventId::NONE, snapshot, indexed: 0 });
+            let state = PartitionState::from_state_part(&part)?;
+            return Ok(Self { state, replay_from: part.event_id, newest, snapshot, indexed: 0 });
         };
         let index = decode_index(index);
-        let (index_at, indexed) = (index.event_id, index.entries.len() as u64);
-        Ok(Self { state: PartitionState::from_snapshot(&state, &index)?, index_at, snapshot, indexed })
+        Ok(Self {
+            state: PartitionState::from_snapshot(&part, &index)?,
+            replay_from: PartitionState::replay_from(&part, &index),
+            newest: newest.max(index.event_id),
+            snapshot,
+            indexed: index.entries.len() as u64,
+        })
     }
 }
 
@@ -322,15 +330,11 @@ fn index_entry(event: &CommittedEvent<'_>) -> IndexEntry {
     (event.record.draft_key(), event.id, event.record.content_hash)
 }
 
-/// Folds one event into a state. Gives the event as it was read.
-pub fn apply<'a>(
-    fold: &dyn Fold,
-    state: &mut PartitionState,
-    stored: &'a StoredEvent,
-) -> Result<CommittedEvent<'a>, LoadError> {
-    let event = parse(stored)?;
-    state
-        .apply(fold, &event, stored.body.len())
-        .map_err(|error: ApplyError| LoadError::Broken { event: stored.id, why: error.to_string() })?;
-    Ok(event)
+/// Folds one event into a state.
+pub fn apply(fold: &dyn Fold, state: &mut PartitionState, stored: &StoredEvent) -> Result<(), LoadError> {
+    state.apply(fold, &parse(stored)?, stored.body.len()).map_err(|error| does_not_fold(stored, error))
+}
+
+fn does_not_fold(stored: &StoredEvent, why: ApplyError) -> LoadError {
+    LoadError::Broken { event: stored.id, why: why.to_string() }
 }

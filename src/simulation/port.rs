@@ -109,8 +109,9 @@ impl Port for SimulatedLog {
         let mut state = PartitionState::new();
         let mut index = IndexPart::default();
         for (n, stored) in events[..state_at].iter().enumerate() {
-            let event = apply(fold.as_ref(), &mut state, stored)?;
+            apply(fold.as_ref(), &mut state, stored)?;
             if n < index_at {
+                let event = parse(stored)?;
                 let record = &event.record;
                 index.extend(event.id, [(record.draft_key(), event.id, record.content_hash)]);
             }

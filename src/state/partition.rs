@@ -174,7 +174,7 @@ impl PartitionState {
 
     /// Enters an event that the document includes already into the index of drafts: what is between the
     /// two parts of a snapshot. Entering one twice changes nothing.
-    pub fn index_only(&mut self, event: &CommittedEvent<'_>) {
+    fn index_only(&mut self, event: &CommittedEvent<'_>) {
         if let Some(memory) = &mut self.memory {
             memory.drafts.insert(event.record.draft_key(), event.id, event.record.content_hash);
         }

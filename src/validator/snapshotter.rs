@@ -111,7 +111,12 @@ impl Work {
 
     async fn write_state(&self, Request { token, progress, index }: &Request) -> anyhow::Result<()> {
         let started = Instant::now();
-        let (loaded, entries) = self.log.load_state_and_entries(token, &self.fold).await?;
+        let (loaded, entries) = match index {
+            IndexDue::WithState => self.log.load_state_and_entries(token, &self.fold).await?,
+            IndexDue::No | IndexDue::Apart => {
+                (self.log.load_partition(token, &self.fold, false).await?, Vec::new())
+            }
+        };
         let before = loaded.snapshot.event_id;
         if loaded.state.head() <= before {
             progress.written(loaded.snapshot);

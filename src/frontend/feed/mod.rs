@@ -193,7 +193,7 @@ impl Feed {
                 })?;
                 let behind = page.behind(position);
                 let entries: Vec<_> = behind.iter().take(max).cloned().collect();
-                let came = page.entries.last().map_or(u64::MAX, |entry| entry.ordinal);
+                let came = page.end().ordinal.unwrap_or(u64::MAX);
                 // Only such as will be full: others are not kept.
                 let left =
                     self.ordinal().saturating_sub(came) as usize / self.shared.settings.page_events_max;

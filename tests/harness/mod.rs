@@ -16,6 +16,7 @@ pub mod model;
 pub mod nats;
 pub mod nats_cluster;
 pub mod process;
+pub mod proxy;
 pub mod rng;
 pub mod socket;
 pub mod tokens;

@@ -8,13 +8,8 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::harness::cluster::Cluster;
+use crate::harness::proxy::{Link, Proxy};
 use crate::harness::until;
-
-#[path = "../torturing/proxy.rs"]
-#[allow(dead_code)]
-mod proxy;
-
-use proxy::{Link, Proxy};
 
 /// How long harm is waited for that must not come; and harm that must, several times as long.
 const HARM: Duration = Duration::from_secs(4);

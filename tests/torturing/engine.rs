@@ -5,8 +5,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::proxy::{Link, Proxy};
 use crate::harness::nats::NatsServer;
+use crate::harness::proxy::{Link, Proxy};
 use crate::harness::{free_port, temp_dir};
 
 /// What NATS is.

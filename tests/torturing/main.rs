@@ -12,7 +12,6 @@ mod judge;
 mod log;
 mod mutations;
 mod nemesis;
-mod proxy;
 mod rolling;
 mod round;
 mod rules;

@@ -8,8 +8,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::{Engine, Kind};
-use super::proxy::Link;
 use super::world::{Counters, Managed, count};
+use crate::harness::proxy::Link;
 use crate::harness::rng::Rng;
 
 /// How hard it is.

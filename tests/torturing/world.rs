@@ -12,10 +12,10 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::engine::{Engine, Kind};
-use super::proxy::{Link, Proxy};
 use crate::harness::cluster::binary;
 use crate::harness::free_port;
 use crate::harness::process::Process;
+use crate::harness::proxy::{Link, Proxy};
 use crate::harness::rng::Rng;
 
 /// What is done to the processes, counted.

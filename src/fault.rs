@@ -12,6 +12,17 @@ pub const NEVER_LOSE_SLOTS: &str = "never_lose_slots";
 /// Take whatever is on a live subject for an event that JetStream has repeated there.
 pub const BELIEVE_HEADERS: &str = "believe_headers";
 
+/// Say of each committed event for which copy of its draft it was committed: of which frontend, connection,
+/// submission and attempt. Breaks nothing; a test's judge can tell a late copy of an earlier connection from a
+/// broken promise.
+pub const TELL_ORIGIN: &str = "tell_origin";
+
+/// A connection's number. Where origins are told, its last 16 bits are the client's port, by which a test knows its
+/// connection.
+pub fn connection_number(number: u64, port: u16) -> u64 {
+    if is_on(TELL_ORIGIN) { (number << 16) | u64::from(port) } else { number }
+}
+
 /// Whether a fault is switched on.
 #[cfg(feature = "fault-points")]
 pub fn is_on(name: &str) -> bool {

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use super::port::Port;
 use super::{Shared, metrics};
 use crate::event::{
-    Draft, DraftKey, EventId, EventRecord, FieldError, Outcome, PartitionKey, Reason, Submission, Submitter,
+    Draft, DraftKey, EventId, EventRecord, FieldError, Outcome, PartitionKey, Reason, ReplyTo, Submission,
+    Submitter,
 };
 use crate::fault;
 use crate::log::{BATCH_EVENTS_MAX, PlacedTrace};
@@ -232,6 +233,9 @@ impl<P: Port> Round<'_, P> {
                     }))
                     .map_err(panicked)?;
                     staged.map_err(|StageError| panicked(Box::new(())))?;
+                    if fault::is_on(fault::TELL_ORIGIN) {
+                        self.tell_origin(&submission.reply_to);
+                    }
                     // The event id is filled in when it is known.
                     outcomes.push(Outcome::Committed { event_id: EventId::NONE });
                 }
@@ -253,6 +257,15 @@ impl<P: Port> Round<'_, P> {
             outcomes.resize(submission.units.around(place).end, Outcome::NotProcessed);
         }
         Ok(Step::Decided)
+    }
+
+    /// Adds to the record staged last for which copy of its draft it is; for tests.
+    fn tell_origin(&mut self, of: &ReplyTo) {
+        let Some(staged) = self.staged.last_mut() else { return };
+        let (Ok(origin), Some(record)) = (serde_json::to_string(of), staged.body.strip_suffix(b"}")) else {
+            return;
+        };
+        staged.body = [record, b",\"testOrigin\":", origin.as_bytes(), b"}"].concat().into();
     }
 
     /// Folds an accepted draft into the state, ahead of its commit.

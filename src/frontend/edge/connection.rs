@@ -24,6 +24,7 @@ use tracing::{Instrument, debug, error, error_span};
 
 use super::http::{self, Granted};
 use super::{Edge, Stream};
+use crate::fault;
 use crate::frontend::ws::WebSocket;
 use crate::frontend::{lock, metrics, session};
 
@@ -39,6 +40,7 @@ const REFUSED_BYTES_MAX: u64 = 64 * 1024;
 /// Serves a connection until it ends.
 pub(super) async fn serve(edge: Arc<Edge>, stream: TcpStream, handshake: OwnedSemaphorePermit) {
     let wait = Duration::from_millis(edge.hub.settings.handshake_timeout_ms);
+    let port = stream.peer_addr().map_or(0, |peer| peer.port());
     // Boxed, so that the task does not keep its room for as long as the session lasts.
     let greeting = Box::pin(edge.hub.drain.run_until_cancelled(shake_hands(&edge, stream)));
     let upgraded = timeout(wait, greeting).await.map(Option::flatten);
@@ -52,7 +54,7 @@ pub(super) async fn serve(edge: Arc<Edge>, stream: TcpStream, handshake: OwnedSe
             return;
         }
     };
-    let connection = edge.connections.fetch_add(1, Ordering::Relaxed) + 1;
+    let connection = fault::connection_number(edge.connections.fetch_add(1, Ordering::Relaxed) + 1, port);
     // Of the level that no filter leaves out: a warning without its connection helps nobody.
     let span = error_span!(
         "connection",

@@ -196,6 +196,7 @@ fn record(v1: Option<V1Fields>) -> Vec<u8> {
         content_hash: ContentHash(1),
         ordinal: 1,
         v1,
+        is_mark: false,
     };
     record.to_json().expect("a record")
 }

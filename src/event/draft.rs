@@ -98,6 +98,11 @@ pub struct ReplyTo {
     /// The how-manieth publish of the connection this is, counted from 1; 0 if that is not known.
     #[serde(default)]
     pub publish: u64,
+    /// Until when this copy may be stored, by NATS's clock, in Unix milliseconds. A validator drops what NATS
+    /// stored later: its connection may have been told of a later copy's rejection by then. An older frontend
+    /// does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storable_until: Option<u64>,
 }
 
 /// For what an older frontend has published, which does not say since when.

@@ -242,6 +242,11 @@ impl DraftKey {
         Self::digest(b"v1", &[id])
     }
 
+    /// The key of a mark, which no client's draft has.
+    pub fn mark(id: &str) -> Self {
+        Self::digest(b"mark", &[id])
+    }
+
     fn digest(dialect: &[u8], parts: &[&str]) -> Self {
         let mut hash = Sha256::new();
         hash.update(dialect);

@@ -39,9 +39,44 @@ pub struct EventRecord<'a> {
     /// What only v1 events have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub v1: Option<V1Fields>,
+    /// Whether it is a mark: see [`EventRecord::mark`].
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_mark: bool,
 }
 
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// The type and the payload of a mark. No fold knows the type, so a mark changes no state.
+const MARK_TYPE: &str = "mark";
+const MARK_PAYLOAD: &str = "null";
+
 impl<'a> EventRecord<'a> {
+    /// A mark: an event that says nothing, that changes no state and that no client is shown. A validator
+    /// commits one where it must know that nothing else can be committed on the state that it decides on, and
+    /// has nothing else to commit. `head` is the event before it, which makes its draft key the only one.
+    pub fn mark(
+        partition: &PartitionKey,
+        head: EventId,
+        ordinal: u64,
+        timestamp: u64,
+    ) -> serde_json::Result<Self> {
+        Ok(Self {
+            event_type: Cow::Borrowed(MARK_TYPE),
+            payload: serde_json::from_str(MARK_PAYLOAD)?,
+            partition: partition.clone(),
+            timestamp,
+            client_id: ClientId::server(),
+            user_id: None,
+            draft_id: Cow::Owned(format!("mark-{head}")),
+            content_hash: ContentHash(0),
+            ordinal,
+            v1: None,
+            is_mark: true,
+        })
+    }
+
     /// The record of an accepted draft.
     pub fn of_draft(
         draft: &'a Draft,
@@ -62,6 +97,7 @@ impl<'a> EventRecord<'a> {
             content_hash,
             ordinal,
             v1: draft.v1.clone(),
+            is_mark: false,
         }
     }
 
@@ -78,6 +114,7 @@ impl<'a> EventRecord<'a> {
     /// The key of the draft that it was.
     pub fn draft_key(&self) -> DraftKey {
         match self.v1 {
+            _ if self.is_mark => DraftKey::mark(&self.draft_id),
             Some(_) => DraftKey::v1(&self.draft_id),
             None => DraftKey::classic(self.client_id.as_str(), &self.draft_id),
         }

@@ -23,6 +23,8 @@ pub(super) struct Entry {
     pub came: Instant,
     /// The draft that it was.
     pub draft_key: DraftKey,
+    /// Whether it is a mark, which no client is shown.
+    pub is_mark: bool,
     /// Its record.
     pub body: Bytes,
     classic: OnceLock<Encoded>,
@@ -48,12 +50,14 @@ impl Entry {
     pub(super) fn parse(stored: StoredEvent) -> serde_json::Result<Self> {
         let record = EventRecord::parse(&stored.body)?;
         let (ordinal, draft_key, timestamp_ms) = (record.ordinal, record.draft_key(), record.timestamp);
+        let is_mark = record.is_mark;
         Ok(Self {
             id: stored.id,
             ordinal,
             timestamp_ms,
             came: Instant::now(),
             draft_key,
+            is_mark,
             body: stored.body,
             classic: OnceLock::new(),
             v1: OnceLock::new(),

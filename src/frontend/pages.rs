@@ -70,6 +70,8 @@ pub(super) struct LogPage {
     pub entries: Vec<Arc<Entry>>,
     /// The last event of the log that the page covers.
     pub last: EventId,
+    /// Its ordinal, if it is known.
+    ordinal: Option<u64>,
     bytes: usize,
     /// Whether it will always be what it is, since the log goes on behind it: only such a page is kept.
     pub full: bool,
@@ -78,7 +80,7 @@ pub(super) struct LogPage {
 impl LogPage {
     /// Where it ends.
     pub(super) fn end(&self) -> Place {
-        Place { after: self.last, ordinal: self.entries.last().map(|entry| entry.ordinal) }
+        Place { after: self.last, ordinal: self.ordinal }
     }
 
     /// The events behind `position`.
@@ -217,7 +219,8 @@ impl Run {
     async fn page(&mut self, pages: &Pages, token: &Token) -> Result<LogPage, LogError> {
         metrics::count(metrics::PAGES_READ);
         let started = Instant::now();
-        let mut page = LogPage { entries: Vec::new(), last: self.at.after, bytes: 0, full: false };
+        let mut page =
+            LogPage { entries: Vec::new(), last: self.at.after, ordinal: None, bytes: 0, full: false };
         let (mut events, mut bytes) = (0, 0);
         let mut goes_on = self.events.take();
         while !page.full {
@@ -247,7 +250,9 @@ impl Run {
                     self.at.ordinal = Some(entry.ordinal);
                     page.full |= entry.ordinal.is_multiple_of(pages.events_max as u64);
                     page.bytes += entry.cost();
-                    page.entries.push(Arc::new(entry));
+                    if !entry.is_mark {
+                        page.entries.push(Arc::new(entry));
+                    }
                 }
                 Err(error) => {
                     super::feed::report_unreadable(token, id, &error);
@@ -257,6 +262,7 @@ impl Run {
             page.last = id;
         }
         self.at.after = page.last;
+        page.ordinal = self.at.ordinal;
         self.left = self.left.saturating_sub(1);
         self.events = goes_on;
         metrics::duration(metrics::PAGE_SECONDS, started.elapsed().as_secs_f64());

@@ -6,6 +6,11 @@
 //! even when NATS loses what it had taken. A draft is published again until it is answered. And no draft is
 //! called rejected of which some copy may still be committed.
 //!
+//! A publish whose fate is not known may still be stored, after a copy that was published later. Each copy
+//! therefore says until when it may be stored, and validators drop what NATS stored later. As long as an earlier
+//! copy may be stored, a rejection is not believed. When its time is over the draft is published again: that copy
+//! is stored after all others, so its rejection is final.
+//!
 //! What goes again goes with the drafts behind it that are in the log already. From these a validator sees that
 //! an earlier copy was decided, and does not decide a second time what that one had rejected: accepted now, it
 //! would stand behind the drafts that were sent after it.
@@ -64,6 +69,16 @@ struct Sent {
     attempt: u32,
     /// The partition's head before the first attempt.
     since: EventId,
+    /// Until when the last attempt may be stored, by NATS's clock.
+    storable_until: u64,
+    /// Whether the fate of the last attempt is not known.
+    unknown: bool,
+    /// Until when some attempt before the last may still be stored, by NATS's clock.
+    unsure_until: Option<u64>,
+    /// When that time is surely over, by our clock.
+    sure_at: Option<Instant>,
+    /// Whether a rejection came that cannot be believed, so that it goes again when that time is over.
+    asks_again: bool,
     /// Outcomes go by place.
     places: Vec<Place>,
     /// Whether a copy may be in the queue, or may have been.
@@ -103,6 +118,26 @@ impl Sent {
     fn units(&self) -> Units {
         Units::of(self.places.iter().map(|place| place.unit))
     }
+
+    /// Begins the next attempt: which of those before it may still be stored.
+    fn begin_attempt(&mut self, now: Instant, nats_ms: u64) {
+        if std::mem::take(&mut self.unknown) {
+            self.unsure_until = self.unsure_until.max(Some(self.storable_until));
+        }
+        let sure_from = |until: u64| until.saturating_add(CLOCKS_APART_MS + 1);
+        self.unsure_until = self.unsure_until.filter(|until| nats_ms < sure_from(*until));
+        self.sure_at = self
+            .unsure_until
+            .map(|until| now + Duration::from_millis(sure_from(until).saturating_sub(nats_ms)));
+        self.storable_until = nats_ms.saturating_add(STORABLE_MS);
+        self.attempt += 1;
+        (self.due, self.asks_again, self.stored_at) = (false, false, None);
+    }
+
+    /// Whether a rejection of it came that could not be believed, and another one now can.
+    fn asks_again_now(&self, now: Instant) -> bool {
+        self.asks_again && self.sure_at.is_some_and(|at| at <= now)
+    }
 }
 
 /// What became of a submitted draft.
@@ -127,6 +162,8 @@ pub(super) struct Publish {
     pub since: EventId,
     /// The how-manieth publish of the connection.
     pub publish: u64,
+    /// Until when it may be stored, by NATS's clock, in Unix milliseconds.
+    pub storable_until: u64,
     /// When the first of its drafts came.
     pub oldest: Instant,
     /// Its units of work.
@@ -206,6 +243,13 @@ pub(super) struct Committed {
     pub event_id: EventId,
 }
 
+/// How long a copy may take to be stored. Who publishes it waits no longer than that for the acknowledgement, by
+/// default.
+const STORABLE_MS: u64 = 6_000;
+/// How far the clocks of two NATS servers may be apart: with replicas the one that stamps a copy need not be the one
+/// that told this process the time.
+const CLOCKS_APART_MS: u64 = 2_000;
+
 impl Pending {
     /// For a connection of `client`, to a NATS that takes messages of `message_bytes_max`.
     pub(super) fn new(settings: &FrontendSettings, client: ClientId, message_bytes_max: usize) -> Self {
@@ -284,8 +328,8 @@ impl Pending {
     }
 
     /// What to publish now, if anything: first what is to be published again, then what is new. `latest` is
-    /// an event after all that the client can have been told of until now.
-    pub(super) fn next(&mut self, now: Instant, latest: EventId) -> Option<Publish> {
+    /// an event after all that the client can have been told of until now, `nats_ms` the time by NATS's clock.
+    pub(super) fn next(&mut self, now: Instant, latest: EventId, nats_ms: u64) -> Option<Publish> {
         if !self.has_next(now) {
             return None;
         }
@@ -299,6 +343,11 @@ impl Pending {
                     number,
                     attempt: 0,
                     since: latest,
+                    storable_until: 0,
+                    unknown: false,
+                    unsure_until: None,
+                    sure_at: None,
+                    asks_again: false,
                     places,
                     maybe_stored: false,
                     due: true,
@@ -318,16 +367,16 @@ impl Pending {
             sent.number = number;
         }
         let sent = &mut self.sent[index];
-        sent.attempt += 1;
-        sent.due = false;
-        sent.stored_at = None;
+        sent.begin_attempt(now, nats_ms);
         self.publishing = Some(sent.number);
         self.publishes += 1;
         let drafts = sent.places.iter().map(|place| place.draft.clone()).collect();
         let (number, attempt, since) = (sent.number, sent.attempt, sent.since);
+        let storable_until = sent.storable_until;
         let oldest = sent.held().map(|held| held.since).min().unwrap_or(now);
         let units = sent.units();
-        Some(Publish { number, attempt, since, publish: self.publishes, oldest, units, drafts })
+        let publish = self.publishes;
+        Some(Publish { number, attempt, since, publish, storable_until, oldest, units, drafts })
     }
 
     fn may_publish(&self, now: Instant) -> bool {
@@ -377,6 +426,8 @@ impl Pending {
             }
             Published::NotStored | Published::Unknown => {
                 sent.maybe_stored |= failed;
+                // A server that only believes to lead may refuse what the leader stores.
+                sent.unknown = true;
                 sent.due = true;
                 if self.not_before.is_none() {
                     self.not_before = Some(now + self.limits.retry);
@@ -407,7 +458,7 @@ impl Pending {
     pub(super) fn answer(&mut self, answer: Answer) -> (Vec<Done>, Vec<Committed>) {
         let (mut done, mut committed) = (Vec::new(), Vec::new());
         let number = answer.submission;
-        let Some(sent) = self.sent.iter().find(|sent| sent.number == number) else {
+        let Some(sent) = self.sent.iter_mut().find(|sent| sent.number == number) else {
             return (done, committed);
         };
         if sent.places.len() != answer.outcomes.len() {
@@ -415,7 +466,11 @@ impl Pending {
         }
         // A rejection of an earlier copy says nothing of the later one that is on its way; but no copy decides
         // again what stands before a unit of which this one has committed something.
-        let latest = sent.attempt == answer.attempt || fault::broken("believe_any_attempt");
+        let is_latest = sent.attempt == answer.attempt || fault::broken("believe_any_attempt");
+        // Nor does the rejection of the latest, while an earlier copy may still come after it.
+        let unsure = sent.unsure_until.is_some() && !fault::broken("believe_unsure");
+        sent.asks_again |= is_latest && unsure;
+        let latest = is_latest && !unsure;
         let last_committed = answer.outcomes.iter().rposition(
             |outcome| matches!(outcome, Outcome::Committed { event_id } if *event_id > sent.since),
         );
@@ -463,6 +518,9 @@ impl Pending {
         if overdue {
             self.republish();
         }
+        for sent in &mut self.sent {
+            sent.due |= sent.asks_again_now(now);
+        }
         let mut done = Vec::new();
         let deadline = self.limits.deadline;
         let late = |held: &Held| held.since + deadline <= now;
@@ -482,12 +540,18 @@ impl Pending {
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let unanswered = self.sent.iter().filter_map(|sent| sent.stored_at).min();
         let answer = unanswered.map(|at| at + self.limits.answer_wait);
+        let sure = self
+            .sent
+            .iter()
+            .filter(|sent| sent.asks_again && !sent.due)
+            .filter_map(|sent| sent.sure_at)
+            .min();
         let first_sent = self.sent.iter().filter_map(|sent| sent.held().next());
         let oldest = first_sent.chain(self.queue.front()).map(|held| held.since).min();
         let deadline = oldest.map(|since| since + self.limits.deadline);
         // A pause that nobody waits for ends without notice: it would wake the connection for ever.
         let publish = self.not_before.filter(|_| self.waits_to_publish());
-        [answer, deadline, publish].into_iter().flatten().min()
+        [answer, sure, deadline, publish].into_iter().flatten().min()
     }
 
     fn number(&mut self) -> u64 {

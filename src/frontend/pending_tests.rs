@@ -57,6 +57,13 @@ fn asked(done: &Done) -> &str {
     }
 }
 
+/// NATS's clock, which goes as ours.
+fn nats_ms(now: Instant) -> u64 {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let start = *START.get_or_init(Instant::now);
+    1_000_000_000 + u64::try_from(now.saturating_duration_since(start).as_millis()).unwrap()
+}
+
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
@@ -67,16 +74,16 @@ fn what_comes_during_a_publish_goes_together_in_the_next() {
     for n in 1..=5 {
         assert_eq!(submit(&mut pending, draft(n), &format!("m{n}"), now), Taken::Queued(key(n)));
         if n == 1 {
-            let first = pending.next(now, EventId::NONE).unwrap();
+            let first = pending.next(now, EventId::NONE, nats_ms(now)).unwrap();
             assert_eq!((first.number, first.attempt, names(&first)), (1, 1, vec!["d1"]));
         }
-        assert!(pending.next(now, EventId::NONE).is_none(), "one publish at a time");
+        assert!(pending.next(now, EventId::NONE, nats_ms(now)).is_none(), "one publish at a time");
     }
     assert!(pending.published(Published::Stored, now).is_empty());
-    let second = pending.next(now, EventId::NONE).unwrap();
+    let second = pending.next(now, EventId::NONE, nats_ms(now)).unwrap();
     assert_eq!((second.number, names(&second)), (2, vec!["d2", "d3", "d4"]));
     pending.published(Published::Stored, now);
-    assert_eq!(names(&pending.next(now, EventId::NONE).unwrap()), ["d5"]);
+    assert_eq!(names(&pending.next(now, EventId::NONE, nats_ms(now)).unwrap()), ["d5"]);
 }
 
 #[test]
@@ -86,13 +93,13 @@ fn the_next_submission_waits_for_the_answer_to_the_one_before() {
     for n in 1..=3 {
         submit(&mut pending, draft(n), "m", now);
         if n == 1 {
-            pending.next(now, EventId::NONE).unwrap();
+            pending.next(now, EventId::NONE, nats_ms(now)).unwrap();
         }
     }
     pending.published(Published::Stored, now);
-    assert!(pending.next(now, EventId::NONE).is_none());
+    assert!(pending.next(now, EventId::NONE, nats_ms(now)).is_none());
     pending.committed(key(1), |_| true).unwrap();
-    assert_eq!(names(&pending.next(now, EventId::NONE).unwrap()), ["d2", "d3"]);
+    assert_eq!(names(&pending.next(now, EventId::NONE, nats_ms(now)).unwrap()), ["d2", "d3"]);
 }
 
 #[test]
@@ -102,19 +109,19 @@ fn a_bundle_stays_within_its_bytes() {
     for n in 1..=3 {
         submit(&mut pending, draft(n), "m", now);
     }
-    assert_eq!(names(&pending.next(now, EventId::NONE).unwrap()), ["d1", "d2"]);
+    assert_eq!(names(&pending.next(now, EventId::NONE, nats_ms(now)).unwrap()), ["d1", "d2"]);
 }
 
 #[test]
 fn an_event_answers_its_draft_even_before_the_publish_is_acknowledged() {
     let (mut pending, now) = (pending(&settings()), Instant::now());
     submit(&mut pending, draft(1), "m1", now);
-    pending.next(now, EventId::NONE).unwrap();
+    pending.next(now, EventId::NONE, nats_ms(now)).unwrap();
     let done = pending.committed(key(1), |_| true).unwrap();
     assert_eq!((done.asked, done.end), (vec![ask("m1")], End::Accepted));
     assert!(pending.is_empty() && !pending.holds(key(1)));
     assert!(pending.published(Published::Stored, now).is_empty());
-    assert!(pending.next(now, EventId::NONE).is_none());
+    assert!(pending.next(now, EventId::NONE, nats_ms(now)).is_none());
     assert!(pending.committed(key(1), |_| true).is_none(), "once");
 }
 
@@ -122,41 +129,41 @@ fn an_event_answers_its_draft_even_before_the_publish_is_acknowledged() {
 fn a_full_queue_rejects_what_was_surely_not_stored_and_goes_on() {
     let (mut pending, now) = (pending(&settings()), Instant::now());
     submit(&mut pending, draft(1), "m1", now);
-    pending.next(now, EventId::NONE).unwrap();
+    pending.next(now, EventId::NONE, nats_ms(now)).unwrap();
     submit(&mut pending, draft(2), "m2", now);
     let done = pending.published(Published::NotStored, now);
     assert_eq!(done[0].end, End::Rejected(Reason::Unavailable, vec![]));
     assert_eq!(done[0].asked, [ask("m1")]);
-    assert_eq!(names(&pending.next(now, EventId::NONE).unwrap()), ["d2"]);
+    assert_eq!(names(&pending.next(now, EventId::NONE, nats_ms(now)).unwrap()), ["d2"]);
 }
 
 #[test]
 fn an_unknown_publish_goes_again_before_anything_new_and_never_becomes_a_rejection() {
     let (mut pending, mut now) = (pending(&settings()), Instant::now());
     submit(&mut pending, draft(1), "m1", now);
-    pending.next(now, EventId::NONE).unwrap();
+    pending.next(now, EventId::NONE, nats_ms(now)).unwrap();
     submit(&mut pending, draft(2), "m2", now);
     assert!(pending.published(Published::Unknown, now).is_empty());
-    assert!(pending.next(now, EventId::NONE).is_none(), "after a pause");
+    assert!(pending.next(now, EventId::NONE, nats_ms(now)).is_none(), "after a pause");
     now += ms(51);
-    let again = pending.next(now, EventId::NONE).unwrap();
+    let again = pending.next(now, EventId::NONE, nats_ms(now)).unwrap();
     assert_eq!((again.number, again.attempt, names(&again)), (1, 2, vec!["d1"]));
     // The queue is full now, but the first copy may be in it.
     assert!(pending.published(Published::NotStored, now).is_empty());
     now += ms(51);
-    assert_eq!(pending.next(now, EventId::NONE).unwrap().attempt, 3);
+    assert_eq!(pending.next(now, EventId::NONE, nats_ms(now)).unwrap().attempt, 3);
     pending.published(Published::Stored, now);
-    assert_eq!(names(&pending.next(now, EventId::NONE).unwrap()), ["d2"]);
+    assert_eq!(names(&pending.next(now, EventId::NONE, nats_ms(now)).unwrap()), ["d2"]);
 }
 
 #[test]
 fn only_the_rejection_of_the_latest_copy_counts_but_any_commit_does() {
     let (mut pending, mut now) = (pending(&settings()), Instant::now());
     submit(&mut pending, draft(1), "m1", now);
-    pending.next(now, EventId::NONE).unwrap();
+    pending.next(now, EventId::NONE, nats_ms(now)).unwrap();
     pending.published(Published::Unknown, now);
     now += ms(51);
-    pending.next(now, EventId::NONE).unwrap();
+    pending.next(now, EventId::NONE, nats_ms(now)).unwrap();
     pending.published(Published::Stored, now);
     let (done, committed) = pending.answer(answer(1, 1, vec![rejected()]));
     assert!(done.is_empty() && committed.is_empty());
@@ -172,23 +179,51 @@ fn only_the_rejection_of_the_latest_copy_counts_but_any_commit_does() {
 fn the_rejection_of_the_latest_copy_ends_the_draft() {
     let (mut pending, now) = (pending(&settings()), Instant::now());
     submit(&mut pending, draft(1), "m1", now);
-    pending.next(now, EventId::NONE).unwrap();
+    pending.next(now, EventId::NONE, nats_ms(now)).unwrap();
     let (done, _) = pending.answer(answer(1, 1, vec![rejected()]));
     assert!(matches!(&done[0].end, End::Rejected(Reason::Conflict, errors) if errors.len() == 1));
     assert!(pending.answer(answer(1, 1, vec![rejected()])).0.is_empty());
     assert!(pending.answer(answer(7, 1, vec![rejected()])).0.is_empty());
 }
 
+#[test]
+fn a_rejection_is_not_believed_while_an_earlier_copy_may_still_be_stored() {
+    let (mut pending, mut now) = (pending(&settings()), Instant::now());
+    submit(&mut pending, draft(1), "m1", now);
+    let first = pending.next(now, EventId::NONE, nats_ms(now)).unwrap();
+    assert!(first.storable_until > nats_ms(now));
+    pending.published(Published::Unknown, now);
+    now += ms(51);
+    pending.next(now, EventId::NONE, nats_ms(now)).unwrap();
+    pending.published(Published::Stored, now);
+    assert!(pending.answer(answer(1, 2, vec![rejected()])).0.is_empty(), "the first may come after it");
+    while nats_ms(now) <= first.storable_until + CLOCKS_APART_MS {
+        assert!(pending.tick(now).is_empty());
+        if let Some(publish) = pending.next(now, EventId::NONE, nats_ms(now)) {
+            pending.published(Published::Stored, now);
+            assert!(pending.answer(answer(1, publish.attempt, vec![rejected()])).0.is_empty());
+        }
+        let wake = pending.wake_at().unwrap();
+        assert!(wake > now, "it wakes for nothing");
+        now = wake;
+    }
+    pending.tick(now);
+    let last = pending.next(now, EventId::NONE, nats_ms(now)).unwrap();
+    pending.published(Published::Stored, now);
+    let (done, _) = pending.answer(answer(1, last.attempt, vec![rejected()]));
+    assert!(matches!(done[0].end, End::Rejected(Reason::Conflict, _)), "{done:?}");
+}
+
 /// Drafts `d1` to `d3` in one submission, number 2, that was published when the head was 10.
 fn three_in_one(pending: &mut Pending, now: Instant) {
     submit(pending, draft(0), "m0", now);
-    pending.next(now, EventId(9)).unwrap();
+    pending.next(now, EventId(9), nats_ms(now)).unwrap();
     for n in 1..=3 {
         submit(pending, draft(n), &format!("m{n}"), now);
     }
     pending.published(Published::Stored, now);
     pending.committed(key(0), |_| true).unwrap();
-    let publish = pending.next(now, EventId(10)).unwrap();
+    let publish = pending.next(now, EventId(10), nats_ms(now)).unwrap();
     assert_eq!((publish.number, publish.since, publish.publish), (2, EventId(10), 2));
     pending.published(Published::Stored, now);
 }
@@ -199,7 +234,7 @@ fn what_goes_again_goes_with_what_is_committed_behind_it() {
     three_in_one(&mut pending, now);
     pending.committed(key(2), |_| true).unwrap();
     pending.republish();
-    let again = pending.next(now, EventId(20)).unwrap();
+    let again = pending.next(now, EventId(20), nats_ms(now)).unwrap();
     assert_eq!((again.number, again.attempt, names(&again)), (2, 2, vec!["d1", "d2", "d3"]));
     assert_eq!((again.since, again.publish), (EventId(10), 3), "since the first attempt");
     pending.published(Published::Stored, now);
@@ -216,7 +251,7 @@ fn what_nobody_has_to_know_any_more_is_not_published_again() {
     three_in_one(&mut pending, now);
     pending.committed(key(1), |_| true).unwrap();
     pending.republish();
-    let again = pending.next(now, EventId(20)).unwrap();
+    let again = pending.next(now, EventId(20), nats_ms(now)).unwrap();
     assert_eq!((again.number, again.attempt, names(&again)), (3, 2, vec!["d2", "d3"]));
     // The answer to the copy that had three drafts is nobody's now.
     assert!(pending.answer(answer(2, 1, vec![rejected(), rejected(), rejected()])).0.is_empty());
@@ -228,7 +263,7 @@ fn an_earlier_copy_s_rejection_counts_where_that_copy_has_committed_what_follows
     let (mut pending, now) = (pending(&settings()), Instant::now());
     three_in_one(&mut pending, now);
     pending.republish();
-    assert_eq!(pending.next(now, EventId(20)).unwrap().attempt, 2);
+    assert_eq!(pending.next(now, EventId(20), nats_ms(now)).unwrap().attempt, 2);
     // Committed before the first attempt: that is no sign of an earlier copy.
     let old = Outcome::Committed { event_id: EventId(10) };
     assert!(pending.answer(answer(2, 1, vec![rejected(), old, rejected()])).0.is_empty());
@@ -242,7 +277,7 @@ fn an_earlier_copy_s_rejection_counts_where_that_copy_has_committed_what_follows
 fn a_pause_before_the_next_publish_wakes_nobody_once_there_is_nothing_to_publish() {
     let (mut pending, now) = (pending(&settings()), Instant::now());
     submit(&mut pending, draft(1), "m1", now);
-    pending.next(now, EventId::NONE).unwrap();
+    pending.next(now, EventId::NONE, nats_ms(now)).unwrap();
     pending.published(Published::Unknown, now);
     assert_eq!(pending.wake_at(), Some(now + ms(50)));
     pending.committed(key(1), |_| true).unwrap();
@@ -251,9 +286,9 @@ fn a_pause_before_the_next_publish_wakes_nobody_once_there_is_nothing_to_publish
     let settings = FrontendSettings { submissions_unanswered_max: 1, ..settings() };
     let mut pending = self::pending(&settings);
     submit(&mut pending, draft(1), "m1", now);
-    pending.next(now, EventId::NONE).unwrap();
+    pending.next(now, EventId::NONE, nats_ms(now)).unwrap();
     pending.published(Published::Unknown, now);
-    assert!(pending.next(now + ms(50), EventId::NONE).is_some());
+    assert!(pending.next(now + ms(50), EventId::NONE, nats_ms(now + ms(50))).is_some());
     pending.published(Published::Stored, now + ms(51));
     submit(&mut pending, draft(2), "m2", now + ms(51));
     assert!(!pending.has_next(now + ms(60)));
@@ -265,7 +300,7 @@ fn without_an_answer_everything_goes_again_in_order_and_at_last_is_given_up() {
     let (mut pending, start) = (pending(&settings()), Instant::now());
     for n in 1..=2 {
         submit(&mut pending, draft(n), &format!("m{n}"), start);
-        pending.next(start, EventId::NONE).unwrap();
+        pending.next(start, EventId::NONE, nats_ms(start)).unwrap();
         pending.published(Published::Stored, start);
     }
     assert_eq!(pending.wake_at(), Some(start + ms(5_000)));
@@ -273,7 +308,7 @@ fn without_an_answer_everything_goes_again_in_order_and_at_last_is_given_up() {
     submit(&mut pending, draft(3), "m3", later);
     assert!(pending.tick(later).is_empty());
     for (name, attempt) in [("d1", 2), ("d2", 2), ("d3", 1)] {
-        let publish = pending.next(later, EventId::NONE).unwrap();
+        let publish = pending.next(later, EventId::NONE, nats_ms(later)).unwrap();
         assert_eq!((names(&publish), publish.attempt), (vec![name], attempt));
         pending.published(Published::Stored, later);
     }
@@ -286,7 +321,7 @@ fn without_an_answer_everything_goes_again_in_order_and_at_last_is_given_up() {
 fn what_was_never_published_is_rejected_when_its_time_is_over() {
     let (mut pending, start) = (pending(&settings()), Instant::now());
     submit(&mut pending, draft(1), "m1", start);
-    pending.next(start, EventId::NONE).unwrap();
+    pending.next(start, EventId::NONE, nats_ms(start)).unwrap();
     submit(&mut pending, draft(2), "m2", start);
     let ends: Vec<End> = pending.tick(start + ms(30_000)).into_iter().map(|done| done.end).collect();
     assert_eq!(ends, [End::Forgotten, End::Rejected(Reason::Unavailable, vec![])]);
@@ -321,7 +356,7 @@ fn the_same_draft_twice_is_published_once_and_answered_twice() {
     assert_eq!(submit(&mut pending, draft(1), "m2", now), Taken::Attached);
     let other = Draft { event_type: "unset".into(), ..draft(1) };
     assert_eq!(submit(&mut pending, other, "m3", now), Taken::Queued(key(1)));
-    assert_eq!(names(&pending.next(now, EventId::NONE).unwrap()), ["d1", "d1"]);
+    assert_eq!(names(&pending.next(now, EventId::NONE, nats_ms(now)).unwrap()), ["d1", "d1"]);
     let done = pending.committed(key(1), |draft| draft.event_type == "set").unwrap();
     assert_eq!(done.asked, [ask("m1"), ask("m2")]);
     assert!(pending.committed(key(1), |draft| draft.event_type == "set").is_none());
@@ -338,7 +373,7 @@ fn a_unit_of_work_is_not_divided_and_goes_with_others_where_they_fit() {
         }
     }
     let mut submissions = Vec::new();
-    while let Some(publish) = pending.next(now, EventId::NONE) {
+    while let Some(publish) = pending.next(now, EventId::NONE, nats_ms(now)) {
         let units = serde_json::to_string(&publish.units).unwrap();
         submissions.push((names(&publish).join(" "), units));
         pending.published(Published::Stored, now);
@@ -357,11 +392,11 @@ fn what_a_unit_rejects_says_nothing_of_the_next_unit() {
             pending.submit(draft(batch * 2 + place as u64 + 1), Asked::Item { batch, place }, now);
         }
     }
-    let publish = pending.next(now, EventId(10)).unwrap();
+    let publish = pending.next(now, EventId(10), nats_ms(now)).unwrap();
     assert_eq!(names(&publish), ["d1", "d2", "d3", "d4"]);
     pending.published(Published::Stored, now);
     pending.republish();
-    assert_eq!(pending.next(now, EventId(20)).unwrap().attempt, 2);
+    assert_eq!(pending.next(now, EventId(20), nats_ms(now)).unwrap().attempt, 2);
     // The first copy's answer counts for what stands before the unit that it has committed something of.
     let new = Outcome::Committed { event_id: EventId(11) };
     let outcomes = vec![rejected(), Outcome::NotProcessed, new, rejected()];
@@ -380,7 +415,7 @@ fn an_item_waits_for_no_copy_of_another_unit() {
         }
         assert_eq!(pending.submit(draft(1), Asked::Item { batch, place: 0 }, now), taken);
     }
-    assert_eq!(names(&pending.next(now, EventId::NONE).unwrap()), ["d1", "d1"]);
+    assert_eq!(names(&pending.next(now, EventId::NONE, nats_ms(now)).unwrap()), ["d1", "d1"]);
 }
 
 #[test]
@@ -398,8 +433,10 @@ enum Step {
     /// A draft comes, and begins a unit of work or not.
     Submit(bool),
     /// The publish under way ends: stored and told so, stored and not told, not stored and told so, not
-    /// stored and not told.
+    /// stored and not told, on its way and not told.
     Publish(u8),
+    /// A publish whose fate was not told reaches NATS late.
+    Arrive,
     /// The validator decides the oldest submission in the queue: a bit per draft, accept or reject.
     Decide(u8),
     Reconnect,
@@ -412,7 +449,8 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => any::<bool>().prop_map(Step::Submit),
-        4 => (0_u8..4).prop_map(Step::Publish),
+        4 => (0_u8..5).prop_map(Step::Publish),
+        2 => Just(Step::Arrive),
         4 => any::<u8>().prop_map(Step::Decide),
         1 => Just(Step::Reconnect),
         1 => any::<bool>().prop_map(Step::Crash),
@@ -435,6 +473,7 @@ proptest! {
         let mut submitted = 0_u64;
         let mut in_flight: Option<Publish> = None;
         let mut queue: VecDeque<Publish> = VecDeque::new();
+        let mut late: VecDeque<Publish> = VecDeque::new();
         // What the validator knows, and what the client was told.
         let mut log: Vec<String> = Vec::new();
         let mut first_decided: Vec<u64> = Vec::new();
@@ -442,7 +481,7 @@ proptest! {
         let calm = (0..400).map(|n| if n % 3 == 0 { Step::Wait } else if n % 3 == 1 { Step::Publish(0) } else { Step::Decide(255) });
         for step in steps.into_iter().chain(calm) {
             if in_flight.is_none() {
-                in_flight = pending.next(now, EventId(log.len() as u64));
+                in_flight = pending.next(now, EventId(log.len() as u64), nats_ms(now));
             }
             let mut ended = Vec::new();
             match step {
@@ -455,11 +494,23 @@ proptest! {
                 }
                 Step::Publish(how) => {
                     let Some(publish) = in_flight.take() else { continue };
-                    let result = [Published::Stored, Published::Unknown, Published::NotStored, Published::Unknown][how as usize];
-                    if how < 2 {
-                        queue.push_back(publish);
+                    let result = match how {
+                        0 => Published::Stored,
+                        2 => Published::NotStored,
+                        _ => Published::Unknown,
+                    };
+                    match how {
+                        0 | 1 => queue.push_back(publish),
+                        4 => late.push_back(publish),
+                        _ => {}
                     }
                     ended.extend(pending.published(result, now));
+                }
+                Step::Arrive => {
+                    let Some(publish) = late.pop_front() else { continue };
+                    if nats_ms(now) <= publish.storable_until {
+                        queue.push_back(publish);
+                    }
                 }
                 Step::Decide(bits) => {
                     let Some(publish) = queue.pop_front() else { continue };
@@ -478,7 +529,7 @@ proptest! {
                         }
                         if let Some(at) = log.iter().position(|id| *id == draft.draft_id) {
                             outcomes.push(Outcome::Committed { event_id: EventId(at as u64 + 1) });
-                        } else if publish.attempt > 1 && publish.drafts[units.around(place).end..].iter().any(|behind| {
+                        } else if publish.drafts[units.around(place).end..].iter().any(|behind| {
                             log.iter().skip(publish.since.0 as usize).any(|id| *id == behind.draft_id)
                         }) {
                             outcomes.push(rejected());

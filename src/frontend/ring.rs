@@ -72,6 +72,18 @@ impl Ring {
         hole
     }
 
+    /// Passes over the event that comes right behind the head, which no client is shown. Returns what
+    /// [`push`](Self::push) does.
+    pub(super) fn pass(&mut self, id: EventId, ordinal: u64) -> Option<u64> {
+        let expected = self.ordinal + 1;
+        self.head = id;
+        self.ordinal = ordinal;
+        if self.entries.is_empty() {
+            self.base = id;
+        }
+        (ordinal != expected).then_some(expected)
+    }
+
     /// Passes over an event that cannot be read.
     pub(super) fn skip(&mut self, id: EventId) {
         self.head = id;

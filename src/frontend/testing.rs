@@ -23,6 +23,7 @@ pub(super) fn entry(id: u64, ordinal: u64) -> Arc<Entry> {
         content_hash: ContentHash(0),
         ordinal,
         v1: None,
+        is_mark: false,
     };
     let body = record.to_json().unwrap().into();
     Arc::new(Entry::parse(StoredEvent { id: EventId(id), body }).unwrap())

@@ -43,7 +43,7 @@ impl Rules {
         }
 
         let ordinal = state.ordinal() + state.staged() as u64 + 1;
-        let (first, limits) = (ordinal == 1, self.config.limits);
+        let (first, limits) = (!state.is_opened() && state.staged() == 0, self.config.limits);
         let mut check = Check { doc: state.document(), first, limits, errors: Vec::new() };
         check_names(entry.map(|entry| &*entry.event_type), &payload, &mut check);
         if let Some(entry) = entry {

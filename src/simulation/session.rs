@@ -176,7 +176,9 @@ impl Session {
             return;
         }
         let now = Instant::now().into_std();
-        let Some(publish) = self.pending.next(now, self.position) else { return };
+        let Some(publish) = self.pending.next(now, self.position, self.connection.link.world.now_ms()) else {
+            return;
+        };
         let Connection { link, frontend, number, client, partition, .. } = &self.connection;
         let broken = |mutation| link.world.look(|servers| servers.is_broken(mutation));
         let submission = Submission {
@@ -193,6 +195,7 @@ impl Session {
                 attempt: publish.attempt,
                 since: if broken(Mutation::NoSince) { EventId(u64::MAX) } else { publish.since },
                 publish: if broken(Mutation::NoPublishCount) { 0 } else { publish.publish },
+                storable_until: Some(publish.storable_until),
             },
             units: publish.units.clone(),
             drafts: publish.drafts.iter().map(|draft| draft.as_ref().clone()).collect(),

@@ -292,6 +292,11 @@ impl World {
         Duration::from_micros(micros * slow.max(1) + 10)
     }
 
+    /// The time by the servers' clock, in milliseconds.
+    pub(crate) fn now_ms(&self) -> u64 {
+        u64::try_from(self.0.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Notes what happens, for whoever has to read it.
     pub(crate) fn tell(&self, what: impl FnOnce() -> String) {
         let at = self.0.start.elapsed();

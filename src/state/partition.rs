@@ -50,6 +50,8 @@ pub struct PartitionState {
     doc: Document,
     head: EventId,
     ordinal: u64,
+    /// Whether there is an event that is no mark.
+    opened: bool,
     log_bytes: u64,
     last_timestamp: u64,
     /// What only a validator needs.
@@ -89,6 +91,7 @@ impl PartitionState {
             doc: Document::new(),
             head: EventId::NONE,
             ordinal: 0,
+            opened: false,
             log_bytes: 0,
             last_timestamp: 0,
             memory: None,
@@ -117,6 +120,11 @@ impl PartitionState {
     /// How many committed events the state includes.
     pub fn ordinal(&self) -> u64 {
         self.ordinal
+    }
+
+    /// Whether there is an event that is no mark: if not, the next one is the partition's first.
+    pub fn is_opened(&self) -> bool {
+        self.opened
     }
 
     /// The bytes of their records.
@@ -162,13 +170,14 @@ impl PartitionState {
             return Err(ApplyError::Hole { id, found: record.ordinal, expected });
         }
         let touch = fold
-            .fold(&record.event_type, record.payload, expected == 1, &mut self.doc)
+            .fold(&record.event_type, record.payload, !self.opened, &mut self.doc)
             .map_err(|source| ApplyError::Fold { id, source })?;
         if let Some(memory) = &mut self.memory {
             memory.drafts.insert(record.draft_key(), id, record.content_hash);
             memory.touches.push(id, record.client_id.clone(), touch);
         }
         self.advance(id, record.timestamp, body_len);
+        self.opened |= !record.is_mark;
         Ok(())
     }
 
@@ -206,7 +215,8 @@ impl PartitionState {
         if ordinal != found + 1 {
             return Err(FoldError::Stale { accepted: ordinal.saturating_sub(1), found });
         }
-        fold.fold_parsed(&event_type, payload, ordinal == 1, &mut self.doc)?;
+        let first = !self.opened && self.staged.is_empty();
+        fold.fold_parsed(&event_type, payload, first, &mut self.doc)?;
         self.staged.push_back(Staged { key, content_hash, client, touch });
         Ok(())
     }
@@ -221,6 +231,7 @@ impl PartitionState {
                 memory.touches.push(id, staged.client, staged.touch);
             }
             self.advance(id, timestamp, *body_len);
+            self.opened = true;
         }
     }
 
@@ -341,6 +352,8 @@ impl PartitionState {
             doc,
             head: part.event_id,
             ordinal: part.ordinal,
+            // Of a partition that has nothing but marks no snapshot is written.
+            opened: part.ordinal > 0,
             log_bytes: part.log_bytes,
             last_timestamp: part.last_timestamp,
             memory: None,

@@ -47,6 +47,7 @@ fn body(ordinal: u64, client: &str, target: &str, value: &str) -> Vec<u8> {
         content_hash: ContentHash(ordinal),
         ordinal,
         v1: None,
+        is_mark: false,
     }
     .to_json()
     .unwrap()

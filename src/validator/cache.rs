@@ -92,7 +92,8 @@ impl SnapshotProgress {
         let events_min = events_min.max(1);
         let since_asked = state.ordinal().saturating_sub(self.asked_at.load(Ordering::Relaxed));
         let bytes = state.log_bytes().saturating_sub(self.log_bytes.load(Ordering::Relaxed));
-        let due = since_asked >= events_min
+        let due = state.is_opened()
+            && since_asked >= events_min
             && bytes as f64 >= self.bytes.load(Ordering::Relaxed) as f64 * share_min;
         if due {
             self.asked_at.store(state.ordinal(), Ordering::Relaxed);

@@ -192,7 +192,7 @@ impl<P: Port> Round<'_, P> {
     /// Stages the configured initial state of an empty partition. True if it did.
     fn open_partition(&mut self) -> bool {
         let Some((server, init)) = &self.shared.initial else { return false };
-        if self.state.ordinal() > 0 {
+        if self.state.is_opened() {
             return false;
         }
         match self.rules.decide(self.state, server, init) {

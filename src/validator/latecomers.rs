@@ -64,7 +64,8 @@ mod tests {
 
     fn from(frontend: &str, connection: u64, publish: u64) -> ReplyTo {
         let (submission, attempt, since) = (1, 1, EventId::NONE);
-        ReplyTo { frontend: frontend.to_owned(), connection, submission, attempt, since, publish }
+        let frontend = frontend.to_owned();
+        ReplyTo { frontend, connection, submission, attempt, since, publish, storable_until: None }
     }
 
     #[test]

@@ -288,7 +288,7 @@ fn append(feed: &Feed, stored: StoredEvent) {
     metrics::hot().seen.record(metrics::since_ms(entry.timestamp_ms));
     let mut ring = feed.ring.write().unwrap_or_else(PoisonError::into_inner);
     let before = ring.head();
-    let hole = ring.push(entry.clone());
+    let hole = if entry.is_mark { ring.pass(id, entry.ordinal) } else { ring.push(entry.clone()) };
     lock(&feed.ring_bytes).set(ring.bytes());
     if let Some(expected) = hole {
         report_hole(&feed.token, before, id, expected, entry.ordinal);

@@ -19,6 +19,7 @@ use crate::frontend::pending::{self, Asked, Committed, Done, Published, Taken};
 use crate::log::{LogError, PlacedTrace, PublishError};
 use crate::protocol::{ErrorCode, Notice, Submit};
 use crate::telemetry::traces::{self, Span};
+use crate::unix_time;
 
 /// The publish that is under way, if one is, or what the first one waits for.
 #[derive(Default)]
@@ -135,7 +136,7 @@ impl Session {
             return;
         };
         let known = self.feed.head_now().max(began_at);
-        let Some(publish) = self.pending.next(Instant::now(), known) else { return };
+        let Some(publish) = self.pending.next(Instant::now(), known, unix_time::now_ms()) else { return };
         if publish.attempt == 1 {
             metrics::hot().received.record(publish.oldest.elapsed());
         } else {
@@ -153,6 +154,7 @@ impl Session {
                 attempt: publish.attempt,
                 since: publish.since,
                 publish: publish.publish,
+                storable_until: Some(publish.storable_until),
             },
             units: publish.units,
             drafts: publish.drafts,

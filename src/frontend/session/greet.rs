@@ -246,6 +246,7 @@ async fn ask_to_open(hub: &Hub, connection: u64, identity: &Identity, feed: &Wat
             attempt: 1,
             since: EventId::NONE,
             publish: 0,
+            storable_until: None,
         },
         units: Units::default(),
         drafts: Vec::new(),

@@ -223,6 +223,7 @@ fn events_of_both_dialects_have_this_ones_shape() {
         content_hash: ContentHash(0),
         ordinal: 1,
         v1: None,
+        is_mark: false,
     };
     let shape = |record: EventRecord<'_>| -> Value {
         let encoded = encode_broadcast(&CommittedEvent { id: EventId(5), record });

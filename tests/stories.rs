@@ -9,6 +9,7 @@ mod stories {
     mod attacks;
     mod backup;
     mod broken_on_purpose;
+    mod budgets;
     mod catch_up;
     mod changed_streams;
     mod closing;

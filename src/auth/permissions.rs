@@ -9,6 +9,14 @@ pub fn allows(permissions: &[String], action: &str, target: Option<&str>) -> boo
     permissions.iter().any(|permission| allows_one(permission, action, target))
 }
 
+/// Whether one of the permissions allows `action` on any target at all.
+pub fn allows_somewhere(permissions: &[String], action: &str, _: Option<&str>) -> bool {
+    let names = |permission: &str, name| {
+        permission.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    };
+    permissions.iter().any(|permission| names(permission, action) || names(permission, "*"))
+}
+
 fn allows_one(permission: &str, action: &str, target: Option<&str>) -> bool {
     // The action's own text first: an application's event type may hold a colon.
     [action, "*"]

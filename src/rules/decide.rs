@@ -18,6 +18,9 @@ impl Rules {
     /// A draft that is committed already answers with that commit before any layer is asked, since the
     /// state has moved on; and a key that is committed with other content answers `DUPLICATE_DRAFT`
     /// whatever the layers would say, since nothing else about that draft can be put right.
+    ///
+    /// Then what the token permits, which costs next to nothing: whoever may not do it has no schema looked at, and
+    /// learns nothing of the state.
     pub fn decide(&self, state: &PartitionState, submitter: &Submitter, draft: &Draft) -> Decision {
         let (payload, content_hash) = match read(draft) {
             Ok(read) => read,
@@ -37,6 +40,15 @@ impl Rules {
         }
 
         let entry = self.registry.get(&draft.event_type);
+        let target = entry.and_then(|entry| entry.event_type.target(&payload));
+        // A payload without the target that its type asks for is told so, if the action is permitted anywhere.
+        let permits = match target {
+            None if entry.is_some_and(|entry| entry.event_type.has_target()) => permissions::allows_somewhere,
+            _ => permissions::allows,
+        };
+        if !permits(&submitter.permissions, &draft.event_type, target) {
+            return Decision::Reject { reason: Reason::Forbidden, errors: vec![forbidden(draft, target)] };
+        }
         let found = self.check_schema(entry, draft, &payload);
         if !found.is_empty() {
             return Decision::Reject { reason: Reason::ValidationFailed, errors: found };
@@ -51,11 +63,6 @@ impl Rules {
         }
         if !check.errors.is_empty() {
             return Decision::Reject { reason: Reason::ValidationFailed, errors: check.errors };
-        }
-
-        let target = entry.and_then(|entry| entry.event_type.target(&payload));
-        if !permissions::allows(&submitter.permissions, &draft.event_type, target) {
-            return Decision::Reject { reason: Reason::Forbidden, errors: vec![forbidden(draft, target)] };
         }
 
         let touch = entry.map_or(Touch::Nothing, |entry| entry.event_type.touch(&payload));
@@ -80,29 +87,29 @@ impl Rules {
         }))
     }
 
-    /// Layer 1.
+    /// The layer of the schemas.
     fn check_schema(&self, entry: Option<&Entry>, draft: &Draft, payload: &Node) -> Vec<FieldError> {
         let schemas = &self.config.schemas;
-        let name = &draft.event_type;
+        let (name, bytes) = (&draft.event_type, draft.payload.get().len());
         if let Some(entry) = entry {
-            let found = entry.schema.findings(payload, "payload");
+            let found = entry.schema.findings(payload, "payload", bytes);
             if !found.is_empty() {
                 return found;
             }
             let Some((name, data)) = entry.event_type.domain_data(payload) else { return found };
             return match schemas.named(name) {
-                Some(schema) => schema.findings(data, "payload.data"),
+                Some(schema) => schema.findings(data, "payload.data", bytes),
                 None => vec![schema_error("payload.schema", &format!("no schema {name:?} is registered"))],
             };
         }
         let Some(v1) = &draft.v1 else {
             return match schemas.named(name) {
-                Some(schema) => schema.findings(payload, "payload"),
+                Some(schema) => schema.findings(payload, "payload", bytes),
                 None => vec![unknown_type(name)],
             };
         };
         match schemas.version(name, v1.schema_version) {
-            Lookup::Found(schema) => schema.findings(payload, "payload"),
+            Lookup::Found(schema) => schema.findings(payload, "payload", bytes),
             Lookup::UnknownName if self.config.refuse_unknown_v1_types => vec![unknown_type(name)],
             Lookup::UnknownVersion if self.config.refuse_unknown_v1_versions => {
                 let message = format!("{name:?} has no schema of version {}", v1.schema_version);

@@ -8,6 +8,7 @@ mod conflict;
 mod decide;
 mod finding;
 mod in_force;
+mod metered;
 mod registry;
 mod schema;
 mod schema_set;

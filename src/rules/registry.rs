@@ -26,6 +26,11 @@ pub trait EventType: Send + Sync {
         payload.get("target")?.as_str()
     }
 
+    /// Whether every payload of the type names a target.
+    fn has_target(&self) -> bool {
+        true
+    }
+
     /// The ids in the payload that become, or stand for, keys of the state, each with its field.
     fn ids<'a>(&self, payload: &'a Node) -> Vec<(&'static str, &'a str)> {
         let _ = payload;

@@ -8,28 +8,55 @@ use jsonschema::paths::LocationSegment;
 use serde_json::Value;
 
 use super::finding::{FINDINGS_MAX, finding};
+use super::metered::{Look, Metered, is_sound, within};
 use crate::event::FieldError;
 use crate::event::json::Json;
 use crate::state::Node;
 
+/// The steps that a check may take whatever it is asked about, and for each byte of that. A long document of a
+/// rich-text editor takes one for two bytes (`tests/schema_cost.rs`), and a frame's worth of them a fraction of a second.
+const STEPS_MIN: u64 = 100_000;
+const STEPS_PER_BYTE: u64 = 16;
+/// The steps that may go into saying what is wrong with a value that does not fit.
+const FINDINGS_STEPS: u64 = 500_000;
+/// How many steps back a pattern with look-arounds or back-references may go in one text.
+const BACKTRACKS_MAX: usize = 100_000;
+
 /// A compiled schema.
-pub(super) struct Schema(jsonschema::Validator);
+pub(super) struct Schema(jsonschema::Validator<Metered>);
 
 impl Schema {
     /// Compiles a schema (draft 2020-12 unless it says otherwise).
     pub(super) fn compile(schema: &Value) -> Result<Self, NoSchema> {
-        let options = jsonschema::options().with_draft(jsonschema::Draft::Draft202012);
+        let patterns = jsonschema::PatternOptions::fancy_regex().backtrack_limit(BACKTRACKS_MAX);
+        let options = jsonschema::options_for::<Metered>()
+            .with_draft(jsonschema::Draft::Draft202012)
+            .with_pattern_options(patterns);
         options.build(schema).map(Self).map_err(|error| NoSchema {
             pointer: error.instance_path().as_str().to_owned(),
             reason: error.masked().to_string(),
         })
     }
 
-    /// What is wrong with a value that stands at the field `at`.
-    pub(super) fn findings(&self, value: &Node, at: &str) -> Vec<FieldError> {
+    /// What is wrong with a value that stands at the field `at`, in a payload of so many bytes.
+    ///
+    /// First whether anything is, which costs least and is nearly always all; then what, as far as that can be
+    /// said at a cost that has a bound of its own.
+    pub(super) fn findings(&self, value: &Node, at: &str, bytes: usize) -> Vec<FieldError> {
         let value = to_value(value);
-        let mut found = Vec::new();
-        for error in self.0.iter_errors(&value) {
+        let steps = STEPS_MIN + STEPS_PER_BYTE * bytes as u64;
+        match within(steps, || self.0.is_valid(Look(&value))) {
+            (true, Some(_)) => return Vec::new(),
+            (false, Some(_)) => {}
+            (_, None) => {
+                let why =
+                    "it is too large or too deep for its schema to be checked; send it in smaller parts";
+                return vec![finding(at, "SCHEMA_BUDGET", why)];
+            }
+        }
+        let (errors, took) = within(FINDINGS_STEPS, || self.0.iter_errors(Look(&value)));
+        let mut found = Found::default();
+        for error in errors.filter(|error| is_sound(error.instance())) {
             let field = field(at, error.instance_path().iter());
             // Name the property rather than the object that lacks it or should not have it.
             let named = match error.kind() {
@@ -38,21 +65,50 @@ impl Schema {
                 | ValidationErrorKind::UnevaluatedProperties { unexpected } => unexpected,
                 _ => &[],
             };
-            let finding = schema_error(&field, &error.masked().to_string());
-            let room = FINDINGS_MAX - found.len();
-            match named {
-                [] => found.push(finding),
-                keys => found.extend(
-                    keys.iter()
-                        .take(room)
-                        .map(|key| schema_error(&format!("{field}.{key}"), &finding.message)),
-                ),
+            if found.is_full() {
+                found.left_out += named.len().max(1);
+                continue;
             }
-            if found.len() >= FINDINGS_MAX {
-                break;
+            let message = error.masked().to_string();
+            match named {
+                [] => found.push(&field, &message),
+                keys => keys.iter().for_each(|key| found.push(&format!("{field}.{key}"), &message)),
             }
         }
-        found
+        found.finish(at, took.is_none())
+    }
+}
+
+/// What was found, as much of it as an answer lists.
+#[derive(Default)]
+struct Found {
+    findings: Vec<FieldError>,
+    left_out: usize,
+}
+
+impl Found {
+    /// Whether there is room for nothing but the word on what is left out.
+    fn is_full(&self) -> bool {
+        self.findings.len() >= FINDINGS_MAX - 1
+    }
+
+    fn push(&mut self, field: &str, message: &str) {
+        match self.is_full() {
+            true => self.left_out += 1,
+            false => self.findings.push(schema_error(field, message)),
+        }
+    }
+
+    /// Says what is left out; `unfinished` if nobody knows how much that is.
+    fn finish(mut self, at: &str, unfinished: bool) -> Vec<FieldError> {
+        let more = match (self.left_out, unfinished) {
+            (0, false) => return self.findings,
+            (_, true) if self.findings.is_empty() => "it does not fit its schema".to_owned(),
+            (_, true) => "there is more, which is not listed".to_owned(),
+            (count, false) => format!("{count} more findings are not listed"),
+        };
+        self.findings.push(schema_error(at, &more));
+        self.findings
     }
 }
 

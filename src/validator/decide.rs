@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -21,6 +21,13 @@ use crate::log::{BATCH_EVENTS_MAX, PlacedTrace};
 use crate::rules::{Decision, Rules};
 use crate::state::{DraftLookup, PartitionState};
 use crate::telemetry::traces::TraceParent;
+
+/// How long a round goes on deciding. What is left is the next one's, so that a partition with much to decide takes
+/// its turn with the others.
+const DECIDING_MAX: Duration = Duration::from_millis(50);
+/// The most bytes of payloads that are decided where all else runs: one draft's, and all together.
+const LIGHT_DRAFT_BYTES_MAX: usize = 16 * 1024;
+const LIGHT_BYTES_MAX: usize = 128 * 1024;
 
 /// A submission that was taken off the queue and is not yet answered.
 pub(super) struct Work<D> {
@@ -126,7 +133,17 @@ pub(super) enum Break {
     Panicked { work: usize, draft: usize },
 }
 
-/// Decides drafts until there is enough for one commit, nothing is left, or the next one can be decided
+/// Whether deciding may take so long that others should not wait behind it.
+pub(super) fn is_heavy<D>(works: &VecDeque<Work<D>>) -> bool {
+    let drafts = works.iter().flat_map(|work| work.submission.drafts.iter().skip(work.outcomes.len()));
+    let mut bytes = 0;
+    drafts.map(|draft| draft.payload.get().len()).any(|length| {
+        bytes += length;
+        length > LIGHT_DRAFT_BYTES_MAX || bytes > LIGHT_BYTES_MAX
+    })
+}
+
+/// Decides drafts until there is enough for one commit, or it has taken long enough, nothing is left, or the next one can be decided
 /// only once those before it are committed. Returns what is to be committed; if that is nothing, every
 /// outcome reached is final.
 pub(super) fn decide_round<P: Port>(
@@ -146,6 +163,7 @@ pub(super) fn decide_round<P: Port>(
     if round.open_partition() {
         return Ok(round.staged);
     }
+    let (started, mut decided) = (Instant::now(), false);
     for (index, work) in works.iter_mut().enumerate() {
         match decided_before(round.state, &work.submission, work.outcomes.len()) {
             Some(place) => work.decided_before = place,
@@ -162,6 +180,10 @@ pub(super) fn decide_round<P: Port>(
             if !round.staged.is_empty() && begins && !room || round.staged.len() >= BATCH_EVENTS_MAX {
                 return Ok(round.staged);
             }
+            if begins && decided && started.elapsed() > DECIDING_MAX {
+                return Ok(round.staged);
+            }
+            decided = true;
             if round.decide(index, work)? == Step::Blocked {
                 return Ok(round.staged);
             }

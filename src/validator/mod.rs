@@ -66,6 +66,8 @@ struct Shared<P: Port> {
     latecomers: Mutex<Latecomers>,
     /// Places for slots whose drafts are just being taken over.
     takeovers: Semaphore,
+    /// Places for rounds that may take long to decide.
+    heavy: Semaphore,
     settings: ValidatorSettings,
     ownership_ttl: Duration,
 }
@@ -164,6 +166,7 @@ pub(crate) fn launch<P: Port>(
         cache: PartitionCache::new(settings.cache_bytes_max),
         latecomers: Mutex::new(Latecomers::new()),
         takeovers: Semaphore::new(TAKEOVERS_AT_ONCE),
+        heavy: Semaphore::new(heavy_at_once()),
         settings,
     });
     let mut tasks = JoinSet::new();
@@ -206,6 +209,11 @@ impl RunningValidator {
         }
         first_error.map_or(Ok(()), Err)
     }
+}
+
+/// How many rounds that may take long are decided at the same time: one core is left to all else.
+fn heavy_at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1).max(1)
 }
 
 fn initial_draft(state: Box<RawValue>) -> (Submitter, Draft) {

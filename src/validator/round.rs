@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use super::Shared;
 use super::cache::{Cached, SnapshotProgress};
-use super::decide::{Break, Staged, Work, decide_round, rejection, to_be_found};
+use super::decide::{Break, Staged, Work, decide_round, is_heavy, rejection, to_be_found};
 use super::metrics;
 use super::port::{DraftPort, Port};
 use crate::event::{Answer, EventId, Outcome, PartitionKey, Reason, Slot, Token};
@@ -68,21 +68,20 @@ impl<P: Port> Partition<P> {
     ) -> Result<(), RoundError> {
         let mut pause = Pause::new(self.shared.settings.retry_pause_max_ms);
         while !works.is_empty() {
-            let cached = match slot {
-                Some(cached) => cached,
-                None => match self.load_as_owner().await? {
-                    Ok(cached) => slot.insert(cached),
+            if slot.is_none() {
+                match self.load_as_owner().await? {
+                    Ok(cached) => *slot = Some(cached),
                     Err(LoadError::Log(error)) => {
                         warn!(partition = %self.key, drafts = %Named(works), %error, "the partition's state cannot be loaded just now");
                         pause.wait(&self.stop).await?;
                         continue;
                     }
                     Err(broken @ LoadError::Broken { .. }) => return self.stop_at(works, &broken).await,
-                },
-            };
+                }
+            }
             let started = Instant::now();
-            let decided =
-                decide_round(&self.shared, &self.key, &mut cached.state, works, unix_time::now_ms());
+            let decided = self.decide(slot, works).await?;
+            let Some(cached) = slot else { continue };
             let staged = match decided {
                 Ok(staged) => staged,
                 Err(Break::NeedsHistory(from)) => {
@@ -144,6 +143,36 @@ impl<P: Port> Partition<P> {
             self.ask_for_snapshot(slot);
         }
         Ok(())
+    }
+
+    /// Decides the next round. What may take long is decided on a thread of its own, of which there are as many as the
+    /// processor does at once less one: everybody else's drafts, and the renewal of slots, go on beside it.
+    async fn decide(
+        &self,
+        slot: &mut Option<Cached>,
+        works: &mut VecDeque<Work<P::Draft>>,
+    ) -> Result<Result<Vec<Staged>, Break>, RoundError> {
+        let now_ms = unix_time::now_ms();
+        let heavy = is_heavy(works);
+        let Some(mut cached) = slot.take_if(|_| heavy) else {
+            let Some(cached) = slot else { return Ok(Ok(Vec::new())) };
+            return Ok(decide_round(&self.shared, &self.key, &mut cached.state, works, now_ms));
+        };
+        let _place = self.shared.heavy.acquire().await;
+        let (shared, key, mut taken) = (self.shared.clone(), self.key.clone(), std::mem::take(works));
+        let deciding = tokio::task::spawn_blocking(move || {
+            let decided = decide_round(&shared, &key, &mut cached.state, &mut taken, now_ms);
+            (decided, cached, taken)
+        });
+        match deciding.await {
+            Ok((decided, cached, taken)) => {
+                (*slot, *works) = (Some(cached), taken);
+                Ok(decided)
+            }
+            Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
+            // The process ends.
+            Err(_) => Err(RoundError::Stopped),
+        }
     }
 
     /// Loads the state, and makes sure afterwards that the slot is still held.

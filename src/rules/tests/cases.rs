@@ -321,7 +321,7 @@ fn trees_keep_what_they_came_with() {
 }
 
 #[test]
-fn permissions_come_after_the_rules() {
+fn permissions_come_before_the_rules() {
     let validator = validator();
     let decide = |permissions: &[&str], event_type: &str, payload: Value| {
         validator.rules.decide(
@@ -341,8 +341,12 @@ fn permissions_come_after_the_rules() {
         };
         assert_eq!((errors[0].code.as_str(), errors[0].field.as_str()), ("FORBIDDEN", "payload.target"));
     }
-    let broken = decide(&["read"], "set", json!({ "target": "five.a", "value": 1 }));
-    assert!(matches!(broken, Decision::Reject { reason: Reason::ValidationFailed, .. }));
+    // Whoever may not do it does not learn what the state would say to it.
+    let broken = || json!({ "target": "five.a", "value": 1 });
+    let refused = decide(&["read"], "set", broken());
+    assert!(matches!(refused, Decision::Reject { reason: Reason::Forbidden, .. }));
+    let refused = decide(&["set"], "set", broken());
+    assert!(matches!(refused, Decision::Reject { reason: Reason::ValidationFailed, .. }));
 
     let mut fresh = Validator::new(RulesConfig::default());
     let init = draft("d", "init", &json!({ "value": {} }));

@@ -4,6 +4,7 @@ mod cases;
 mod cost;
 mod model;
 mod properties;
+mod schema_cost;
 mod schemas;
 
 use serde_json::Value;

@@ -21,6 +21,10 @@ impl EventType for DomainEvent {
         None
     }
 
+    fn has_target(&self) -> bool {
+        false
+    }
+
     fn domain_data<'a>(&self, payload: &'a Node) -> Option<(&'a str, &'a Node)> {
         Some((payload.get("schema")?.as_str()?, payload.get("data")?))
     }

@@ -21,6 +21,10 @@ impl EventType for Init {
         None
     }
 
+    fn has_target(&self) -> bool {
+        false
+    }
+
     fn check(&self, payload: &Node, check: &mut Check<'_>) {
         if !check.first {
             check.report("type", "ALREADY_INITIALIZED", "init is only a partition's first event");

@@ -26,7 +26,8 @@ pub mod verdict;
 
 use std::collections::HashSet;
 use std::net::TcpListener;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before the test gives up. No test measures time: this only ends a hang.
@@ -80,5 +81,9 @@ pub fn free_port() -> u16 {
 /// Where a test's files go: under cargo's own folder for it, so that `cargo clean` removes what a killed
 /// test left.
 pub fn temp_dir() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("story-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+    let folder = FOLDER.get().map_or(Path::new(env!("CARGO_TARGET_TMPDIR")), |folder| folder);
+    tempfile::Builder::new().prefix("story-").tempdir_in(folder).unwrap()
 }
+
+/// Another folder for the files of this process's tests, set before the first of them.
+pub static FOLDER: OnceLock<PathBuf> = OnceLock::new();

@@ -1,6 +1,8 @@
 //! A precaution that the torture seldom needs, in the one situation that it is for: with it all is well, and
 //! without it, in a product broken on purpose, the harm shows.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -10,6 +12,31 @@ use tokio::time::timeout;
 use crate::harness::cluster::Cluster;
 use crate::harness::proxy::{Link, Proxy};
 use crate::harness::until;
+
+#[path = "../torturing/faults.rs"]
+#[allow(dead_code)] // the torture uses all of it
+mod faults;
+
+/// A way of breaking the product that nothing looks for proves nothing; nor does one that the product has no longer.
+#[test]
+fn every_way_of_breaking_the_product_has_a_test() {
+    let (mut in_product, mut folders) =
+        (BTreeSet::new(), vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let switches = text.split("broken(\"").skip(1).filter_map(|rest| rest.split_once("\")"));
+            in_product.extend(switches.map(|(name, _)| name.to_owned()));
+        }
+    }
+    let listed = faults::MUTATIONS.iter().map(|mutation| mutation.fault.to_owned()).collect();
+    assert_eq!(in_product, listed, "the product's fault points, and the list of mutations");
+}
 
 /// How long harm is waited for that must not come; and harm that must, several times as long.
 const HARM: Duration = Duration::from_secs(4);

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::history::{Accounts, Connection, Dialect, Draft, Entry, History};
+use super::history::{Accounts, Connection, Dialect, Draft, Entry, History, Manner};
 use super::wire::{NOT_JSON, SILENCE_MAX, Wire};
 use super::workload;
 use crate::harness::model::Replica;
@@ -34,10 +34,19 @@ pub enum Phase {
 
 /// What a client is.
 pub struct Spec {
+    /// Its name in reports, and the beginning of its drafts' ids.
     pub client: String,
+    pub client_id: String,
     pub dialect: Dialect,
+    pub manner: Manner,
     pub partition: String,
     pub seed: u64,
+    /// What it has seen when it begins, in order; a client of the long partition does not begin at its first event.
+    pub position: u64,
+    /// Drafts of earlier rounds with the events that they are, to be sent once more now and then.
+    pub old: Arc<Vec<(Draft, u64)>>,
+    /// The most events that it asks for in a page.
+    pub page_max: usize,
     /// The frontends' ports.
     pub frontends: Vec<u16>,
     /// The mean time between two things that it does.
@@ -80,14 +89,17 @@ struct Player {
 pub async fn play(spec: Spec, phase: watch::Receiver<Phase>) -> History {
     let history = History {
         client: spec.client.clone(),
+        client_id: spec.client_id.clone(),
+        manner: spec.manner,
         dialect: spec.dialect,
         partition: spec.partition.clone(),
-        drafts: Vec::new(),
+        drafts: spec.old.iter().map(|(draft, _)| draft.clone()).collect(),
         connections: Vec::new(),
         defects: Vec::new(),
         reached: 0,
     };
     let rng = Rng::new(spec.seed);
+    let (position, accepted) = (spec.position, spec.old.iter().map(|(_, id)| *id).enumerate().collect());
     let player = Player {
         spec,
         rng,
@@ -95,8 +107,8 @@ pub async fn play(spec: Spec, phase: watch::Receiver<Phase>) -> History {
         history,
         open: VecDeque::new(),
         batches: VecDeque::new(),
-        accepted: BTreeMap::new(),
-        position: 0,
+        accepted,
+        position,
         cycle: None,
         asked: false,
         messages: 0,
@@ -125,7 +137,7 @@ impl Player {
         let mut failures = 0;
         loop {
             let frontend = self.rng.below(self.spec.frontends.len());
-            self.history.connections.push(Connection { frontend, entries: Vec::new() });
+            self.history.connections.push(Connection { frontend, port: 0, entries: Vec::new() });
             self.cycle = None;
             self.asked = false;
             self.first_here.clear();
@@ -175,10 +187,12 @@ impl Player {
 
     async fn connect(&mut self, frontend: usize) -> Result<Wire, String> {
         let mut wire = Wire::open(self.spec.frontends[frontend]).await?;
-        let client = &self.spec.client;
+        self.history.connections.last_mut().expect("it was begun").port = wire.port();
+        let client = &self.spec.client_id;
         let partition = &self.spec.partition;
         // Now and then a classic client has forgotten all it knew.
         let since = (self.position > 0 && !self.rng.one_in(8)).then_some(self.position);
+        let since = since.filter(|_| self.spec.manner != Manner::Literal);
         let text = match self.spec.dialect {
             Dialect::Classic => {
                 let mut payload = json!({ "clientId": client, "version": "torture", "partition": partition });
@@ -209,7 +223,8 @@ impl Player {
                 let head = number(&payload["currentEventIndex"]);
                 self.spec.accounts.heard_of(head);
                 let state = payload.get("initialState").map(hash);
-                if since.is_none() {
+                // A literal client asks for what it missed.
+                if since.is_none() && (self.spec.manner != Manner::Literal || self.position == 0) {
                     self.position = head;
                 }
                 self.note(Entry::Connected { since, head, state });
@@ -220,7 +235,7 @@ impl Player {
 
     async fn talk(&mut self, mut wire: Wire) -> Result<(), Leave> {
         self.send_again(&mut wire).await?;
-        if self.spec.dialect == Dialect::V1 {
+        if self.spec.dialect == Dialect::V1 || self.spec.manner == Manner::Literal {
             self.ask_for_page(&mut wire, self.position).await?;
         }
         let mut act_at = self.next_time();
@@ -269,15 +284,32 @@ impl Player {
         match phase {
             Phase::Work => {}
             // In v1 only a page tells that all is known, and inside a cycle nothing else does.
-            Phase::CatchUp(_) if !self.asked => {
+            Phase::CatchUp(_) if !self.asked && self.spec.manner != Manner::Literal => {
                 return Ok(self.ask_for_page(wire, self.position).await?);
             }
             _ => return Ok(()),
         }
+        match self.spec.manner {
+            Manner::Reads if self.rng.one_in(60) => return Err(Leave::Broken(LEFT.to_owned())),
+            Manner::Reads if self.asked => return Ok(()),
+            Manner::Reads => {
+                let since = self.rng.below(1 + self.position as usize) as u64;
+                return Ok(self.ask_for_page(wire, since).await?);
+            }
+            // Away for a while, so that there is something to miss.
+            Manner::Literal if self.rng.one_in(40) => {
+                wire.close().await;
+                sleep(self.spec.pace * self.rng.below(60) as u32).await;
+                return Err(Leave::Broken(LEFT.to_owned()));
+            }
+            Manner::Pages | Manner::Literal => {}
+        }
         let waiting = self.open.len() + self.batches.iter().map(|(_, drafts)| drafts.len()).sum::<usize>();
         match self.rng.below(1000) {
             0..4 => return Err(Leave::Broken(LEFT.to_owned())),
-            4..44 if !self.asked => self.ask_for_page(wire, self.position).await?,
+            4..44 if !self.asked && self.spec.manner == Manner::Pages => {
+                self.ask_for_page(wire, self.position).await?;
+            }
             44..70 => self.submit_again(wire).await?,
             _ if waiting < self.spec.window => {
                 let count = if self.rng.one_in(2) { 1 } else { 1 + self.rng.below(5) };
@@ -292,7 +324,7 @@ impl Player {
     fn make(&mut self) -> usize {
         let place = self.history.drafts.len();
         let id = format!("{}-{place}", self.spec.client);
-        let (kind, payload) = workload::event(&mut self.rng, &id);
+        let (kind, payload) = workload::event(&mut self.rng, &id, self.spec.dialect);
         let (event, base) = match self.spec.dialect {
             Dialect::Classic => {
                 let base = (self.position > 0 && self.rng.one_in(4)).then_some(self.position);
@@ -302,12 +334,12 @@ impl Player {
                 let event = json!({
                     "id": id, "projectId": self.spec.partition, "partition": "doc", "type": kind,
                     "schemaVersion": 1, "payload": payload,
-                    "meta": { "clientId": self.spec.client, "clientTs": place },
+                    "meta": { "clientId": self.spec.client_id, "clientTs": place },
                 });
                 (event, None)
             }
         };
-        self.history.drafts.push(Draft { id, event, base, altered: false, requeued: false });
+        self.history.drafts.push(Draft::new(id, event, base));
         place
     }
 
@@ -316,7 +348,9 @@ impl Player {
         if self.accepted.is_empty() {
             return Ok(());
         }
-        let nth = self.accepted.len() - 1 - self.rng.below(self.accepted.len().min(40));
+        // One of the last, or any.
+        let among = if self.rng.one_in(2) { self.accepted.len().min(40) } else { self.accepted.len() };
+        let nth = self.accepted.len() - 1 - self.rng.below(among);
         let place = *self.accepted.keys().nth(nth).expect("counted");
         let mut draft = self.history.drafts[place].clone();
         // One answer at a time for one id.
@@ -381,9 +415,12 @@ impl Player {
     }
 
     async fn ask_for_page(&mut self, wire: &mut Wire, since: u64) -> Result<(), String> {
-        let limit = 1 + self.rng.below(60) as u64;
+        let limit = 1 + self.rng.below(self.spec.page_max) as u64;
         self.asked = true;
         let text = match self.spec.dialect {
+            Dialect::Classic if self.spec.manner == Manner::Literal => {
+                self.classic("sync", json!({ "sinceEventId": since }))
+            }
             Dialect::Classic => self.classic("sync", json!({ "sinceEventId": since, "limit": limit })),
             Dialect::V1 => {
                 self.messages += 1;
@@ -429,7 +466,7 @@ impl Player {
                 let reason = text(&payload["reason"]);
                 if let Some(draft) = self.answered(payload) {
                     if reason == "unavailable" {
-                        self.put_off(wire, draft).await?;
+                        self.put_off(wire, draft, true).await?;
                     } else {
                         let code = text(&payload["errors"][0]["code"]);
                         self.note(Entry::Rejected { draft, reason, code });
@@ -441,8 +478,11 @@ impl Player {
                     // A page that cannot be had just now.
                     self.asked = false;
                     self.cycle = None;
+                    if self.spec.manner == Manner::Literal {
+                        return Err(Leave::Broken("no answer to the one `sync`".to_owned()));
+                    }
                 } else if let Some(draft) = self.answered(&payload["details"]) {
-                    self.put_off(wire, draft).await?;
+                    self.put_off(wire, draft, false).await?;
                 }
             }
             (Dialect::Classic, "sync_response") => self.classic_page(wire, payload).await?,
@@ -489,9 +529,9 @@ impl Player {
         self.open.remove(at)
     }
 
-    /// Sends a draft again of which the server could not say what became of it.
-    async fn put_off(&mut self, wire: &mut Wire, draft: usize) -> Result<(), String> {
-        self.note(Entry::Unavailable { draft });
+    /// Sends a draft again that was surely not stored, or of which the server could not say what became of it.
+    async fn put_off(&mut self, wire: &mut Wire, draft: usize, sure: bool) -> Result<(), String> {
+        self.note(Entry::Unavailable { draft, sure });
         self.history.drafts[draft].requeued = true;
         self.first_here.retain(|first| *first != draft);
         self.open.push_back(draft);
@@ -516,6 +556,11 @@ impl Player {
         let more = payload["hasMore"] == true;
         let next = if more { last } else { last.max(upto) };
         self.note(Entry::Page { since, ids, next, upto, more, snapshot });
+        if self.spec.manner == Manner::Literal {
+            // It applies what it is given, and what follows is broadcast: from here on, whatever came before.
+            self.position = next;
+            return Ok(());
+        }
         self.position = self.position.max(next);
         self.paged(wire, next, more).await
     }
@@ -538,6 +583,9 @@ impl Player {
     async fn paged(&mut self, wire: &mut Wire, next: u64, more: bool) -> Result<(), String> {
         self.asked = false;
         self.cycle = more.then_some(next);
+        if more && self.spec.manner == Manner::Reads {
+            sleep(self.spec.pace).await;
+        }
         if more { self.ask_for_page(wire, next).await } else { Ok(()) }
     }
 

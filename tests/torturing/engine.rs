@@ -1,11 +1,13 @@
-//! NATS under torture: one server, one on a small disk that fills up, or three with proxies of ours between them.
+//! NATS under torture: one server, one on a small disk that fills up, or three with proxies of ours between them. With
+//! the configuration that is shipped in `nats/`, its accounts and users; only ports, paths and passwords differ.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::harness::nats::NatsServer;
+use crate::harness::nats::{self, NatsServer};
 use crate::harness::proxy::{Link, Proxy};
 use crate::harness::{free_port, temp_dir};
 
@@ -31,16 +33,16 @@ impl Engine {
     pub async fn start(kind: Kind) -> Result<Self, String> {
         let (wires, disk) = (Vec::new(), None);
         match kind {
-            Kind::Single => Ok(Self { servers: vec![NatsServer::start().await], wires, disk }),
+            Kind::Single => {
+                let configuration = |port| {
+                    with_passwords(nats::shipped(port, Path::new("$STORE"))).replace("\"$STORE\"", "$STORE")
+                };
+                Ok(Self { servers: vec![NatsServer::start_with(configuration).await], wires, disk })
+            }
             Kind::SmallDisk => {
                 let disk = SmallDisk::mount()?;
                 let store = disk.dir.path().to_owned();
-                let server = NatsServer::start_with(|port| {
-                    format!(
-                        "listen: \"127.0.0.1:{port}\"\nserver_name: test\n\
-                         jetstream {{ store_dir: {store:?}, sync_interval: always }}\n"
-                    )
-                });
+                let server = NatsServer::start_with(|port| with_passwords(nats::shipped(port, &store)));
                 Ok(Self { servers: vec![server.await], wires, disk: Some(disk) })
             }
             Kind::Cluster => Ok(Self::cluster().await),
@@ -58,15 +60,9 @@ impl Engine {
         let mut servers = Vec::new();
         for (index, route) in routes.iter().enumerate() {
             let others = wires.iter().filter(|(from, ..)| *from == index);
-            let others: Vec<String> = others.map(|(.., wire)| wire.url()).collect();
-            // They must not tell each other of ways round the proxies.
-            let configuration = |port| {
-                format!(
-                    "listen: \"127.0.0.1:{port}\"\nserver_name: n{index}\njetstream {{ store_dir: $STORE }}\n\
-                     cluster {{ name: test, listen: \"127.0.0.1:{route}\", advertise: \"127.0.0.1:1\", \
-                     no_advertise: true, routes: {others:?} }}\nping_interval: \"2s\"\nping_max: 2\n"
-                )
-            };
+            let others: Vec<String> =
+                others.map(|(.., wire)| wire.url().replace("://", "://route:routeSecret@")).collect();
+            let configuration = |port| shipped_member(index, port, *route, &others);
             servers.push(NatsServer::start_with(configuration).await);
         }
         let mut engine = Self { servers, wires, disk: None };
@@ -129,6 +125,39 @@ impl Engine {
             server.healthy().await;
         }
     }
+}
+
+/// The name and password of one of the users of `nats/users.conf`.
+pub fn login(user: &str) -> (String, String) {
+    (user.to_owned(), format!("{user}Secret"))
+}
+
+/// A configuration in which the users' passwords stand.
+fn with_passwords(mut configuration: String) -> String {
+    for user in ["frontend", "validator", "operator"] {
+        let variable = format!("$NATS_{}_PASSWORD", user.to_uppercase());
+        configuration = configuration.replace(&variable, &login(user).1);
+    }
+    configuration
+}
+
+/// What `nats/cluster.conf` says, with ports, paths and passwords of ours.
+fn shipped_member(index: usize, port: u16, route: u16, others: &[String]) -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/nats");
+    let read = |file: &str| std::fs::read_to_string(format!("{folder}/{file}")).expect("a shipped file");
+    // The servers must not tell each other of ways that go around the proxies.
+    let listen = format!("listen: \"127.0.0.1:{route}\"\n  advertise: \"127.0.0.1:1\"\n  no_advertise: true");
+    let changed = read("cluster.conf")
+        .replace("include \"users.conf\"", &read("users.conf"))
+        .replace("$NATS_SERVER_NAME", &format!("n{index}"))
+        .replace("\"0.0.0.0:4222\"", &format!("\"127.0.0.1:{port}\""))
+        .replace("http: \"0.0.0.0:8222\"", "")
+        .replace("listen: \"0.0.0.0:6222\"", &listen)
+        .replace("$NATS_ROUTE_PASSWORD", "routeSecret")
+        .replace("$NATS_ROUTES", &format!("{others:?}"))
+        .replace("\"/data/cluster\"", "$STORE");
+    assert!(!changed.contains("0.0.0.0") && !changed.contains("/data"), "cluster.conf has changed its form");
+    with_passwords(changed)
 }
 
 /// A disk in memory.

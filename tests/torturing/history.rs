@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 
+use super::log::is_mark;
 use crate::harness::v1::content;
 
 /// The two protocols.
@@ -45,9 +46,10 @@ pub enum Entry {
     NotProcessed {
         draft: usize,
     },
-    /// Nobody knows, or it was surely not stored: to be sent again.
+    /// To be sent again. Either it was not stored and will not be (`sure`), or nobody knows.
     Unavailable {
         draft: usize,
+        sure: bool,
     },
     Broadcast {
         id: u64,
@@ -73,6 +75,8 @@ pub enum Entry {
 #[derive(Debug, Default, Clone)]
 pub struct Connection {
     pub frontend: usize,
+    /// The client's port; 0 where there was no connection.
+    pub port: u16,
     /// With Unix milliseconds.
     pub entries: Vec<(u64, Entry)>,
 }
@@ -86,14 +90,36 @@ pub struct Draft {
     pub base: Option<u64>,
     /// Whether its id belongs to an earlier draft with other content: it must never be accepted.
     pub altered: bool,
-    /// Whether it was sent again behind later ones, after the server had said that it was not stored.
+    /// Whether it was sent again after later ones, when the server had said that it was not stored.
     pub requeued: bool,
+}
+
+impl Draft {
+    pub fn new(id: String, event: Value, base: Option<u64>) -> Self {
+        Self { id, event, base, altered: false, requeued: false }
+    }
+}
+
+/// How a client asks for what it missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// Page by page until nothing is missing.
+    Pages,
+    /// As the design document's client: one `sync` after `connected`, of which it applies the events, and no other
+    /// page. Classic only.
+    Literal,
+    /// Page by page, from far back, again and again; it writes nothing.
+    Reads,
 }
 
 /// All of one client.
 #[derive(Debug, Clone)]
 pub struct History {
+    /// The client's name in reports; no two have the same.
     pub client: String,
+    /// The client id that it connects under; two of v1 may share one.
+    pub client_id: String,
+    pub manner: Manner,
     pub dialect: Dialect,
     pub partition: String,
     pub drafts: Vec<Draft>,
@@ -123,6 +149,17 @@ impl History {
             .sum()
     }
 
+    /// Times that it was let in again after its first connection.
+    pub fn reconnects(&self) -> u64 {
+        let let_in = self.entries().filter(|(_, _, entry)| matches!(entry, Entry::Connected { .. }));
+        (let_in.count() as u64).saturating_sub(1)
+    }
+
+    /// Pages that it was given.
+    pub fn pages(&self) -> u64 {
+        self.entries().filter(|(_, _, entry)| matches!(entry, Entry::Page { .. })).count() as u64
+    }
+
     /// Only what concerns some drafts and events: the shortest account of what went wrong.
     pub fn cut_to(&self, drafts: &[usize], ids: &[u64], whose: bool, out: &mut String) {
         for (number, connection) in self.connections.iter().enumerate() {
@@ -131,7 +168,7 @@ impl History {
                 Entry::Accepted { draft, id } => drafts.contains(draft) || ids.contains(id),
                 Entry::Rejected { draft, .. }
                 | Entry::NotProcessed { draft }
-                | Entry::Unavailable { draft } => drafts.contains(draft),
+                | Entry::Unavailable { draft, .. } => drafts.contains(draft),
                 Entry::Broadcast { id } => ids.contains(id),
                 Entry::Page { since, ids: page, next, .. } => {
                     page.iter().any(|id| ids.contains(id)) || ids.iter().any(|id| since < id && id <= next)
@@ -192,10 +229,16 @@ impl Accounts {
     }
 
     /// The accounts that differ from what the log holds.
-    pub fn differing(&self, dialect: Dialect, log: &BTreeMap<u64, Value>) -> Vec<(u64, String)> {
+    pub fn differing(
+        &self,
+        dialect: Dialect,
+        log: &BTreeMap<u64, Value>,
+        shown: fn(&Value) -> Value,
+    ) -> Vec<(u64, String)> {
         let accounts = self.of(dialect).lock().expect("an account panicked");
-        let told = accounts.iter().filter_map(|(id, told)| match log.get(id) {
-            Some(stored) if stored == told => None,
+        let told = accounts.iter().filter_map(|(id, told)| match log.get(id).map(shown) {
+            _ if log.get(id).is_some_and(is_mark) => Some((*id, format!("told as {told}, but it is a mark"))),
+            Some(stored) if stored == *told => None,
             Some(stored) => Some((*id, format!("told as {told}, but the log has {stored}"))),
             None => Some((*id, format!("told as {told}, but it is not in the log"))),
         });

@@ -4,16 +4,18 @@
 //! One leniency. A client whose connection broke submits the same draft again on another one, where it may be
 //! rejected, while the first copy is still on its way: held by a frontend that was stopped or cut off, it may be
 //! decided later, on another state, and be committed. Nobody on the second connection can know of it; the
-//! client learns it from the log, like everybody. Such late copies are counted apart, and only where the draft
-//! had been submitted on an earlier connection than the one that told of the rejection. On one connection a
-//! rejection is final.
+//! client learns it from the log, like everybody. Every event of the log says for which connection's copy it was
+//! committed (the fault point `tell_origin`), so a late copy is excused only where that is an earlier connection
+//! than the one that told of the rejection, and where the earlier one was told nothing. On one connection a
+//! rejection is final, and so is `unavailable`: that copy is not stored, at any time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde_json::Value;
 
-use super::history::{Accounts, Dialect, Entry, History, same_content};
-use super::log::PartitionLog;
+use super::history::{Accounts, Dialect, Entry, History, Manner, same_content};
+use super::log::{PartitionLog, is_mark};
+use super::origins::{self, Origin};
 use super::rules::Referee;
 use crate::harness::v1::{as_classic, as_v1};
 
@@ -75,11 +77,16 @@ pub struct Verdict {
     pub late_copies: u64,
     pub broadcasts: u64,
     pub pages: u64,
+    /// Copies of drafts that were told as not stored.
+    pub not_stored: u64,
 }
 
 /// What the judge looks at.
 pub struct Case<'a> {
+    /// From the partition's first event on.
     pub log: &'a PartitionLog,
+    /// The last event of the rounds before, which are judged already; 0 for a partition of this round's own.
+    pub before: u64,
     pub histories: &'a [History],
     pub accounts: &'a Accounts,
     /// The state as newcomers got it at the end: the event it stands at, and its hash.
@@ -103,12 +110,23 @@ struct Open {
     behind: Vec<usize>,
 }
 
+/// How far an event's time may be after the time at which NATS stored it; and before it, which is how long a validator
+/// may sleep between a decision and its commit.
+const AHEAD_MS_MAX: u64 = 3_000;
+const BEHIND_MS_MAX: u64 = 90_000;
+
 /// Judges one partition.
 pub fn judge(case: &Case<'_>) -> Verdict {
-    let mut court =
-        Court { case, verdict: Verdict::default(), committed: HashMap::new(), late: HashSet::new() };
-    court.verdict.events = case.log.len() as u64;
+    let mut court = Court {
+        case,
+        verdict: Verdict::default(),
+        committed: HashMap::new(),
+        origins: HashMap::new(),
+        late: HashSet::new(),
+    };
+    court.verdict.events = case.log.range(case.before + 1..).count() as u64;
     court.log_holds_what_was_submitted();
+    court.copies_keep_their_word();
     let open = court.answers_are_true();
     court.log_is_valid(open);
     court.accounts_agree();
@@ -125,6 +143,8 @@ struct Court<'a> {
     verdict: Verdict,
     /// Where each draft id is in the log.
     committed: HashMap<&'a str, u64>,
+    /// For which connection's copy of its draft each event was committed.
+    origins: HashMap<u64, Origin>,
     /// Drafts that are in the log by a late copy.
     late: HashSet<(usize, usize)>,
 }
@@ -156,7 +176,7 @@ impl<'a> Court<'a> {
                 made.entry(&draft.id).or_default().push((client, place));
             }
         }
-        for (id, record) in case.log {
+        for (id, record) in case.log.iter().filter(|(_, record)| !is_mark(record)) {
             let name = record["draftId"].as_str().unwrap_or_default();
             let drafts = made.get(name).map_or(&[][..], |drafts| drafts);
             let whose = drafts.first().copied();
@@ -169,6 +189,13 @@ impl<'a> Court<'a> {
                     fault(format!("draft {name:?} is in the log twice, as event {first} and as {id}"))
                         .at(first),
                 );
+            }
+            if *id <= case.before {
+                continue;
+            }
+            match origins::of(record, case.histories) {
+                Ok(origin) => drop(self.origins.insert(*id, origin)),
+                Err(why) => self.find(fault(format!("event {id}, draft {name:?}, {why}"))),
             }
             let same = drafts.iter().find(|(client, draft)| self.is_draft(record, *client, *draft));
             match same {
@@ -183,12 +210,30 @@ impl<'a> Court<'a> {
                         "event {id} has the id of a draft that was committed with other content"
                     )));
                 }
-                Some((client, _)) if record["clientId"] != case.histories[*client].client.as_str() => {
+                Some((client, _)) if record["clientId"] != case.histories[*client].client_id.as_str() => {
                     self.find(fault(format!("event {id} is another client's: {record}")));
                 }
                 Some(_) => {}
             }
         }
+    }
+
+    /// What a connection was told of its copy of a draft holds for that copy: told as rejected, or as not stored,
+    /// it is never committed, whatever other copies do.
+    fn copies_keep_their_word(&mut self) {
+        let mut found = Vec::new();
+        for (id, origin) in &self.origins {
+            let history = &self.case.histories[origin.client];
+            let stored = self.case.log[id]["storedAt"].as_u64().unwrap_or(u64::MAX);
+            if let Some((rule, why)) = origins::broken_word(history, origin, stored) {
+                let what = format!(
+                    "{}: draft {} is in the log as event {id}, committed for its connection {} ({}), {why}",
+                    history.client, origin.draft, origin.connection, origin.copy
+                );
+                found.push(Violation::new(rule, what).of(origin.client, origin.draft).at(*id));
+            }
+        }
+        self.verdict.violations.append(&mut found);
     }
 
     /// Checks every answer against the log; gives the rejections, to be looked at in the log's order.
@@ -197,7 +242,6 @@ impl<'a> Court<'a> {
         let mut open = Vec::new();
         for (client, history) in case.histories.iter().enumerate() {
             let name = &history.client;
-            let mut first_sent: HashMap<usize, usize> = HashMap::new();
             let mut last_sent: HashMap<usize, u64> = HashMap::new();
             let mut answered: HashMap<usize, u64> = HashMap::new();
             // What the connection sent, each with what was known when it first did.
@@ -210,7 +254,6 @@ impl<'a> Court<'a> {
                         }
                         for draft in drafts {
                             sent_here.1.push((*draft, *known));
-                            first_sent.entry(*draft).or_insert(connection);
                             last_sent.insert(*draft, *known);
                         }
                     }
@@ -259,11 +302,10 @@ impl<'a> Court<'a> {
                             code,
                             behind,
                         });
-                        self.not_in_the_log(client, *draft, first_sent.get(draft) < Some(&connection));
+                        self.not_in_the_log(client, *draft, connection);
                     }
-                    Entry::NotProcessed { draft } => {
-                        self.not_in_the_log(client, *draft, first_sent.get(draft) < Some(&connection));
-                    }
+                    Entry::NotProcessed { draft } => self.not_in_the_log(client, *draft, connection),
+                    Entry::Unavailable { sure: true, .. } => self.verdict.not_stored += 1,
                     _ => {}
                 }
             }
@@ -272,17 +314,23 @@ impl<'a> Court<'a> {
         open
     }
 
-    fn not_in_the_log(&mut self, client: usize, draft: usize, sent_before: bool) {
+    /// A draft was told as rejected on a connection. It may be in the log only for an earlier connection's copy.
+    fn not_in_the_log(&mut self, client: usize, draft: usize, connection: usize) {
         let made = &self.case.histories[client].drafts[draft];
         let Some(id) = self.committed.get(&*made.id).filter(|_| !made.altered).copied() else { return };
-        if sent_before {
+        let origin = self.origins.get(&id);
+        if origin.is_some_and(|origin| origin.client == client && origin.connection < connection) {
             if self.late.insert((client, draft)) {
                 self.verdict.late_copies += 1;
             }
             return;
         }
+        if origin.is_some_and(|origin| origin.connection == connection) {
+            // Found already, as a copy that was told as rejected.
+            return;
+        }
         let what = format!(
-            "{}: draft {draft} was answered as rejected and is in the log as event {id}",
+            "{}: draft {draft} was answered as rejected on connection {connection} and is in the log as event {id}, committed for {origin:?}",
             self.case.histories[client].client
         );
         self.find(Violation::new(Rule::Rejected, what).of(client, draft).at(id));
@@ -313,9 +361,10 @@ impl<'a> Court<'a> {
             while let Some(open) = coming.next_if(|open| open.known < next_id) {
                 waiting.push(open);
             }
-            // An event after this one may have been decided on up to the moment of the answer.
+            // An event after this one may have been decided on up to the moment of the answer. By the time at which
+            // NATS stored it: a validator's clock may be off.
             let next_timestamp =
-                next.map_or(u64::MAX, |(_, record)| record["timestamp"].as_u64().unwrap_or(0));
+                next.map_or(u64::MAX, |(_, record)| record["storedAt"].as_u64().unwrap_or(0));
             waiting.retain(|open: &Open| {
                 let history = &case.histories[open.client];
                 let draft = &history.drafts[open.draft];
@@ -328,7 +377,7 @@ impl<'a> Court<'a> {
                         let committed = self.committed.get(&*history.drafts[*later].id);
                         committed.is_some_and(|id| *id > open.first_known && *id <= head)
                     });
-                if duplicate || overtaken || referee.refuses(&history.client, &draft.event, draft.base).is_some() {
+                if duplicate || overtaken || referee.may_refuse(&history.client_id, &draft.event, draft.base) {
                     return false;
                 }
                 if open.until < next_timestamp {
@@ -357,7 +406,8 @@ impl<'a> Court<'a> {
                 draft.map_or(violation.clone(), |(client, draft)| violation.of(client, draft))
             };
             let base = draft.and_then(|(client, draft)| case.histories[client].drafts[draft].base);
-            if let Some(why) = referee.refuses(client, record, base) {
+            let is_new = *id > case.before && !is_mark(record);
+            if is_new && let Some(why) = referee.refuses(client, record, base) {
                 self.find(fault(format!("event {id} was committed against the rules: {why}: {record}")));
             }
             if record["ordinal"] != ordinal {
@@ -369,6 +419,13 @@ impl<'a> Court<'a> {
             let timestamp = record["timestamp"].as_u64().unwrap_or(0);
             if timestamp < last_timestamp {
                 self.find(fault(format!("event {id} has an earlier time than the one before it")));
+            }
+            let stored = record["storedAt"].as_u64().unwrap_or(timestamp);
+            if is_new && (timestamp > stored + AHEAD_MS_MAX || timestamp + BEHIND_MS_MAX < stored) {
+                self.find(fault(format!(
+                    "event {id} says {timestamp}, and NATS stored it at {stored}: {} ms apart",
+                    timestamp.abs_diff(stored)
+                )));
             }
             last_timestamp = timestamp;
             if let Err(why) = referee.apply(*id, client, record) {
@@ -403,9 +460,9 @@ impl<'a> Court<'a> {
     /// What was told of events is what stands in the log.
     fn accounts_agree(&mut self) {
         let log = self.case.log;
-        let shown = |show: fn(&Value) -> Value| log.iter().map(|(id, record)| (*id, show(record))).collect();
-        for (dialect, shown) in [(Dialect::Classic, shown(as_classic)), (Dialect::V1, shown(as_v1))] {
-            for (id, what) in self.case.accounts.differing(dialect, &shown) {
+        for (dialect, shown) in [(Dialect::Classic, as_classic as fn(&Value) -> Value), (Dialect::V1, as_v1)]
+        {
+            for (id, what) in self.case.accounts.differing(dialect, log, shown) {
                 self.find(Violation::new(Rule::Stream, format!("event {id}: {what}")).at(id));
             }
         }
@@ -417,8 +474,10 @@ impl<'a> Court<'a> {
         for (number, connection) in history.connections.iter().enumerate() {
             let name = format!("{}#{number}", history.client);
             let own = Own::of(history, number, &self.committed);
+            let literal = history.manner == Manner::Literal;
             let mut position = 0;
             let mut cycle = false;
+            let mut seen_here = HashSet::new();
             for (_, entry) in &connection.entries {
                 match entry {
                     Entry::Connected { since, head, .. } => position = since.unwrap_or(*head),
@@ -438,11 +497,17 @@ impl<'a> Court<'a> {
                             self.find(fault(format!("{name}: its own event {id} came back as a broadcast")));
                         }
                         if *id <= position {
+                            // What came between `connected` and the one page may come again after it.
+                            if literal && seen_here.contains(id) {
+                                continue;
+                            }
                             self.find(fault(format!("{name}: event {id} was broadcast after {position}")));
                             continue;
                         }
                         let missed = between(case.log, position, *id - 1);
-                        let missed: Vec<u64> = missed.filter(|id| !own.may_be_missing(*id)).collect();
+                        let seen = |id: &u64| literal && seen_here.contains(id);
+                        let missed: Vec<u64> =
+                            missed.filter(|id| !own.may_be_missing(*id) && !seen(id)).collect();
                         if let Some(first) = missed.first() {
                             let what = format!(
                                 "{name}: event {id} was broadcast after {position}, without {} events in between",
@@ -451,10 +516,13 @@ impl<'a> Court<'a> {
                             self.find(fault(what).at(*first));
                         }
                         position = *id;
+                        if literal {
+                            seen_here.insert(*id);
+                        }
                     }
                     Entry::Page { since, ids, next, upto, more, snapshot } => {
                         self.verdict.pages += 1;
-                        cycle = *more;
+                        cycle = *more && !literal;
                         let from = snapshot.as_ref().map_or(*since, |(id, _)| *id);
                         let expected: Vec<u64> = between(case.log, from, *next).collect();
                         if expected != *ids {
@@ -468,7 +536,12 @@ impl<'a> Court<'a> {
                             violation.ids = told.symmetric_difference(&kept).take(3).copied().collect();
                             self.find(violation);
                         }
-                        // Whoever asks for what comes after an event that this frontend has not seen yet is
+                        if literal {
+                            // It goes on from the end of the page, whether there is more or not.
+                            position = if *more { *next } else { (*upto).max(*next) };
+                            continue;
+                        }
+                        // A client that asks for what comes after an event that this frontend has not seen yet is
                         // told to go on from there, and may be sent what lies between.
                         position = position.max(if *more {
                             *next
@@ -572,10 +645,10 @@ impl<'a> Court<'a> {
     }
 }
 
-/// The log's event ids behind `after`, up to and including `upto`.
+/// The ids of the log's events after `after`, up to and including `upto`, that clients are shown.
 fn between(log: &PartitionLog, after: u64, upto: u64) -> impl Iterator<Item = u64> {
     let stretch = (after < upto).then(|| log.range(after + 1..=upto));
-    stretch.into_iter().flatten().map(|(id, _)| *id)
+    stretch.into_iter().flatten().filter(|(_, record)| !is_mark(record)).map(|(id, _)| *id)
 }
 
 /// What of a v1 client's own events may or must be missing from the broadcasts of one of its connections.

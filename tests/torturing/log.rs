@@ -8,8 +8,20 @@ use futures_util::{StreamExt, TryStreamExt};
 use serde_json::Value;
 use tokio::time::timeout;
 
+use super::engine;
+
 /// The log of one partition, by event id.
 pub type PartitionLog = BTreeMap<u64, Value>;
+
+/// Whether it is a mark: an event that says nothing and that no client is shown.
+pub fn is_mark(record: &Value) -> bool {
+    record["isMark"] == true
+}
+
+/// The last event that clients are shown; 0 if there is none.
+pub fn head(log: &PartitionLog) -> u64 {
+    log.iter().rev().find(|(_, record)| !is_mark(record)).map_or(0, |(id, _)| *id)
+}
 
 const READ_WAIT: Duration = Duration::from_secs(30);
 
@@ -18,10 +30,12 @@ pub struct Truth {
 }
 
 impl Truth {
+    /// As the operator, who may all.
     pub async fn connect(url: &str) -> Result<Self, String> {
-        let client = async_nats::connect(url.split(',').collect::<Vec<_>>())
-            .await
-            .map_err(|error| error.to_string())?;
+        let (user, password) = engine::login("operator");
+        let options = async_nats::ConnectOptions::with_user_and_password(user, password);
+        let client =
+            options.connect(url.split(',').collect::<Vec<_>>()).await.map_err(|error| error.to_string())?;
         Ok(Self { js: jetstream::new(client) })
     }
 
@@ -51,11 +65,13 @@ impl Truth {
                 .map_err(|_| "reading the log took too long")?
                 .ok_or("the log ended early")?
                 .map_err(|error| error.to_string())?;
-            let id = message.info().map_err(|error| error.to_string())?.stream_sequence;
+            let info = message.info().map_err(|error| error.to_string())?;
+            let (id, stored) = (info.stream_sequence, info.published);
             let mut record: Value = serde_json::from_slice(&message.payload)
                 .map_err(|error| format!("event {id} is not JSON: {error}"))?;
             // As the product's `log` command shows it.
             record["eventId"] = id.into();
+            record["storedAt"] = ((stored.unix_timestamp_nanos() / 1_000_000) as u64).into();
             let partition = message.subject.trim_start_matches("committed.").to_owned();
             logs.entry(partition).or_default().insert(id, record);
             if id >= last {

@@ -7,14 +7,19 @@ mod harness;
 
 mod client;
 mod engine;
+mod faults;
 mod history;
 mod judge;
 mod log;
+mod long;
 mod mutations;
 mod nemesis;
+mod origins;
 mod rolling;
 mod round;
 mod rules;
+mod schemas;
+mod series;
 mod totals;
 mod wire;
 mod workload;
@@ -70,6 +75,19 @@ struct Arguments {
     /// The mean time between two faults of a process, in milliseconds; 0 for none at all.
     #[arg(long, default_value_t = 2500)]
     fault_ms: u64,
+    /// The mean time between two resets of a process's connections to NATS, in milliseconds; 0 for none at all.
+    #[arg(long, default_value_t = 1000)]
+    reset_ms: u64,
+    /// With how many events the partition begins that lives through all rounds; 0 for no such partition.
+    #[arg(long, default_value_t = 50_000)]
+    long_events: usize,
+    /// Where the files of NATS and the logs are put; in memory a run does more in its time.
+    #[arg(long)]
+    store_in: Option<PathBuf>,
+    /// Runs one seed after the other for as long as --minutes says, with one NATS server and, at the same time, with
+    /// three; prints the table of it all.
+    #[arg(long, conflicts_with_all = ["cluster", "disk_full", "rolling", "mutations"])]
+    long: bool,
     /// Breaks the product on purpose, in one way after the other, and expects a finding each time.
     #[arg(long)]
     mutations: bool,
@@ -85,6 +103,9 @@ struct Arguments {
     /// Runs nothing; prints the table of all runs whose figures are in the file.
     #[arg(long)]
     table: bool,
+    /// Some clients ask one `sync` and do not page.
+    #[arg(long)]
+    literal: bool,
     /// cargo's test runner asks for tests; there are none.
     #[arg(long, hide = true)]
     list: bool,
@@ -118,6 +139,12 @@ async fn run(arguments: Arguments) -> Result<bool, String> {
         return Ok(true);
     }
     let seed = arguments.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    if arguments.long {
+        return series::run(&arguments, seed).await;
+    }
+    if let Some(folder) = &arguments.store_in {
+        harness::FOLDER.get_or_init(|| folder.clone());
+    }
     if arguments.mutations {
         return mutations::run(&arguments, seed).await;
     }
@@ -134,18 +161,31 @@ async fn run(arguments: Arguments) -> Result<bool, String> {
     let mut plan = Plan::of(seed, engine);
     plan.slot_fight &= !arguments.rolling;
     println!(
-        "{} frontends, {} validators, {}{}",
+        "{} frontends, {} validators, {}{}{}{}",
         plan.frontends,
         plan.validators,
         plan.settings.join(" "),
-        if plan.slot_fight { ", slots are fought over" } else { "" }
+        if plan.slot_fight { ", slots are fought over" } else { "" },
+        if plan.schemas_differ { ", schemas differ" } else { "" },
+        if plan.clocks_off { ", clocks are off" } else { "" },
     );
-    let (totals, findings) = torture(&arguments, seed, plan, arguments.minutes, true).await?;
+    let (mut totals, findings) = torture(&arguments, seed, plan, arguments.minutes, true).await?;
+    if arguments.cluster {
+        totals.with_three();
+    }
     totals.append(&arguments.totals)?;
     println!("{totals}");
-    Ok(findings.is_empty())
+    let mut shortfalls = totals.shortfalls(totals::FLOORS, arguments.minutes);
+    if !arguments.rolling && (1..=2500).contains(&arguments.fault_ms) && arguments.reset_ms > 0 {
+        shortfalls.extend(totals.shortfalls(totals::FLOORS_WITH_FAULTS, arguments.minutes));
+    }
+    shortfalls.iter().for_each(|what| println!("TOO LITTLE HAPPENED: {what}"));
+    Ok(findings.is_empty() && shortfalls.is_empty())
 }
 
+const NEVER: Duration = Duration::from_secs(3600);
+/// With how many events the long partition begins where the product is broken on purpose.
+const LONG_WITH_MUTATIONS: usize = 4_000;
 /// How long a product that is broken on purpose may take to quiesce.
 const PATIENCE_WITH_MUTATIONS: Duration = Duration::from_secs(20);
 
@@ -159,15 +199,18 @@ async fn torture(
 ) -> Result<(Totals, Vec<String>), String> {
     let counters = Arc::new(Counters::default());
     let mut totals = Totals::new(seed);
-    let mut world = World::start(plan).await?;
+    let (schemas_differ, clocks_off) = (plan.schemas_differ, plan.clocks_off);
+    let long_events =
+        if report { arguments.long_events } else { arguments.long_events.min(LONG_WITH_MUTATIONS) };
+    let (mut world, mut after) = World::start(plan, long_events).await?;
     let baseline = round::baseline(&world);
     let mut rng = Rng::new(seed);
-    let mut after = 0;
     let began = Instant::now();
     let rounds = (minutes * 60.0 / arguments.round_seconds).ceil().max(1.0) as u64;
     let mut found = Vec::new();
     for number in 0..rounds {
         let fault = Duration::from_millis(arguments.fault_ms);
+        let reset = Duration::from_millis(arguments.reset_ms);
         let plan = round::Plan {
             number,
             seed: rng.next(),
@@ -178,9 +221,13 @@ async fn torture(
             rolling: arguments.rolling,
             patience: if report { round::PATIENCE } else { PATIENCE_WITH_MUTATIONS },
             rage: Rage {
-                pause: if fault.is_zero() { Duration::from_secs(3600) } else { fault },
-                nats_pause: if fault.is_zero() { Duration::from_secs(3600) } else { fault * 3 },
+                pause: if fault.is_zero() { NEVER } else { fault },
+                nats_pause: if fault.is_zero() { NEVER } else { fault * 3 },
+                reset_pause: if reset.is_zero() { NEVER } else { reset },
+                schemas_differ,
+                clocks_off,
             },
+            literal: arguments.literal,
         };
         let outcome = round::play(&mut world, &plan, &counters, &baseline, &mut after).await?;
         totals.add(&outcome);
@@ -238,6 +285,9 @@ fn keep(seed: u64, number: u64, world: &mut World, outcome: &Outcome) -> std::io
     std::fs::create_dir_all(&folder)?;
     for entry in std::fs::read_dir(world.dir.path())? {
         let entry = entry?;
+        if !entry.file_type()?.is_file() {
+            continue;
+        }
         std::fs::copy(entry.path(), folder.join(entry.file_name()))?;
     }
     for (index, server) in world.nats.iter_mut().flat_map(|nats| nats.servers.iter_mut().enumerate()) {

@@ -12,10 +12,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::client::{self, Phase, Spec};
-use super::history::{Accounts, Dialect, History};
+use super::history::{Accounts, Dialect, History, Manner};
 use super::judge::{self, Case, Rule, Verdict, Violation};
-use super::log::{PartitionLog, Truth};
-use super::nemesis::{self, Rage};
+use super::log::{self, PartitionLog, Truth};
+use super::long;
+use super::nemesis::{self, Orders, Rage};
 use super::rolling::{self, Noticed};
 use super::world::{Counters, Role, World};
 use crate::harness::rng::Rng;
@@ -38,6 +39,8 @@ pub struct Plan {
     pub clients: usize,
     pub pace: Duration,
     pub rage: Rage,
+    /// Whether some clients do not page.
+    pub literal: bool,
     /// Instead of raging, only restarts one process after the other.
     pub rolling: bool,
     /// See [`PATIENCE`].
@@ -49,11 +52,29 @@ pub struct Plan {
 pub struct Outcome {
     pub verdict: Verdict,
     pub operations: u64,
+    /// Connections after a client's first.
+    pub reconnects: u64,
+    /// Answers to the one `sync` of clients that do not page.
+    pub literal_syncs: u64,
     /// For each violation, its shortest history.
     pub accounts: Vec<String>,
     /// Of a rolling restart.
     pub noticed: Option<Noticed>,
 }
+
+/// The clients of the long partition: how each speaks and asks, and whether it sends drafts of long ago again. The two
+/// that do have one client id.
+const OF_THE_LONG: [(Dialect, Manner, bool); 9] = [
+    (Dialect::V1, Manner::Pages, true),
+    (Dialect::V1, Manner::Pages, true),
+    (Dialect::Classic, Manner::Pages, false),
+    (Dialect::Classic, Manner::Pages, false),
+    (Dialect::V1, Manner::Reads, false),
+    (Dialect::Classic, Manner::Reads, false),
+    (Dialect::Classic, Manner::Reads, false),
+    (Dialect::Classic, Manner::Literal, false),
+    (Dialect::Classic, Manner::Literal, false),
+];
 
 /// Files and threads of a process that has nothing to do, by role.
 pub type Baseline = HashMap<Role, (usize, usize)>;
@@ -79,7 +100,8 @@ pub async fn play(
 ) -> Result<Outcome, String> {
     let mut findings: Vec<Violation> = Vec::new();
     let mut quiet = |what: String| findings.push(Violation::new(Rule::Quiet, what));
-    let names: Vec<String> = (0..plan.partitions).map(|n| format!("r{}-p{n}", plan.number)).collect();
+    let mut names: Vec<String> = (0..plan.partitions).map(|n| format!("r{}-p{n}", plan.number)).collect();
+    names.push(long::NAME.to_owned());
     let accounts: Vec<Arc<Accounts>> = names.iter().map(|_| Arc::default()).collect();
     let (phase, phases) = watch::channel(Phase::Work);
     let settled = Arc::new(AtomicUsize::new(0));
@@ -88,15 +110,47 @@ pub async fn play(
     for n in 0..plan.clients {
         let at = n % plan.partitions;
         let dialect = if rng.one_in(2) { Dialect::V1 } else { Dialect::Classic };
+        let literal = plan.literal && dialect == Dialect::Classic && rng.one_in(4);
+        let client = format!("r{}c{n}", plan.number);
         let spec = Spec {
-            client: format!("r{}c{n}", plan.number),
+            client_id: client.clone(),
+            client,
             dialect,
+            manner: if literal { Manner::Literal } else { Manner::Pages },
             partition: names[at].clone(),
             seed: rng.next(),
+            position: 0,
+            old: Arc::default(),
+            page_max: 60,
             frontends: world.frontends(),
             pace: plan.pace,
             window: 1 + rng.below(12),
             accounts: accounts[at].clone(),
+            settled: settled.clone(),
+        };
+        players.spawn(client::play(spec, phases.clone()));
+    }
+    let clients = plan.clients + if world.long.judged > 0 { OF_THE_LONG.len() } else { 0 };
+    for (n, (dialect, manner, sends_old)) in OF_THE_LONG.iter().enumerate().take(clients - plan.clients) {
+        if *manner == Manner::Literal && !plan.literal {
+            settled.fetch_add(1, Ordering::AcqRel);
+            continue;
+        }
+        let client = format!("r{}h{n}", plan.number);
+        let spec = Spec {
+            client_id: if *sends_old { long::CLIENT.to_owned() } else { client.clone() },
+            client,
+            dialect: *dialect,
+            manner: *manner,
+            partition: long::NAME.to_owned(),
+            seed: rng.next(),
+            position: world.long.judged.saturating_sub(rng.below(3_000) as u64).max(1),
+            old: if *sends_old { world.long.old.clone() } else { Arc::default() },
+            page_max: 1_000,
+            frontends: world.frontends(),
+            pace: plan.pace,
+            window: 1 + rng.below(12),
+            accounts: accounts[plan.partitions].clone(),
             settled: settled.clone(),
         };
         players.spawn(client::play(spec, phases.clone()));
@@ -115,10 +169,10 @@ pub async fn play(
 
     phase.send_replace(Phase::Settle);
     let began = Instant::now();
-    while settled.load(Ordering::Acquire) < plan.clients && began.elapsed() < plan.patience {
+    while settled.load(Ordering::Acquire) < clients && began.elapsed() < plan.patience {
         sleep(Duration::from_millis(50)).await;
     }
-    let missing = plan.clients - settled.load(Ordering::Acquire);
+    let missing = clients - settled.load(Ordering::Acquire);
     if missing > 0 {
         quiet(format!(
             "{missing} clients have no answer to something {:?} after everything was healed",
@@ -129,10 +183,11 @@ pub async fn play(
     }
 
     let (logs, _) = truth.events(*after).await?;
-    let heads: HashMap<String, u64> = logs
-        .iter()
-        .filter_map(|(name, log)| log.last_key_value().map(|(id, _)| (name.clone(), *id)))
-        .collect();
+    let mut heads: HashMap<String, u64> =
+        logs.iter().map(|(name, log)| (name.clone(), log::head(log))).collect();
+    if world.long.judged > 0 {
+        heads.entry(long::NAME.to_owned()).or_insert(world.long.judged);
+    }
     phase.send_replace(Phase::CatchUp(Arc::new(heads.clone())));
     let mut histories: Vec<History> = Vec::new();
     let joining = async {
@@ -152,14 +207,25 @@ pub async fn play(
     let noticed = plan.rolling.then(|| rolling::judge(&histories, written_until));
     let newcomers = newcomers(world, &names, plan.patience, &mut quiet).await;
     resources_returned(world, baseline, plan.patience, &mut quiet).await;
+    world.alarms(counters).await?.into_iter().for_each(&mut quiet);
     let (mut logs, last) = truth.events(*after).await?;
     *after = last;
     let mut outcome = Outcome::default();
     for (name, accounts) in names.iter().zip(&accounts) {
         let (of_this, rest) = histories.into_iter().partition(|history| history.partition == *name);
         histories = rest;
-        let log = logs.remove(name).unwrap_or_default();
-        judge_one(name, &log, of_this, accounts, &newcomers, &heads, &mut outcome);
+        let mut log = logs.remove(name).unwrap_or_default();
+        let is_long = name == long::NAME;
+        let before = if is_long { world.long.judged } else { 0 };
+        if is_long {
+            world.long.log.append(&mut log);
+            log = std::mem::take(&mut world.long.log);
+        }
+        judge_one(name, &log, before, of_this, accounts, &newcomers, &heads, &mut outcome);
+        if is_long {
+            world.long.judged = log.last_key_value().map_or(0, |(id, _)| *id);
+            world.long.log = log;
+        }
     }
     for (name, log) in logs {
         let what = format!("{} events are in the log of {name:?}, which nobody wrote to", log.len());
@@ -192,12 +258,17 @@ async fn rage(
     quiet: &mut impl FnMut(String),
 ) -> Result<(), String> {
     let stop = CancellationToken::new();
-    let mut tormentors = JoinSet::new();
+    let orders = Orders::new((0, None));
+    let (mut tormentors, mut resetting) = (JoinSet::new(), JoinSet::new());
     for process in std::mem::take(&mut world.processes) {
-        tormentors.spawn(nemesis::torment(process, rng.next(), plan.rage, counters.clone(), stop.clone()));
+        let (proxies, counters, mean) = (process.proxies(), counters.clone(), plan.rage.reset_pause);
+        resetting.spawn(nemesis::reset(proxies, rng.next(), mean, counters.clone(), stop.clone()));
+        let (seed, orders) = (rng.next(), orders.subscribe());
+        tormentors.spawn(nemesis::torment(process, seed, plan.rage, counters, orders, stop.clone()));
     }
     let mut engine = world.nats.take().expect("NATS is back after every round");
-    let nats = nemesis::torment_nats(&mut engine, rng.next(), plan.rage, counters.clone(), stop.clone());
+    let nats =
+        nemesis::torment_nats(&mut engine, rng.next(), plan.rage, counters.clone(), orders, stop.clone());
     let raging = async {
         sleep(plan.length).await;
         stop.cancel();
@@ -205,6 +276,7 @@ async fn rage(
         while let Some(tormented) = tormentors.join_next().await {
             back.push(tormented.expect("a tormentor does not panic"));
         }
+        while resetting.join_next().await.is_some() {}
         back
     };
     let (tormented, back) = tokio::join!(nats, raging);
@@ -316,6 +388,7 @@ async fn resources_returned(
 fn judge_one(
     name: &str,
     log: &PartitionLog,
+    before: u64,
     histories: Vec<History>,
     accounts: &Accounts,
     newcomers: &HashMap<String, Vec<(u64, String)>>,
@@ -324,6 +397,7 @@ fn judge_one(
 ) {
     let case = Case {
         log,
+        before,
         histories: &histories,
         accounts,
         newcomers: newcomers.get(name).map_or(&[], |newcomers| newcomers),
@@ -334,6 +408,9 @@ fn judge_one(
         outcome.accounts.push(shortest(name, &case, violation));
     }
     outcome.operations += histories.iter().map(History::operations).sum::<u64>();
+    outcome.reconnects += histories.iter().map(History::reconnects).sum::<u64>();
+    let literal = histories.iter().filter(|history| history.manner == Manner::Literal);
+    outcome.literal_syncs += literal.map(History::pages).sum::<u64>();
     let all = &mut outcome.verdict;
     all.events += verdict.events;
     all.accepted += verdict.accepted;
@@ -341,6 +418,7 @@ fn judge_one(
     all.late_copies += verdict.late_copies;
     all.broadcasts += verdict.broadcasts;
     all.pages += verdict.pages;
+    all.not_stored += verdict.not_stored;
     all.violations.extend(verdict.violations);
 }
 

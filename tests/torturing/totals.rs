@@ -19,18 +19,30 @@ const FIGURES: &[(&str, &str)] = &[
     ("rounds", "rounds, each healed and judged"),
     ("seconds", "seconds, healing and judging included"),
     ("operations", "operations: drafts and events submitted, pages asked for, connections made"),
+    ("runs_with_three", "runs with three NATS servers"),
+    ("operations_with_three", "operations with three NATS servers"),
     ("events", "events in the log"),
     ("accepted", "answers `accepted`"),
     ("rejected", "answers `rejected`"),
     ("broadcasts", "broadcasts"),
+    ("not_stored", "answers `unavailable` that say: not stored"),
     ("pages", "pages of history"),
+    ("literal_syncs", "of these, answers to clients that do not page"),
+    ("reconnects", "connections made again"),
+    ("takeovers", "slots taken over"),
     ("kills", "frontends and validators killed (`kill -9`)"),
     ("nats_kills", "NATS servers killed (`kill -9`)"),
     ("pauses", "processes stopped for a while (SIGSTOP)"),
+    ("long_pauses", "of these, NATS servers stopped for 2 to 15 seconds"),
+    ("resets", "connections to NATS that were reset"),
+    ("read_resets", "of these, in the middle of an answer to a batched read"),
     ("cuts", "processes cut off from NATS"),
     ("half_open", "links silent in one direction or both"),
     ("slow", "links slowed down"),
     ("rolling", "processes restarted in good order"),
+    ("restarts_of_all", "times that all, or all validators, restarted while NATS was stopped or split"),
+    ("reloads", "schemas replaced while a validator worked"),
+    ("clocks_off", "processes started with a clock that is off"),
     ("splits", "NATS servers cut off from each other"),
     ("disks_full", "times that the disk of NATS was full"),
     (
@@ -38,6 +50,13 @@ const FIGURES: &[(&str, &str)] = &[
         "late copies (a draft submitted on two connections, rejected on the second, committed for the first)",
     ),
 ];
+
+/// What a run has at least in a minute; one with less proves nothing. They lie far below what a busy machine does.
+pub const FLOORS: &[(&str, u64)] =
+    &[("accepted", 300), ("rejected", 200), ("pages", 100), ("reconnects", 30)];
+/// And one with faults at their usual pace.
+pub const FLOORS_WITH_FAULTS: &[(&str, u64)] =
+    &[("kills", 4), ("pauses", 2), ("takeovers", 8), ("read_resets", 4)];
 
 /// The figures of one run.
 pub struct Totals {
@@ -66,6 +85,9 @@ impl Totals {
         self.count("rejected", verdict.rejected);
         self.count("broadcasts", verdict.broadcasts);
         self.count("pages", verdict.pages);
+        self.count("not_stored", verdict.not_stored);
+        self.count("literal_syncs", outcome.literal_syncs);
+        self.count("reconnects", outcome.reconnects);
         self.count("late_copies", verdict.late_copies);
         self.violations += verdict.violations.len() as u64;
     }
@@ -85,7 +107,29 @@ impl Totals {
         self.count("rolling", of(&counters.rolling));
         self.count("splits", of(&counters.splits));
         self.count("disks_full", of(&counters.disks_full));
+        self.count("long_pauses", of(&counters.long_pauses));
+        self.count("restarts_of_all", of(&counters.restarts_of_all));
+        self.count("resets", of(&counters.resets));
+        self.count("read_resets", of(&counters.read_resets));
+        self.count("reloads", of(&counters.reloads));
+        self.count("clocks_off", of(&counters.clocks_off));
+        self.count("takeovers", of(&counters.takeovers));
         self.count("seconds", took.as_secs());
+    }
+
+    /// Takes note that the run was one with three NATS servers.
+    pub fn with_three(&mut self) {
+        self.count("runs_with_three", 1);
+        self.count("operations_with_three", self.figures["operations"]);
+    }
+
+    /// What there was too little of in so many minutes for the run to mean anything.
+    pub fn shortfalls(&self, floors: &[(&str, u64)], minutes: f64) -> Vec<String> {
+        let wanted = |(name, each_minute): &(&str, u64)| {
+            let (had, wanted) = (self.figures[name], (*each_minute as f64 * minutes) as u64);
+            (had < wanted).then(|| format!("{name} is {had}, and a run of {minutes} minutes needs {wanted}"))
+        };
+        floors.iter().filter_map(wanted).collect()
     }
 
     pub fn append(&self, file: &Path) -> Result<(), String> {

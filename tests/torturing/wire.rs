@@ -23,6 +23,11 @@ pub struct Wire {
 }
 
 impl Wire {
+    /// The port of this end.
+    pub fn port(&self) -> u16 {
+        self.stream.get_ref().local_addr().map_or(0, |address| address.port())
+    }
+
     pub async fn open(port: u16) -> Result<Self, String> {
         let opening = async {
             let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(|error| error.to_string())?;
@@ -41,6 +46,11 @@ impl Wire {
             Ok(Err(error)) => Err(self.end_of(error.to_string()).await),
             Err(_) => Err("nothing was taken in time".to_owned()),
         }
+    }
+
+    /// Says goodbye, whether it is heard or not.
+    pub async fn close(&mut self) {
+        drop(timeout(LOOK_EVERY, self.stream.close(None)).await);
     }
 
     /// What the server says at the end, if it says so now that something else has told that the end is near.

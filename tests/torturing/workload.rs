@@ -3,6 +3,8 @@
 
 use serde_json::{Value, json};
 
+use super::history::Dialect;
+use super::schemas;
 use crate::harness::rng::Rng;
 
 /// Nodes of the tree.
@@ -10,8 +12,20 @@ const NODES: usize = 10;
 /// Keys beside it.
 const KEYS: usize = 4;
 
+/// How seldom an event is nearly as large as a frame may be, and how large.
+const LARGE_ONE_IN: usize = 2_500;
+const LARGE_BYTES: std::ops::Range<usize> = 180_000..260_000;
+
 /// An event's type and payload. `tag` is unique, so that what stands in the log can be told apart.
-pub fn event(rng: &mut Rng, tag: &str) -> (&'static str, Value) {
+pub fn event(rng: &mut Rng, tag: &str, dialect: Dialect) -> (&'static str, Value) {
+    if rng.one_in(LARGE_ONE_IN) {
+        let text = tag.repeat((LARGE_BYTES.start + rng.below(LARGE_BYTES.len())) / tag.len());
+        return match dialect {
+            // An application's own type: the state stays small.
+            Dialect::V1 => ("note", json!({ "text": text })),
+            Dialect::Classic => ("set", json!({ "target": "last", "value": text })),
+        };
+    }
     match rng.below(100) {
         0..22 => ("treePush", push(rng, tag)),
         22..34 => {
@@ -39,8 +53,18 @@ pub fn event(rng: &mut Rng, tag: &str) -> (&'static str, Value) {
         88..91 => ("unset", json!({ "target": key(rng) })),
         91..93 => ("set", json!({ "target": key(rng), "value": [tag] })),
         93..95 => ("set", json!({ "target": 7, "value": tag })),
-        95..97 => ("init", json!({ "value": { "opened": tag } })),
+        95..96 => ("init", json!({ "value": { "opened": tag } })),
+        96..98 => measure(rng, dialect),
         _ => ("set", json!({ "target": "last", "value": tag })),
+    }
+}
+
+/// A domain event whose figure some validators allow and others do not.
+fn measure(rng: &mut Rng, dialect: Dialect) -> (&'static str, Value) {
+    let data = json!({ "size": rng.below(25) });
+    match dialect {
+        Dialect::V1 => (schemas::NAME, data),
+        Dialect::Classic => ("event", json!({ "schema": schemas::NAME, "data": data })),
     }
 }
 

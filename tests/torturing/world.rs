@@ -1,6 +1,7 @@
 //! The backend under torture: NATS, and frontends and validators as processes, each with a proxy of ours on
 //! its way to NATS.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -11,7 +12,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::engine::{Engine, Kind};
+use super::engine::{self, Engine, Kind};
+use super::log::Truth;
+use super::long::Long;
+use super::schemas;
 use crate::harness::cluster::binary;
 use crate::harness::free_port;
 use crate::harness::process::Process;
@@ -31,6 +35,19 @@ pub struct Counters {
     /// NATS servers cut off from each other.
     pub splits: AtomicU64,
     pub disks_full: AtomicU64,
+    /// NATS servers stopped for 3 seconds or more.
+    pub long_pauses: AtomicU64,
+    /// Times that all processes were asked to go and start again while NATS stood still or was cut in two.
+    pub restarts_of_all: AtomicU64,
+    /// Connections to NATS that were reset, and those of them in the middle of an answer to a batched read.
+    pub resets: AtomicU64,
+    pub read_resets: AtomicU64,
+    /// Schemas that were replaced while a validator worked.
+    pub reloads: AtomicU64,
+    /// Processes that were started with a clock that is off.
+    pub clocks_off: AtomicU64,
+    /// Slots taken over, as the validators count them.
+    pub takeovers: AtomicU64,
 }
 
 pub fn count(counter: &AtomicU64) {
@@ -53,15 +70,31 @@ pub struct Managed {
     /// Where clients reach a frontend.
     pub port: u16,
     health: u16,
-    proxies: Vec<Proxy>,
+    proxies: Arc<Vec<Proxy>>,
     process: Process,
     faults: String,
     /// Whether it believes to own every slot.
     fights: bool,
+    /// Milliseconds that its clock is off.
+    clock_ms: i64,
     settings: Arc<Vec<String>>,
     dir: PathBuf,
     generation: u32,
+    /// The takeovers of this process that are counted already.
+    takeovers: u64,
+    /// What its own counters say that must never be.
+    alarms: Vec<String>,
 }
+
+/// The product's own counters of what must never be.
+const ALARMS: [&str; 5] = [
+    "insieme_log_holes_total",
+    "insieme_log_unreadable_total",
+    "insieme_log_went_back_total",
+    "insieme_partitions_stopped_total",
+    "insieme_drafts_poisoned_total",
+];
+const TAKEOVERS: &str = "insieme_slot_takeovers_total";
 
 impl Managed {
     async fn new(role: Role, index: usize, nats: &[u16], plan: &Plan, dir: &Path) -> Self {
@@ -75,11 +108,76 @@ impl Managed {
         };
         let fights = role == Role::Validator && index == 0 && plan.slot_fight;
         let (port, health) = (free_port(), free_port());
-        let settings = plan.settings.clone();
+        let mut settings = plan.settings.as_ref().clone();
+        if role == Role::Validator {
+            let folder = dir.join(format!("schemas-{name}"));
+            schemas::write(&folder, index.is_multiple_of(2) || !plan.schemas_differ)
+                .expect("a folder of schemas");
+            settings.push(format!("rules.schema_dir={}", folder.display()));
+            settings.push("rules.schema_poll_ms=1000".to_owned());
+        }
+        let settings = Arc::new(settings);
         let (faults, dir) = (plan.faults.clone(), dir.to_owned());
-        let all = faults_of(&faults, fights);
+        let all = faults_of(&faults, fights, 0);
+        let proxies = Arc::new(proxies);
         let process = spawn(role, &name, &proxies, (port, health), &settings, &all, &dir);
-        Self { role, name, port, health, proxies, process, faults, fights, settings, dir, generation: 0 }
+        Self {
+            role,
+            name,
+            port,
+            health,
+            proxies,
+            process,
+            faults,
+            fights,
+            clock_ms: 0,
+            settings,
+            dir,
+            generation: 0,
+            takeovers: 0,
+            alarms: Vec::new(),
+        }
+    }
+
+    /// Its ways to NATS.
+    pub fn proxies(&self) -> Arc<Vec<Proxy>> {
+        self.proxies.clone()
+    }
+
+    /// Replaces its schemas by one of the two sets, while it works.
+    pub fn replace_schemas(&self, lenient: bool) {
+        schemas::write(&self.dir.join(format!("schemas-{}", self.name)), lenient)
+            .expect("a folder of schemas");
+    }
+
+    /// From its next start on its clock is so many milliseconds off.
+    pub fn set_clock(&mut self, off_ms: i64) {
+        self.clock_ms = off_ms;
+    }
+
+    /// Reads its counters, before it is killed or judged: what it counts ends with it.
+    pub async fn read_counters(&mut self, counters: &Counters) {
+        let Some(said) = http(self.health, "/metrics").await else { return };
+        for name in ALARMS {
+            let value = sum(&said, name);
+            if value > 0.0 {
+                self.alarms.push(format!("{} of {} is {value}", name, self.process_name()));
+            }
+        }
+        let takeovers = sum(&said, TAKEOVERS) as u64;
+        counters.takeovers.fetch_add(takeovers.saturating_sub(self.takeovers), Ordering::Relaxed);
+        self.takeovers = takeovers;
+    }
+
+    /// What its counters have said that must never be, since this was asked last.
+    pub fn alarms(&mut self) -> Vec<String> {
+        self.alarms.sort();
+        self.alarms.dedup();
+        std::mem::take(&mut self.alarms)
+    }
+
+    fn process_name(&self) -> String {
+        format!("{}-{}", self.name, self.generation)
     }
 
     /// What its ways to NATS do.
@@ -126,8 +224,9 @@ impl Managed {
     fn start_as(&mut self, fights: bool) {
         self.process.kill9();
         self.generation += 1;
-        let name = format!("{}-{}", self.name, self.generation);
-        let (ports, faults) = ((self.port, self.health), faults_of(&self.faults, fights));
+        self.takeovers = 0;
+        let name = self.process_name();
+        let (ports, faults) = ((self.port, self.health), faults_of(&self.faults, fights, self.clock_ms));
         self.process = spawn(self.role, &name, &self.proxies, ports, &self.settings, &faults, &self.dir);
     }
 
@@ -167,8 +266,7 @@ impl Managed {
     /// A gauge or counter, summed over its labels.
     pub async fn metric(&self, name: &str) -> Option<f64> {
         let said = http(self.health, "/metrics").await?;
-        let samples = said.lines().filter(|line| line.split([' ', '{']).next() == Some(name));
-        samples.map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        Some(sum(&said, name))
     }
 
     /// Open files, and threads.
@@ -180,8 +278,16 @@ impl Managed {
     }
 }
 
-fn faults_of(faults: &str, fights: bool) -> String {
-    if fights { format!("{faults},never_lose_slots") } else { faults.to_owned() }
+/// A metric, summed over its labels; 0 if it is not told.
+fn sum(said: &str, name: &str) -> f64 {
+    let samples = said.lines().filter(|line| line.split([' ', '{']).next() == Some(name));
+    samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+fn faults_of(faults: &str, fights: bool, clock_ms: i64) -> String {
+    let fights = if fights { ",never_lose_slots" } else { "" };
+    let clock = if clock_ms == 0 { String::new() } else { format!(",clock_ms={clock_ms}") };
+    format!("tell_origin,{faults}{fights}{clock}")
 }
 
 fn spawn(
@@ -197,8 +303,13 @@ fn spawn(
     match role {
         Role::Frontend => {
             command.args(["frontend", "--allow-anyone", "--listen", &format!("127.0.0.1:{port}")]);
+            log_in(&mut command, "frontend");
+            command.env("INSIEME_NATS_API_PREFIX", "core");
         }
-        Role::Validator => drop(command.arg("validator")),
+        Role::Validator => {
+            command.arg("validator");
+            log_in(&mut command, "validator");
+        }
     }
     let urls: Vec<String> = proxies.iter().map(Proxy::url).collect();
     command.arg("--nats").arg(urls.join(",")).arg("--set").arg(format!("metrics.listen=127.0.0.1:{health}"));
@@ -207,6 +318,11 @@ fn spawn(
     }
     command.env("INSIEME_FAULT", faults);
     Process::spawn(name, command, dir)
+}
+
+fn log_in(command: &mut Command, user: &str) {
+    let (user, password) = engine::login(user);
+    command.env("INSIEME_NATS_USER", user).env("INSIEME_NATS_PASSWORD", password);
 }
 
 /// The binary under test: the one built with this, unless the environment names another that is kept from being
@@ -245,6 +361,10 @@ pub struct Plan {
     pub faults: String,
     /// Whether the first validator believes to own every slot.
     pub slot_fight: bool,
+    /// Whether validators have different schemas, which are replaced while they work.
+    pub schemas_differ: bool,
+    /// Whether some processes are started with a clock that is off.
+    pub clocks_off: bool,
     pub engine: Kind,
 }
 
@@ -283,42 +403,77 @@ impl Plan {
         choose("validator.batch_events_max", &[1, 8, 500]);
         let (frontends, validators) = (2 + rng.below(2), 2 + rng.below(2));
         let slot_fight = rng.one_in(3);
+        let schemas_differ = rng.one_in(2);
+        let clocks_off = rng.one_in(3);
+        let weak_marks = rng.one_in(3);
         Self {
             frontends,
             validators,
             settings: Arc::new(settings),
-            faults: String::new(),
+            // Draft ids of which many share the short key that a draft index keeps in memory.
+            faults: if weak_marks { "weak_marks".to_owned() } else { String::new() },
             slot_fight,
+            schemas_differ,
+            clocks_off,
             engine,
         }
     }
 
     /// Switches a fault on in every process, and a setting with it.
     pub fn broken(mut self, faults: &str, setting: Option<&str>) -> Self {
-        faults.clone_into(&mut self.faults);
+        self.faults = format!("{},{faults}", self.faults);
         Arc::make_mut(&mut self.settings).extend(setting.map(str::to_owned));
         self
     }
 }
 
+/// Fills the long partition, through a validator and a frontend with the settings that a deployment has: with those of
+/// the plan it may take too long.
+async fn fill(nats: &Engine, plan: &Plan, dir: &Path, events: usize) -> Result<(Long, u64), String> {
+    let truth = Truth::connect(&nats.url()).await?;
+    let mut plan = plan.clone();
+    plan.slot_fight = false;
+    let shared =
+        |setting: &String| setting.starts_with("nats.") || setting.starts_with("frontend.submissions_per");
+    Arc::make_mut(&mut plan.settings).retain(shared);
+    let ports = nats.ports();
+    let mut validator = Managed::new(Role::Validator, FILLER, &ports, &plan, dir).await;
+    let mut frontend = Managed::new(Role::Frontend, FILLER, &ports, &plan, dir).await;
+    validator.ready(Duration::from_secs(60)).await?;
+    frontend.ready(Duration::from_secs(60)).await?;
+    let filled = Long::fill(frontend.port, events, &truth).await;
+    frontend.go(Duration::from_secs(20)).await?;
+    validator.go(Duration::from_secs(20)).await?;
+    filled
+}
+
+/// The number of the processes that fill the long partition, beside those of the plan.
+const FILLER: usize = 9;
+
 /// All of it.
 pub struct World {
     pub nats: Option<Engine>,
     pub processes: Vec<Managed>,
+    pub long: Long,
     pub dir: tempfile::TempDir,
+    /// Up to where the processes' logs have been looked through.
+    looked: HashMap<PathBuf, usize>,
 }
 
 impl World {
-    pub async fn start(plan: Plan) -> Result<Self, String> {
+    /// Starts all of it; the long partition begins with so many events. Gives the log's last event too.
+    pub async fn start(plan: Plan, long_events: usize) -> Result<(Self, u64), String> {
         let nats = Engine::start(plan.engine).await?;
         let dir = crate::harness::temp_dir();
         let mut bootstrap = backend();
         bootstrap.args(["bootstrap", "--nats", &nats.url()]);
+        log_in(&mut bootstrap, "operator");
         for setting in plan.settings.iter() {
             bootstrap.arg("--set").arg(setting);
         }
         let output = bootstrap.output().expect("the binary under test starts");
         assert!(output.status.success(), "bootstrap failed: {}", String::from_utf8_lossy(&output.stderr));
+        let (long, last) = fill(&nats, &plan, dir.path(), long_events).await?;
         let mut processes = Vec::new();
         for index in 0..plan.validators {
             processes.push(Managed::new(Role::Validator, index, &nats.ports(), &plan, dir.path()).await);
@@ -329,7 +484,35 @@ impl World {
         for process in &mut processes {
             process.ready(Duration::from_secs(60)).await?;
         }
-        Ok(Self { nats: Some(nats), processes, dir })
+        Ok((Self { nats: Some(nats), processes, long, dir, looked: HashMap::new() }, last))
+    }
+
+    /// What the processes' counters and logs have said since this was asked last that must never be.
+    pub async fn alarms(&mut self, counters: &Counters) -> Result<Vec<String>, String> {
+        let mut alarms = Vec::new();
+        for process in &mut self.processes {
+            process.read_counters(counters).await;
+            alarms.extend(process.alarms());
+        }
+        let unreadable = |error: std::io::Error| format!("the processes' logs: {error}");
+        for entry in std::fs::read_dir(self.dir.path()).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            if path.extension().is_none_or(|extension| extension != "log") {
+                continue;
+            }
+            let text = std::fs::read(&path).map_err(unreadable)?;
+            let looked = self.looked.entry(path.clone()).or_default();
+            let new = String::from_utf8_lossy(&text[(*looked).min(text.len())..]).into_owned();
+            *looked = text.len();
+            let bad = new.lines().filter(|line| {
+                // What NATS's client says of a connection that was cut while it was made.
+                let of_the_client = line.contains("ERROR expected INFO");
+                line.contains(" ERROR ") && !of_the_client || line.contains("panicked at")
+            });
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            alarms.extend(bad.take(3).map(|line| format!("{name} says: {line}")));
+        }
+        Ok(alarms)
     }
 
     pub fn frontends(&self) -> Vec<u16> {
@@ -345,8 +528,10 @@ impl World {
         for process in &mut self.processes {
             process.link(Link::Whole);
             process.resume();
-            // Nobody fights for slots any more, until the next round.
-            if process.fights || !process.process.is_running() {
+            process.proxies.iter().for_each(Proxy::disarm);
+            // Nobody fights for slots any more, and all clocks are right, until the next round.
+            let clock_off = std::mem::take(&mut process.clock_ms) != 0;
+            if process.fights || clock_off || !process.process.is_running() {
                 process.start_as(false);
             }
         }

@@ -1,0 +1,75 @@
+//! The ways in which the product is broken on purpose, and what finds each. The switches are names in
+//! `INSIEME_FAULT`; each stands in the product in a call of `fault::broken`.
+
+/// A way of breaking the product.
+pub struct Mutation {
+    /// The switch.
+    pub fault: &'static str,
+    /// Other switches and a setting that it takes to be seen soon.
+    pub with: &'static str,
+    pub setting: Option<&'static str>,
+    pub what: &'static str,
+    pub found_by: FoundBy,
+}
+
+/// What finds it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum FoundBy {
+    /// `tests/torture --mutations`.
+    Torture,
+    /// Something else, every time; the torture would need a rare coincidence. Named as a test filter.
+    Test(&'static str),
+}
+
+const fn torture(fault: &'static str, what: &'static str) -> Mutation {
+    Mutation { fault, with: "", setting: None, what, found_by: FoundBy::Torture }
+}
+
+const fn test(fault: &'static str, what: &'static str, by: &'static str) -> Mutation {
+    Mutation { fault, with: "", setting: None, what, found_by: FoundBy::Test(by) }
+}
+
+/// All of them.
+pub const MUTATIONS: &[Mutation] = &[
+    torture("commit_unchecked", "commits do not name the partition's last event"),
+    torture(
+        "answer_before_ack",
+        "what was decided is told before the commit that it rests on is acknowledged",
+    ),
+    torture("reject_unconfirmed", "a rejection is told without the queue's confirmation"),
+    torture("same_consumer_name", "a slot is taken over without a new consumer under a new name"),
+    test(
+        "decide_unowned",
+        "a state is read and nothing proves that the slot is still held",
+        "every_broken_promise_is_found",
+    ),
+    test(
+        "stale_cache",
+        "a state that was kept from an earlier ownership is taken for current",
+        "broken_on_purpose",
+    ),
+    torture(
+        "assume_committed",
+        "a commit that failed, or was not answered, is taken for done, and the next one builds on it",
+    ),
+    torture("forget_drafts", "a state is loaded without the drafts that are committed"),
+    Mutation {
+        setting: Some("validator.snapshot_events_min=20"),
+        ..torture("snapshot_off_by_one", "a snapshot names the event before its last one")
+    },
+    torture("decide_again", "what an earlier copy rejected is decided again"),
+    torture("batch_goes_on", "a batch goes on after its first rejected event"),
+    test("keep_consumers", "slots are not taken again after a reconnect to NATS", "broken_on_purpose"),
+    Mutation {
+        setting: Some("frontend.answer_wait_ms=300"),
+        ..torture("believe_any_attempt", "a frontend believes the rejection of any attempt")
+    },
+    torture("believe_live", "a frontend ignores which event a live one says it follows, and fills no gap"),
+    test(
+        "never_compare",
+        "a frontend never compares itself with the log, not even after a reconnect",
+        "broken_on_purpose",
+    ),
+    torture("ring_repeats", "a connection is served one event twice"),
+    torture("own_broadcast", "a v1 client is sent its own events"),
+];

@@ -1,12 +1,13 @@
 //! A draft id stands for one commit, however often and wherever it is sent.
 
+use insieme_backend::event::DraftKey;
 use serde_json::{Value, json};
 
 use crate::harness::client::{Answer, Client};
 use crate::harness::cluster::{Cluster, binary};
 use crate::harness::nats::NatsServer;
 use crate::harness::process::Process;
-use crate::harness::temp_dir;
+use crate::harness::{temp_dir, until};
 
 fn push(id: &str) -> Value {
     json!({ "type": "treePush", "payload": { "target": "todo", "value": { "id": id, "text": "milk" } } })
@@ -110,6 +111,98 @@ async fn drafts_of_long_ago_are_looked_for_in_the_log() {
         ann.expect_rejected(&drafts[0], "duplicate_draft").await;
     }
     assert_eq!(cluster.log("default").len(), DRAFTS);
+}
+
+/// Two ids that look alike to an index which keeps the first bytes of a public hash of each. The second is committed
+/// and becomes one of long ago while another copy of it waits in the same run of the partition.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draft_that_looks_like_an_older_one_is_committed_once_however_many_come_after_it() {
+    looks_like_an_older_one("").await;
+}
+
+/// The same where nearly all ids look alike, so that the index has to keep many of them whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn drafts_that_all_look_alike_are_each_committed_once() {
+    looks_like_an_older_one("weak_marks").await;
+}
+
+async fn looks_like_an_older_one(faults: &str) {
+    const OTHERS: usize = 200;
+    let mut cluster = Cluster::start()
+        .validators(0)
+        .frontends(2)
+        .set("frontend.submissions_unanswered_max", 64)
+        .set("frontend.submission_drafts_max", 512)
+        .await;
+    let validator = cluster.add_validator(faults).await;
+    let mut here = cluster.client(0, "ann").await;
+    let mut there = cluster.client(1, "ann").await;
+    let set = |value: usize| json!({ "type": "set", "payload": { "target": "todo", "value": value } });
+    let (old, new) = alike("ann");
+    here.submit_again(&old, set(0)).await;
+    for n in 0..OTHERS {
+        here.submit_again(&format!("old-{n}"), set(n)).await;
+    }
+    here.settle().await;
+
+    // All of it waits for the validator at once, the second copy last.
+    let js = async_nats::jetstream::new(async_nats::connect(cluster.nats.url()).await.unwrap());
+    cluster.validators[validator].process.pause();
+    here.submit_again("first", set(1)).await;
+    here.submit_again(&new, set(2)).await;
+    for n in 0..OTHERS {
+        here.submit_again(&format!("new-{n}"), set(n)).await;
+    }
+    queued(&js, 2 + OTHERS).await;
+    there.submit_again(&new, set(2)).await;
+    queued(&js, 3 + OTHERS).await;
+    cluster.validators[validator].process.resume();
+    here.settle().await;
+    there.settle().await;
+    assert_eq!(here.answers[&new], there.answers[&new]);
+
+    // And every one of them once more.
+    let first = here.answers.clone();
+    for n in 0..OTHERS {
+        here.submit_again(&format!("old-{n}"), set(n)).await;
+        here.submit_again(&format!("new-{n}"), set(n)).await;
+    }
+    here.submit_again(&old, set(1)).await;
+    here.expect_rejected(&old, "duplicate_draft").await;
+    here.settle().await;
+    for (draft, answer) in &first {
+        assert!(*draft == old || here.answers[draft] == *answer, "{draft}: {:?}", here.answers[draft]);
+    }
+    assert_eq!(cluster.log("default").len(), 3 + 2 * OTHERS);
+}
+
+/// Two draft ids of a client of whose keys the first four bytes are the same.
+fn alike(client: &str) -> (String, String) {
+    let mut seen = std::collections::HashMap::new();
+    for n in 0.. {
+        let id = format!("alike-{n}");
+        let key = DraftKey::classic(client, &id);
+        if let Some(other) = seen.insert([key.0[0], key.0[1], key.0[2], key.0[3]], id.clone()) {
+            return (other, id);
+        }
+    }
+    unreachable!("among 4 billion and one there are two")
+}
+
+/// Waits until so many drafts wait on the queue.
+async fn queued(js: &async_nats::jetstream::Context, drafts: usize) {
+    until(&format!("{drafts} drafts to be queued"), async || {
+        let stream = js.get_stream("DRAFTS").await.unwrap();
+        let state = &stream.cached_info().state;
+        let mut count = 0;
+        for sequence in state.first_sequence..=state.last_sequence {
+            let Ok(message) = stream.get_raw_message(sequence).await else { continue };
+            let body: Value = serde_json::from_slice(&message.payload).unwrap();
+            count += body["drafts"].as_array().unwrap().len();
+        }
+        (count >= drafts).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,3 +55,14 @@ pub fn die_at(name: &str) {
         std::process::abort();
     }
 }
+
+/// By how many milliseconds the process's clock is off: `clock_ms=N` among the names. Not at all, in a release.
+#[cfg(feature = "fault-points")]
+pub fn clock_shift_ms() -> i64 {
+    static SHIFT: std::sync::OnceLock<i64> = std::sync::OnceLock::new();
+    *SHIFT.get_or_init(|| {
+        let names = std::env::var("INSIEME_FAULT").unwrap_or_default();
+        let shift = names.split(',').find_map(|name| name.strip_prefix("clock_ms="));
+        shift.and_then(|shift| shift.parse().ok()).unwrap_or_default()
+    })
+}

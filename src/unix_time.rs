@@ -4,7 +4,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long 1970 is ago; nothing by a clock that stands before it.
 pub(crate) fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    #[cfg(feature = "fault-points")]
+    let now = {
+        let shift = crate::fault::clock_shift_ms();
+        let by = Duration::from_millis(shift.unsigned_abs());
+        if shift < 0 { now.saturating_sub(by) } else { now + by }
+    };
+    now
 }
 
 /// The same, in whole seconds.

@@ -512,9 +512,14 @@ def main():
         "InsiemeProcessDown", "InsiemeSlotsWithoutOwner", "InsiemeDraftBacklog", "InsiemeQueueNearlyFull",
         "InsiemeDraftsUnanswered", "InsiemeAnswersSlow",
     )
+    say("a clock that is off")
+    assert "InsiemeClockOff" not in prometheus.fired
+    # A build with fault points shifts it.
+    validators[0].process.environment["INSIEME_FAULT"] = "clock_ms=-60000"
     for validator in validators:
         validator.process.start()
         validator.ready()
+    prometheus.expect("InsiemeClockOff")
     wait_until("all slots to be owned again", lambda: prometheus.query("sum(insieme_slots_owned) == 64"))
     queries.look()
 

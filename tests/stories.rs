@@ -12,6 +12,7 @@ mod stories {
     mod budgets;
     mod catch_up;
     mod changed_streams;
+    mod clocks;
     mod closing;
     mod command_line;
     mod connections;

@@ -22,7 +22,8 @@ pub struct EventRecord<'a> {
     pub payload: &'a RawValue,
     /// The partition.
     pub partition: PartitionKey,
-    /// When it was committed, in Unix milliseconds; never less than that of the event before it.
+    /// When it was committed by NATS's clock, in Unix milliseconds. Not less than that of the event before it, unless
+    /// that one was ahead of NATS's clock.
     pub timestamp: u64,
     /// Who submitted it; `server` for an initial state.
     pub client_id: ClientId,

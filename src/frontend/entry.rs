@@ -17,7 +17,7 @@ pub(super) struct Entry {
     pub id: EventId,
     /// The how-manieth of its partition it is.
     pub ordinal: u64,
-    /// When it was committed, by the validator's clock.
+    /// When it was committed, by NATS's clock.
     pub timestamp_ms: u64,
     /// When it came here.
     pub came: Instant,

@@ -111,7 +111,8 @@ impl Log {
         match missing {
             _ if !differences.is_empty() => Err(BootstrapError::Differs(differences)),
             Some(name) => Err(BootstrapError::Missing(format!("stream {name}"))),
-            None => Ok(()),
+            // From here on events get NATS's time.
+            None => Ok(self.read_clock().await?),
         }
     }
 

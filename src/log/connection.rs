@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::sync::{OnceCell, watch};
 use tracing::{info, warn};
 
+use super::clock::NatsClock;
 use super::error::LogError;
 use super::integrity::Damage;
 use super::metrics;
@@ -27,6 +28,7 @@ pub struct Log {
     pub(super) newest: Arc<AtomicU64>,
     /// What is wrong with the streams, as last looked at.
     pub(super) damages: Arc<watch::Sender<Vec<Damage>>>,
+    pub(super) clock: Arc<NatsClock>,
 }
 
 /// How the connection stands.
@@ -100,6 +102,7 @@ impl Log {
             state,
             newest: Arc::default(),
             damages: Arc::default(),
+            clock: Arc::default(),
         })
     }
 

@@ -249,6 +249,9 @@ impl Log {
             if !state.borrow_and_update().connected {
                 continue;
             }
+            if let Err(error) = self.read_clock().await {
+                debug!(%error, "failed to ask NATS for the time");
+            }
             match self.look_surely(&mut seen).await {
                 Ok(Ok(())) => {}
                 Ok(Err(damage)) => return damage,

@@ -16,6 +16,7 @@ const STREAM_BYTES_MAX: &str = "insieme_stream_bytes_max";
 const STORE_BYTES: &str = "insieme_store_bytes";
 const STORE_BYTES_MAX: &str = "insieme_store_bytes_max";
 const DAMAGED: &str = "insieme_log_damaged";
+const CLOCK_OFFSET: &str = "insieme_clock_offset_seconds";
 const LOOK_FAILURES: &str = "insieme_store_look_failures_total";
 
 /// Tells the metrics recorder what each metric is, and how many slots there are. Called when connected.
@@ -35,6 +36,7 @@ pub(super) fn describe(slots: u16) {
     describe_gauge!(STORE_BYTES, Unit::Bytes, "What the NATS account's streams take on disk");
     describe_gauge!(STORE_BYTES_MAX, Unit::Bytes, "What they may take, where the account is bounded");
     describe_counter!(LOOK_FAILURES, Unit::Count, "Looks at streams and store that failed");
+    describe_gauge!(CLOCK_OFFSET, Unit::Seconds, "How far this process's clock is ahead of NATS's");
     describe_gauge!(DAMAGED, Unit::Count, "Whether the streams are not what they were, by kind of damage");
     for kind in DAMAGE_KINDS {
         damaged(kind, false);
@@ -79,6 +81,10 @@ pub(super) fn store(bytes: u64, bytes_max: Option<u64>) {
 
 pub(super) fn damaged(kind: &'static str, is_damaged: bool) {
     gauge!(DAMAGED, "kind" => kind).set(if is_damaged { 1.0 } else { 0.0 });
+}
+
+pub(super) fn clock_offset(seconds: f64) {
+    gauge!(CLOCK_OFFSET).set(seconds);
 }
 
 pub(super) fn look_failed() {

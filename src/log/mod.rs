@@ -9,6 +9,7 @@ mod answers;
 mod backup;
 mod batch_get;
 mod bootstrap;
+mod clock;
 mod commit;
 mod connection;
 mod control;

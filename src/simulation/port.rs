@@ -69,6 +69,10 @@ impl Port for SimulatedLog {
         self.0.connection()
     }
 
+    fn now_ms(&self) -> u64 {
+        self.0.world.now_ms()
+    }
+
     async fn commit_one(
         &self,
         token: &Token,

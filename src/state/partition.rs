@@ -132,7 +132,7 @@ impl PartitionState {
         self.log_bytes
     }
 
-    /// The timestamp of the last one, in Unix milliseconds; a commit must not go below it.
+    /// The timestamp of the last one, in Unix milliseconds.
     pub fn last_timestamp(&self) -> u64 {
         self.last_timestamp
     }
@@ -378,7 +378,7 @@ impl PartitionState {
         self.head = id;
         self.ordinal += 1;
         self.log_bytes += body_len as u64;
-        self.last_timestamp = self.last_timestamp.max(timestamp);
+        self.last_timestamp = timestamp;
     }
 }
 

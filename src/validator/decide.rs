@@ -28,6 +28,10 @@ const DECIDING_MAX: Duration = Duration::from_millis(50);
 /// The most bytes of payloads that are decided where all else runs: one draft's, and all together.
 const LIGHT_DRAFT_BYTES_MAX: usize = 16 * 1024;
 const LIGHT_BYTES_MAX: usize = 128 * 1024;
+/// How far the last event may be ahead of NATS's clock for its timestamp to be given to the next one too: by as much
+/// the clocks of NATS's servers may differ, or that of an older version's validator. Time that is further ahead is wrong,
+/// and is not waited for.
+const AHEAD_MAX_MS: u64 = 5_000;
 
 /// A submission that was taken off the queue and is not yet answered.
 pub(super) struct Work<D> {
@@ -298,7 +302,8 @@ impl<P: Port> Round<'_, P> {
         draft: &Draft,
         accepted: crate::state::Accepted,
     ) -> Result<(), StageError> {
-        let timestamp = self.now_ms.max(self.state.last_timestamp());
+        let last = self.state.last_timestamp();
+        let timestamp = if last <= self.now_ms + AHEAD_MAX_MS { self.now_ms.max(last) } else { self.now_ms };
         let (hash, ordinal) = (accepted.content_hash, accepted.ordinal);
         let record = EventRecord::of_draft(draft, self.partition, submitter, hash, ordinal, timestamp);
         let body = record.to_json().map_err(|error| {

@@ -40,6 +40,7 @@ const CODES: &str = "insieme_rejections_total";
 const SNAPSHOT_FAILURES: &str = "insieme_snapshot_failures_total";
 const SNAPSHOT_SKIPS: &str = "insieme_snapshot_skips_total";
 const STOPPED: &str = "insieme_partitions_stopped_total";
+const SET_BACK: &str = "insieme_timestamps_set_back_total";
 const SCHEMAS: &str = "insieme_schemas_loaded";
 const SCHEMA_RELOADS: &str = "insieme_schema_reloads_total";
 
@@ -71,12 +72,21 @@ pub fn describe() {
     describe_counter!(SNAPSHOT_FAILURES, Unit::Count, "Snapshots that could not be written");
     describe_counter!(SNAPSHOT_SKIPS, Unit::Count, "Snapshots put off because others were waiting");
     describe_counter!(STOPPED, Unit::Count, "Times a partition was found with a log that does not fold");
+    describe_counter!(SET_BACK, Unit::Count, "Times a partition's last event was ahead of NATS's clock");
     describe_gauge!(SCHEMAS, Unit::Count, "Schemas of the application's in force");
     describe_counter!(SCHEMA_RELOADS, Unit::Count, "Tries at taking changed schemas, by result: ok, failed");
     // What an alarm asks for is there from the start, at 0: a counter that comes with its first count
     // never rises.
-    for name in [COMMITTED, CONFLICTS, COMMIT_FAILURES, POISONED, STOPPED, SNAPSHOT_FAILURES, SNAPSHOT_SKIPS]
-    {
+    for name in [
+        COMMITTED,
+        CONFLICTS,
+        COMMIT_FAILURES,
+        POISONED,
+        STOPPED,
+        SNAPSHOT_FAILURES,
+        SNAPSHOT_SKIPS,
+        SET_BACK,
+    ] {
         counter!(name).increment(0);
     }
     counter!(SCHEMA_RELOADS, "result" => "failed").increment(0);
@@ -113,6 +123,11 @@ fn hot() -> &'static Hot {
 pub(super) struct CommitTimer {
     started: Instant,
     events: usize,
+}
+
+/// A partition's timestamps have left the time of an event that was ahead of NATS's clock.
+pub(super) fn timestamps_set_back() {
+    counter!(SET_BACK).increment(1);
 }
 
 pub(super) fn commit_started(events: usize) -> CommitTimer {

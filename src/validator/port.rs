@@ -27,6 +27,7 @@ pub(crate) trait Port: Clone + Send + Sync + 'static {
 
     fn slots(&self) -> u16;
     fn state(&self) -> watch::Receiver<ConnectionState>;
+    fn now_ms(&self) -> u64;
     fn commit_one(
         &self,
         token: &Token,
@@ -126,6 +127,10 @@ impl Port for Log {
 
     fn state(&self) -> watch::Receiver<ConnectionState> {
         self.state()
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now_ms()
     }
 
     async fn commit_one(

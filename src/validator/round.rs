@@ -21,7 +21,6 @@ use crate::fault;
 use crate::log::{CommitError, LoadError, LogError, PlacedTrace};
 use crate::state::PartitionState;
 use crate::telemetry::traces::Span;
-use crate::unix_time;
 
 /// The most drafts that the log is asked for at a time.
 const FINDS_AT_ONCE: usize = 32;
@@ -152,7 +151,7 @@ impl<P: Port> Partition<P> {
         slot: &mut Option<Cached>,
         works: &mut VecDeque<Work<P::Draft>>,
     ) -> Result<Result<Vec<Staged>, Break>, RoundError> {
-        let now_ms = unix_time::now_ms();
+        let now_ms = self.shared.log.now_ms();
         let heavy = is_heavy(works);
         let Some(mut cached) = slot.take_if(|_| heavy) else {
             let Some(cached) = slot else { return Ok(Ok(Vec::new())) };
@@ -278,6 +277,11 @@ impl<P: Port> Partition<P> {
         };
         fault::die_at(fault::DIE_AFTER_COMMIT);
         let timestamp = staged.last().map_or(0, |staged| staged.timestamp);
+        let before = cached.state.last_timestamp();
+        if timestamp < before {
+            metrics::timestamps_set_back();
+            warn!(partition = %self.key, event = %expected, before, timestamp, "the last event is ahead of NATS's clock; timestamps go on with the time of now");
+        }
         cached.state.confirm(first, timestamp, &lengths);
         for (place, id) in staged.iter().zip(first.0..).map(|(staged, id)| (staged.place, EventId(id))) {
             if let Some((work, draft)) = place

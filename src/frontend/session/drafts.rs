@@ -19,7 +19,6 @@ use crate::frontend::pending::{self, Asked, Committed, Done, Published, Taken};
 use crate::log::{LogError, PlacedTrace, PublishError};
 use crate::protocol::{ErrorCode, Notice, Submit};
 use crate::telemetry::traces::{self, Span};
-use crate::unix_time;
 
 /// The publish that is under way, if one is, or what the first one waits for.
 #[derive(Default)]
@@ -136,7 +135,7 @@ impl Session {
             return;
         };
         let known = self.feed.head_now().max(began_at);
-        let Some(publish) = self.pending.next(Instant::now(), known, unix_time::now_ms()) else { return };
+        let Some(publish) = self.pending.next(Instant::now(), known, self.hub.log.now_ms()) else { return };
         if publish.attempt == 1 {
             metrics::hot().received.record(publish.oldest.elapsed());
         } else {

@@ -26,6 +26,7 @@ mod stories {
     mod idempotency;
     mod javascript;
     mod killed_validator;
+    mod limits;
     mod log;
     mod logs;
     mod metrics;

@@ -49,6 +49,11 @@ impl Identity {
         })
     }
 
+    /// How many bytes [`Identity::submitter`] takes in JSON, at most.
+    pub fn submitter_json_bytes(&self) -> usize {
+        Submitter::json_bytes_of(&self.client_id, self.user_id.as_deref(), &self.permissions)
+    }
+
     /// How a submission names it.
     pub fn submitter(&self) -> Submitter {
         Submitter {

@@ -100,7 +100,7 @@ fn may_pass(error: &BootstrapError) -> bool {
     match error {
         BootstrapError::Missing(_) => true,
         BootstrapError::Log(error) => error.is_retryable(),
-        BootstrapError::ServerTooOld(_) | BootstrapError::Differs(_) => false,
+        BootstrapError::ServerTooOld(_) | BootstrapError::Differs(_) | BootstrapError::Limits(_) => false,
     }
 }
 

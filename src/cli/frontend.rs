@@ -44,6 +44,7 @@ impl Frontend {
         let Some((mut side, log)) = roles::Side::connected(&config, "frontend", &shutdown).await? else {
             return Ok(());
         };
+        log.warn_of_limits(config.frontend.frame_bytes_max, config.frontend.submission_bytes_max);
         let frontend = roles::start_frontend(&config, log.clone(), shutdown.clone()).await?;
         side.obey_as_frontend(&config, &log, &frontend).await?;
         say(&format!("frontend ready: {}", frontend.url()))?;

@@ -15,6 +15,19 @@ pub struct FieldError {
     pub code: String,
 }
 
+impl FieldError {
+    /// The event takes more bytes in the log than fit there.
+    pub fn too_large_for_log(bytes: usize, bytes_max: usize) -> Self {
+        Self {
+            field: "payload".to_owned(),
+            message: format!(
+                "the event takes {bytes} bytes in the log, which takes at most {bytes_max}; make it smaller"
+            ),
+            code: "TOO_LARGE_FOR_LOG".to_owned(),
+        }
+    }
+}
+
 /// Why a draft was rejected; in the classic dialect the `reason` of `event_rejected`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

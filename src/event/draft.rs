@@ -31,6 +31,19 @@ impl Draft {
         check_id(&self.draft_id)
     }
 
+    /// How many bytes it takes in JSON, at most.
+    pub fn json_bytes(&self) -> usize {
+        /// The names of the fields, and the numbers.
+        const FIELDS: usize = 124;
+        const V1_FIELDS: usize = 96;
+        let v1 = self.v1.as_ref().map_or(0, |v1| {
+            let user = v1.user_id.as_deref().map_or(0, json_text_bytes);
+            V1_FIELDS + json_text_bytes(&v1.label) + user + v1.meta.get().len()
+        });
+        let names = json_text_bytes(&self.draft_id) + json_text_bytes(&self.event_type);
+        FIELDS + names + self.payload.get().len() + v1
+    }
+
     /// The key under which this draft is committed at most once.
     pub fn key(&self, client: &ClientId) -> DraftKey {
         match self.v1 {
@@ -38,6 +51,16 @@ impl Draft {
             None => DraftKey::classic(client.as_str(), &self.draft_id),
         }
     }
+}
+
+/// How many bytes a string takes in JSON.
+pub(crate) fn json_text_bytes(text: &str) -> usize {
+    let escaped = text.bytes().map(|byte| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+        0x00..=0x1f => 6,
+        _ => 1,
+    });
+    2 + escaped.sum::<usize>()
 }
 
 /// The fields that only the v1 dialect has (`protocol-v1.md`).
@@ -77,6 +100,16 @@ pub struct Submitter {
     pub user_id: Option<String>,
     /// What the client may do: `<action>` or `<action>:<target>`, `*` for all.
     pub permissions: Vec<String>,
+}
+
+impl Submitter {
+    /// How many bytes one takes in JSON, at most.
+    pub fn json_bytes_of(client: &ClientId, user: Option<&str>, permissions: &[String]) -> usize {
+        /// The names of the fields.
+        const FIELDS: usize = 64;
+        let permissions: usize = permissions.iter().map(|text| json_text_bytes(text) + 1).sum();
+        FIELDS + json_text_bytes(client.as_str()) + user.map_or(0, json_text_bytes) + permissions
+    }
 }
 
 /// Where a validator's answer goes.

@@ -16,6 +16,7 @@ mod units;
 mod tests;
 
 pub use answer::{Answer, FieldError, Outcome, Reason};
+pub(crate) use draft::json_text_bytes;
 pub use draft::{Draft, ReplyTo, Submission, Submitter, V1Fields};
 pub(crate) use keys::is_plain;
 pub use keys::{

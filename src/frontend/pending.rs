@@ -49,6 +49,7 @@ struct Limits {
     unanswered_max: usize,
     submission_drafts_max: usize,
     submission_bytes_max: usize,
+    message_bytes_max: usize,
     answer_wait: Duration,
     deadline: Duration,
     retry: Duration,
@@ -258,7 +259,8 @@ impl Pending {
                 drafts_max: settings.pending_drafts_max,
                 unanswered_max: settings.submissions_unanswered_max,
                 submission_drafts_max: settings.submission_drafts_max,
-                submission_bytes_max: settings.submission_bytes_max.min(message_bytes_max / 2),
+                submission_bytes_max: settings.submission_bytes_max,
+                message_bytes_max,
                 answer_wait: Duration::from_millis(settings.answer_wait_ms),
                 deadline: Duration::from_millis(settings.submission_deadline_ms),
                 retry: Duration::from_millis(settings.publish_retry_ms),
@@ -276,6 +278,11 @@ impl Pending {
             not_before: None,
             failures: 0,
         }
+    }
+
+    /// From now on NATS takes messages of so many bytes.
+    pub(super) fn set_message_bytes_max(&mut self, bytes: usize) {
+        self.limits.message_bytes_max = bytes;
     }
 
     /// Whether everything is answered.
@@ -563,13 +570,13 @@ impl Pending {
     /// What goes together in the next submission: as many units as fit, and at least one.
     fn bundle(&mut self) -> Vec<Place> {
         let (mut places, mut bytes) = (Vec::new(), 0);
+        let bytes_max = self.limits.submission_bytes_max.min(self.limits.message_bytes_max / 2);
         while let Some(unit) = self.queue.front().map(|held| held.unit) {
             let drafts = self.queue.iter().take_while(|held| held.unit == unit);
             let (count, more) =
-                drafts.fold((0, 0), |(count, bytes), held| (count + 1, bytes + size(&held.draft)));
+                drafts.fold((0, 0), |(count, bytes), held| (count + 1, bytes + held.draft.json_bytes()));
             bytes += more;
-            let full = places.len() + count > self.limits.submission_drafts_max
-                || bytes > self.limits.submission_bytes_max;
+            let full = places.len() + count > self.limits.submission_drafts_max || bytes > bytes_max;
             if full && !places.is_empty() {
                 break;
             }
@@ -622,11 +629,6 @@ fn same(one: &Draft, other: &Draft) -> bool {
             (Some(one), Some(other)) => one.is_as_written(other),
             _ => false,
         }
-}
-
-/// Roughly the bytes that a draft takes in a submission.
-fn size(draft: &Draft) -> usize {
-    draft.payload.get().len() + draft.draft_id.len() + draft.event_type.len() + 128
 }
 
 #[cfg(test)]

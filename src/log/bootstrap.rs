@@ -32,6 +32,9 @@ pub enum BootstrapError {
     /// Something exists that is not as configured.
     #[error("the streams are not as configured:\n  {}\nChange the configuration to match, or the streams with the `nats` command line", .0.join("\n  "))]
     Differs(Vec<String>),
+    /// NATS takes less than is needed.
+    #[error("NATS does not take what is needed:\n  {}", .0.join("\n  "))]
+    Limits(Vec<String>),
     /// Streams are missing.
     #[error("{0} does not exist; run `insieme-backend bootstrap` first")]
     Missing(String),
@@ -43,6 +46,7 @@ pub enum BootstrapError {
 /// Makes what is missing and checks what is there. Idempotent; any number may run at once.
 pub async fn bootstrap(log: &Log) -> Result<BootstrapReport, BootstrapError> {
     check_server(log)?;
+    log.check_limits().await?;
     let mut report = BootstrapReport::default();
     let mut differences = Vec::new();
     for expected in log.settings.own_streams() {
@@ -112,7 +116,10 @@ impl Log {
             _ if !differences.is_empty() => Err(BootstrapError::Differs(differences)),
             Some(name) => Err(BootstrapError::Missing(format!("stream {name}"))),
             // From here on events get NATS's time.
-            None => Ok(self.read_clock().await?),
+            None => {
+                self.check_limits().await?;
+                Ok(self.read_clock().await?)
+            }
         }
     }
 
@@ -221,6 +228,7 @@ pub(super) fn differences_of(expected: &Config, found: &Config) -> Vec<String> {
         &expected.max_messages_per_subject,
         &found.max_messages_per_subject,
     );
+    compare(&mut all, name, "max_msg_size", &expected.max_message_size, &found.max_message_size);
     compare(&mut all, name, "max_age", &expected.max_age, &found.max_age);
     compare(&mut all, name, "replicas", &expected.num_replicas, &found.num_replicas);
     compare(&mut all, name, "allow_direct", &expected.allow_direct, &found.allow_direct);

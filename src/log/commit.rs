@@ -19,6 +19,9 @@ const WRONG_LAST_SEQUENCE: [u64; 2] = [10071, 10164];
 /// The most messages of an atomic batch that the server takes.
 pub const BATCH_EVENTS_MAX: usize = 1000;
 
+/// What an event's message in COMMITTED has beside the record, at most: the headers of a commit.
+pub const COMMIT_HEADERS_BYTES: usize = 1024;
+
 /// A commit that did not, or not surely, happen.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CommitError {

@@ -117,7 +117,7 @@ impl Log {
 }
 
 /// The most drafts of a slot that are taken off the queue and not yet decided.
-const UNDECIDED_MAX: i64 = 4096;
+pub(super) const UNDECIDED_MAX: i64 = 4096;
 /// How many drafts one pull asks for.
 const PULL_MESSAGES: usize = 512;
 /// A consumer is never left to redeliver by itself: that would put old drafts behind newer ones. The next

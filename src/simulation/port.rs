@@ -73,6 +73,10 @@ impl Port for SimulatedLog {
         self.0.world.now_ms()
     }
 
+    fn message_bytes_max(&self) -> usize {
+        1 << 20
+    }
+
     async fn commit_one(
         &self,
         token: &Token,

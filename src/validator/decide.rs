@@ -17,7 +17,7 @@ use crate::event::{
     Submitter,
 };
 use crate::fault;
-use crate::log::{BATCH_EVENTS_MAX, PlacedTrace};
+use crate::log::{BATCH_EVENTS_MAX, COMMIT_HEADERS_BYTES, PlacedTrace};
 use crate::rules::{Decision, Rules};
 use crate::state::{DraftLookup, PartitionState};
 use crate::telemetry::traces::TraceParent;
@@ -222,7 +222,14 @@ impl<P: Port> Round<'_, P> {
             return false;
         }
         match self.rules.decide(self.state, server, init) {
-            Decision::Commit(accepted) => self.stage(None, server, init, *accepted).is_ok(),
+            Decision::Commit(accepted) => match self.stage(None, server, init, *accepted) {
+                Ok(()) => true,
+                Err(StageError::TooLarge(error)) => {
+                    tracing::error!(partition = %self.partition, "the initial state cannot be stored: {}", error.message);
+                    false
+                }
+                Err(StageError::Defect) => false,
+            },
             _ => false,
         }
     }
@@ -258,12 +265,20 @@ impl<P: Port> Round<'_, P> {
                         self.stage(Some((index, place)), submitter, draft, *accepted)
                     }))
                     .map_err(panicked)?;
-                    staged.map_err(|StageError| panicked(Box::new(())))?;
-                    if fault::is_on(fault::TELL_ORIGIN) {
-                        self.tell_origin(&submission.reply_to);
+                    match staged {
+                        Ok(()) => {
+                            if fault::is_on(fault::TELL_ORIGIN) {
+                                self.tell_origin(&submission.reply_to);
+                            }
+                            // The event id is filled in when it is known.
+                            outcomes.push(Outcome::Committed { event_id: EventId::NONE });
+                        }
+                        Err(StageError::TooLarge(error)) => outcomes.push(Outcome::Rejected {
+                            reason: Reason::ValidationFailed,
+                            errors: vec![error],
+                        }),
+                        Err(StageError::Defect) => return Err(panicked(Box::new(()))),
                     }
-                    // The event id is filled in when it is known.
-                    outcomes.push(Outcome::Committed { event_id: EventId::NONE });
                 }
                 Decision::AlreadyCommitted(event_id) => {
                     metrics::duplicate();
@@ -308,11 +323,16 @@ impl<P: Port> Round<'_, P> {
         let record = EventRecord::of_draft(draft, self.partition, submitter, hash, ordinal, timestamp);
         let body = record.to_json().map_err(|error| {
             tracing::error!(partition = %self.partition, %error, "an accepted draft has no record");
-            StageError
+            StageError::Defect
         })?;
+        // What NATS takes may be less than it was when the frontend took the draft.
+        let bytes_max = self.shared.log.message_bytes_max().saturating_sub(COMMIT_HEADERS_BYTES);
+        if body.len() > bytes_max {
+            return Err(StageError::TooLarge(FieldError::too_large_for_log(body.len(), bytes_max)));
+        }
         self.state.stage(self.shared.fold.as_ref(), accepted).map_err(|error| {
             tracing::error!(partition = %self.partition, %error, "an accepted draft does not fold");
-            StageError
+            StageError::Defect
         })?;
         self.bytes += body.len();
         self.staged.push(Staged { place, body: Bytes::from(body), timestamp });
@@ -359,8 +379,13 @@ fn decided_before(state: &PartitionState, submission: &Submission, from: usize) 
     Some(0)
 }
 
-/// An accepted draft could not be staged: a defect in a rule. Logged where it was found.
-struct StageError;
+/// Why an accepted draft was not staged. The state is as it was.
+enum StageError {
+    /// Its record is larger than the log takes.
+    TooLarge(FieldError),
+    /// A defect in a rule, logged where it was found.
+    Defect,
+}
 
 /// A rejection with one finding.
 pub(super) fn rejection(reason: Reason, field: &str, code: &str, message: &str) -> Outcome {

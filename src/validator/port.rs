@@ -28,6 +28,7 @@ pub(crate) trait Port: Clone + Send + Sync + 'static {
     fn slots(&self) -> u16;
     fn state(&self) -> watch::Receiver<ConnectionState>;
     fn now_ms(&self) -> u64;
+    fn message_bytes_max(&self) -> usize;
     fn commit_one(
         &self,
         token: &Token,
@@ -131,6 +132,10 @@ impl Port for Log {
 
     fn now_ms(&self) -> u64 {
         self.now_ms()
+    }
+
+    fn message_bytes_max(&self) -> usize {
+        self.message_bytes_max()
     }
 
     async fn commit_one(

@@ -256,6 +256,22 @@ impl Plan {
         self
     }
 
+    /// Starts it on NATS servers that run already.
+    pub async fn start_on(self, nats: NatsCluster) -> Cluster {
+        let dir = temp_dir();
+        let output = self.command(&["bootstrap"], &nats.url()).output().unwrap();
+        assert!(output.status.success(), "bootstrap failed: {}", String::from_utf8_lossy(&output.stderr));
+        let mut cluster =
+            Cluster { nats, validators: Vec::new(), frontends: Vec::new(), plan: self.clone(), dir };
+        for _ in 0..self.validators {
+            cluster.add_validator("").await;
+        }
+        for _ in 0..self.frontends {
+            cluster.add_frontend().await;
+        }
+        cluster
+    }
+
     /// Whether frontends are given a key, and so take nobody without a token.
     fn asks_for_tokens(&self) -> bool {
         const KEYS: [&str; 4] = ["secret_file", "public_key_file", "jwks_file", "jwks_url"];
@@ -283,18 +299,7 @@ impl IntoFuture for Plan {
                 Some(folder) => NatsCluster::single_in(folder).await,
                 None => NatsCluster::single().await,
             };
-            let dir = temp_dir();
-            let output = self.command(&["bootstrap"], &nats.url()).output().unwrap();
-            assert!(output.status.success(), "bootstrap failed: {}", String::from_utf8_lossy(&output.stderr));
-            let mut cluster =
-                Cluster { nats, validators: Vec::new(), frontends: Vec::new(), plan: self.clone(), dir };
-            for _ in 0..self.validators {
-                cluster.add_validator("").await;
-            }
-            for _ in 0..self.frontends {
-                cluster.add_frontend().await;
-            }
-            cluster
+            self.start_on(nats).await
         })
     }
 }

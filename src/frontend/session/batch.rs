@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::Session;
 use super::frames::Refusal;
 use super::socket::End;
-use crate::event::{EventId, FieldError, Reason};
+use crate::event::{Draft, EventId, FieldError, Reason};
 use crate::fault;
 use crate::frontend::entry::Entry;
 use crate::frontend::metrics;
@@ -68,7 +68,7 @@ struct Batch {
     /// What became of the first of them; the ones that went to a validator.
     ends: Vec<Option<ItemEnd>>,
     /// Why the one behind those did not go.
-    refused: Option<(&'static str, String)>,
+    refused: Option<(&'static str, FieldError)>,
 }
 
 enum ItemEnd {
@@ -105,7 +105,22 @@ impl Session {
             user_id: self.identity.user_id.as_deref(),
             project_id: self.feed.partition().as_str(),
         };
-        let Checked { drafts, refused, ids } = SubmitItem::check(batch.items, &context);
+        let Checked { mut drafts, refused, ids } = SubmitItem::check(batch.items, &context);
+        let bad_item = |message| FieldError { field: String::new(), message, code: "BAD_ITEM".to_owned() };
+        let mut refused = refused.map(|(reason, message)| (reason, bad_item(message)));
+        let too_large = |(place, draft)| Some((place, self.too_large(draft)?));
+        if let Some((place, error)) = drafts.iter().enumerate().find_map(too_large) {
+            drafts.truncate(place);
+            refused = Some((Reason::ValidationFailed.as_str(), error));
+        }
+        let bytes: usize = drafts.iter().map(Draft::json_bytes).sum();
+        let bytes_max = self.drafts_bytes_max();
+        if bytes > bytes_max && drafts.len() > 1 {
+            let message = format!(
+                "the batch takes {bytes} bytes in the log, which takes at most {bytes_max} at a time; send fewer events at once"
+            );
+            return self.frames.refuse(&mut self.socket, BadRequest { reply_to: id, message }).await;
+        }
         let ends = drafts.iter().map(|_| None).collect();
         let batch = self.batches.next();
         self.pending.begin_unit();
@@ -170,10 +185,8 @@ impl Session {
     }
 
     async fn answer_batch(&mut self, batch: &Batch) -> Result<(), End> {
-        let refusal = batch.refused.as_ref().map(|(_, message)| {
-            [FieldError { field: String::new(), message: message.clone(), code: "BAD_ITEM".to_owned() }]
-        });
-        let Some(items) = batch.results(refusal.as_ref().map_or(&[], |errors| errors)) else {
+        let refusal = batch.refused.as_ref().map_or(&[][..], |(_, error)| std::slice::from_ref(error));
+        let Some(items) = batch.results(refusal) else {
             let why = "another connection's copy of these events came in between; send them again";
             return Err(unavailable(why, CloseCode::TryAgainLater));
         };

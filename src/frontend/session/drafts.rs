@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 
 use super::Session;
 use super::socket::End;
-use crate::event::{Answer, Draft, DraftKey, EventId, Reason, ReplyTo, Submission};
+use crate::event::{Answer, Draft, DraftKey, EventId, FieldError, Reason, ReplyTo, Submission};
 use crate::frontend::entry::Entry;
 use crate::frontend::metrics;
 use crate::frontend::pending::{self, Asked, Committed, Done, Published, Taken};
@@ -67,6 +67,9 @@ impl Session {
         if self.leaves() {
             return self.reject(&id, &draft.draft_id, Reason::Unavailable, None).await;
         }
+        if let Some(error) = self.too_large(&draft) {
+            return self.refuse(&id, &draft.draft_id, Reason::ValidationFailed, &[error], None).await;
+        }
         let draft_id = draft.draft_id.clone();
         self.pending.begin_unit();
         match self.pending.submit(draft, Asked::Request(id.clone()), Instant::now()) {
@@ -112,10 +115,21 @@ impl Session {
         reason: Reason,
         retry_after_ms: Option<u64>,
     ) -> Result<(), End> {
+        self.refuse(id, draft_id, reason, &[], retry_after_ms).await
+    }
+
+    async fn refuse(
+        &mut self,
+        id: &str,
+        draft_id: &str,
+        reason: Reason,
+        errors: &[FieldError],
+        retry_after_ms: Option<u64>,
+    ) -> Result<(), End> {
         metrics::count_by(metrics::REJECTED, "code", reason.as_str());
         debug!(draft = draft_id, reason = reason.as_str(), "draft refused");
         let retry_after_ms = retry_after_ms.or_else(|| self.retry_after_ms(reason));
-        let notice = Notice::Rejected { draft_id, reason, errors: &[], retry_after_ms };
+        let notice = Notice::Rejected { draft_id, reason, errors, retry_after_ms };
         self.socket.send(Some(id), &notice).await
     }
 
@@ -135,6 +149,7 @@ impl Session {
             return;
         };
         let known = self.feed.head_now().max(began_at);
+        self.pending.set_message_bytes_max(self.hub.log.message_bytes_max());
         let Some(publish) = self.pending.next(Instant::now(), known, self.hub.log.now_ms()) else { return };
         if publish.attempt == 1 {
             metrics::hot().received.record(publish.oldest.elapsed());

@@ -13,6 +13,7 @@ mod greet;
 mod outcomes;
 mod socket;
 mod sync;
+mod too_large;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

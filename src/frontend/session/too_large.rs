@@ -1,0 +1,25 @@
+//! What the log cannot take: rejected here, with the limit, and not sent to a validator over and over.
+
+use super::Session;
+use crate::event::{Draft, FieldError, json_text_bytes};
+use crate::fault;
+
+/// What a message to validators has beside its drafts, the submitter and the partition, at most: headers, where the
+/// answer goes, and which drafts are a unit of work.
+const ENVELOPE_BYTES: usize = 8 * 1024;
+
+impl Session {
+    /// How many bytes of drafts the log takes in one message of this connection.
+    pub(super) fn drafts_bytes_max(&self) -> usize {
+        let partition = json_text_bytes(self.feed.partition().as_str());
+        let besides = ENVELOPE_BYTES + partition + self.identity.submitter_json_bytes();
+        self.hub.log.message_bytes_max().saturating_sub(besides)
+    }
+
+    /// Why a draft cannot be stored, if it is too large.
+    pub(super) fn too_large(&self, draft: &Draft) -> Option<FieldError> {
+        let (bytes, bytes_max) = (draft.json_bytes(), self.drafts_bytes_max());
+        let is_too_large = bytes > bytes_max && !fault::broken("any_size");
+        is_too_large.then(|| FieldError::too_large_for_log(bytes, bytes_max))
+    }
+}

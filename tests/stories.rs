@@ -37,6 +37,7 @@ mod stories {
     mod nats_users;
     mod operators_shell;
     mod pipelining;
+    mod power_cut;
     mod protocol;
     mod queue;
     mod real_input;

@@ -2,6 +2,7 @@
 //! kernel finds that something is wrong with it, and a small one in memory. Both take root, the first a kernel with loop
 //! devices and ext4: where they cannot be had the test fails.
 
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -47,6 +48,18 @@ impl Disk {
         std::fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "by a test").unwrap();
         let refused = std::fs::write(self.path().join("probe"), "").unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    }
+
+    /// Loses everything that was written to it and not synced, and takes nothing more: what a power cut does to it.
+    pub fn cut_power(&self) {
+        // `EXT4_IOC_SHUTDOWN`, without writing down even the file system's own journal.
+        const SHUT_DOWN: libc::c_ulong = 0x8004_587d;
+        let no_log_flush: u32 = 2;
+        let folder = std::fs::File::open(self.path()).unwrap();
+        // SAFETY: the request takes a number, which lives as long as the call.
+        let result = unsafe { libc::ioctl(folder.as_raw_fd(), SHUT_DOWN, &raw const no_log_flush) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+        std::fs::write(self.path().join("probe"), "").unwrap_err();
     }
 
     /// Checks it and mounts it anew, when nobody uses it any more.

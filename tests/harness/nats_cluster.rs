@@ -1,7 +1,7 @@
 //! NATS servers of a test's own: one, or three that are a cluster. Each can be killed, started again on its
 //! port and store, or stopped where it is.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -43,6 +43,35 @@ impl NatsCluster {
     pub async fn start() -> Self {
         let (mut cluster, third) = Self::start_two().await;
         cluster.servers.push(third.start().await);
+        cluster.healthy().await;
+        cluster
+    }
+
+    /// Servers as `nats/single.conf` or `nats/cluster.conf` says, one for each store, but for their addresses, and without
+    /// the accounts. `change` makes something else of what is shipped.
+    pub async fn shipped(stores: &[PathBuf], change: impl Fn(&str) -> String) -> Self {
+        let file = if stores.len() == 1 { "single.conf" } else { "cluster.conf" };
+        let shipped = std::fs::read_to_string(format!("{}/nats/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let routes: Vec<u16> = stores.iter().map(|_| free_port()).collect();
+        let all: Vec<_> = routes.iter().map(|port| format!("nats://route:secret@127.0.0.1:{port}")).collect();
+        let mut servers = Vec::new();
+        for (index, store) in stores.iter().enumerate() {
+            let configuration = |port: u16| {
+                let changed = change(&shipped)
+                    .replace("\"0.0.0.0:4222\"", &format!("\"127.0.0.1:{port}\""))
+                    .replace("http: \"0.0.0.0:8222\"", "")
+                    .replace("\"0.0.0.0:6222\"", &format!("\"127.0.0.1:{}\"", routes[index]))
+                    .replace("$NATS_SERVER_NAME", &format!("n{index}"))
+                    .replace("$NATS_ROUTE_PASSWORD", "secret")
+                    .replace("$NATS_ROUTES", &format!("{all:?}"))
+                    .replace("\"/data", &format!("\"{}", store.display()))
+                    .replace("include \"users.conf\"", "");
+                assert!(!changed.contains("0.0.0.0") && !changed.contains("/data"), "{changed}");
+                changed
+            };
+            servers.push(NatsServer::start_with(configuration).await);
+        }
+        let mut cluster = Self { servers };
         cluster.healthy().await;
         cluster
     }

@@ -20,6 +20,7 @@ mod hex;
 pub mod log;
 pub mod protocol;
 pub mod rules;
+pub mod serving;
 #[cfg(all(test, feature = "fault-points"))]
 mod simulation;
 pub mod state;

@@ -17,13 +17,15 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::Hub;
 use super::asking::Asking;
+use super::gate::Admin;
 use super::partitions::named;
+use super::place::Place;
 use super::problem::Problem;
 use super::query::Query;
 use crate::event::{EventId, Token};
@@ -38,7 +40,7 @@ const EVENT_STREAM: &str = "text/event-stream";
 /// `GET /partitions/{partition}/events?from=&to=`
 pub(super) async fn range(
     Asking { hub, admin, query }: Asking,
-    Extension(place): Extension<Arc<OwnedSemaphorePermit>>,
+    Extension(place): Extension<Arc<Place>>,
     path: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -58,7 +60,8 @@ pub(super) async fn range(
         .any(|accept| accept.to_str().is_ok_and(|accept| accept.to_ascii_lowercase().contains(EVENT_STREAM)));
     if !streamed {
         let head = hub.log.head(&token).await?.map_or(EventId::NONE, |head| head.id);
-        let reading = Reading { hub, token, after, upto: to.map_or(head, |to| to.min(head)), _place: place };
+        let upto = to.map_or(head, |to| to.min(head));
+        let reading = Reading { ends: ends_of(&admin), hub, admin, token, after, upto, _place: place };
         return Ok(body("application/jsonl", stream::try_unfold(reading, lines)));
     }
     if let Some(last) = headers.get("last-event-id") {
@@ -69,9 +72,17 @@ pub(super) async fn range(
     // First the subscription, the events in the log then: none falls between the two.
     let live = hub.log.live(&token).await?;
     let following = Following {
-        ends: admin.0.expires_at.and_then(ends_at),
         alive_at: Instant::now(),
-        reading: Reading { hub, token, after, upto: to.unwrap_or(EventId(u64::MAX)), _place: place },
+        revoked: hub.revoked.clone(),
+        reading: Reading {
+            ends: ends_of(&admin),
+            hub,
+            admin,
+            token,
+            after,
+            upto: to.unwrap_or(EventId(u64::MAX)),
+            _place: place,
+        },
         live,
         begun: false,
     };
@@ -90,15 +101,24 @@ fn body<E: Into<axum::BoxError>>(
 /// A stretch of the log that is being told.
 struct Reading {
     hub: Arc<Hub>,
+    /// Who reads.
+    admin: Admin,
+    /// When the token ends.
+    ends: Option<Instant>,
     token: Token,
     /// The last event that was told.
     after: EventId,
     upto: EventId,
     /// The request's place among those at work.
-    _place: Arc<OwnedSemaphorePermit>,
+    _place: Arc<Place>,
 }
 
 impl Reading {
+    /// Whether whoever reads may not any more: the token has expired, or was revoked.
+    fn is_over(&self) -> bool {
+        self.ends.is_some_and(|ends| ends <= Instant::now()) || self.hub.auth.is_revoked(&self.admin.0)
+    }
+
     /// The next events; none when there are none just now.
     async fn next(&mut self) -> Result<Vec<StoredEvent>, LogError> {
         if self.after >= self.upto {
@@ -117,7 +137,10 @@ impl Reading {
 }
 
 /// The next piece of a range. An error breaks the answer off, so that nobody takes it for whole.
-async fn lines(mut reading: Reading) -> Result<Option<(Bytes, Reading)>, LogError> {
+async fn lines(mut reading: Reading) -> Result<Option<(Bytes, Reading)>, LinesError> {
+    if reading.is_over() {
+        return Err(LinesError::Over);
+    }
     let events = reading.next().await.inspect_err(|error| warn!(%error, "an answer breaks off"))?;
     if events.is_empty() {
         return Ok(None);
@@ -126,12 +149,21 @@ async fn lines(mut reading: Reading) -> Result<Option<(Bytes, Reading)>, LogErro
     Ok(Some((text.into(), reading)))
 }
 
+/// Why an answer breaks off.
+#[derive(Debug, thiserror::Error)]
+enum LinesError {
+    #[error("the token has expired or was revoked")]
+    Over,
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
 /// An event stream.
 struct Following {
     reading: Reading,
     live: LiveFeed,
-    /// When the token ends.
-    ends: Option<Instant>,
+    /// Changes when something was revoked.
+    revoked: watch::Receiver<()>,
     /// When the client is to hear something.
     alive_at: Instant,
     begun: bool,
@@ -144,13 +176,11 @@ async fn follow(mut following: Following) -> Option<(Result<Bytes, Infallible>, 
         return Some((Ok(format!("retry: {RETRY_MS}\n\n").into()), following));
     }
     loop {
-        let Following { reading, live, ends, alive_at, .. } = &mut following;
+        let Following { reading, live, revoked, alive_at, .. } = &mut following;
         let hub = reading.hub.clone();
         let silence_max = Duration::from_millis(hub.settings.stream_alive_ms);
-        if reading.after >= reading.upto
-            || hub.stop.is_cancelled()
-            || ends.is_some_and(|ends| ends <= Instant::now())
-        {
+        revoked.mark_unchanged();
+        if reading.after >= reading.upto || hub.stop.is_cancelled() || reading.is_over() {
             return None;
         }
         let events = match reading.next().await {
@@ -171,9 +201,10 @@ async fn follow(mut following: Following) -> Option<(Result<Bytes, Infallible>, 
         }
         // Live events only tell that there is something to read. Those that were missed are found at the
         // next sign of life.
-        let until = ends.map_or(*alive_at, |ends| ends.min(*alive_at));
+        let until = reading.ends.map_or(*alive_at, |ends| ends.min(*alive_at));
         tokio::select! {
             () = hub.stop.cancelled() => return None,
+            Ok(()) = revoked.changed() => {}
             heard = timeout_at(until, live.next()) => match heard {
                 Ok(Some(_)) => while live.try_next().is_some() {},
                 Ok(None) => return None,
@@ -189,6 +220,11 @@ fn event(stored: &StoredEvent) -> Vec<u8> {
     text.extend(stored.to_line());
     text.push(b'\n');
     text
+}
+
+/// When an operator's token ends.
+fn ends_of(admin: &Admin) -> Option<Instant> {
+    admin.0.expires_at.and_then(ends_at)
 }
 
 /// A time in Unix seconds by this process's clock.

@@ -7,10 +7,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 
+use super::Hub;
 use super::problem::Problem;
-use crate::auth::permissions::allows;
-use crate::auth::{AuthError, Authenticator, Identity};
+use crate::auth::{AuthError, Authenticator, Identity, Refusal, Revocation, Revoked};
 use crate::event::{ClientId, PartitionKey};
+use crate::unix_time;
 
 /// Somebody with the permission `admin`.
 #[derive(Debug, Clone)]
@@ -36,8 +37,36 @@ impl Admin {
     }
 }
 
-/// Finds out who asks, and whether he may.
-pub(super) async fn enter(auth: &Authenticator, headers: &HeaderMap) -> Result<Admin, Problem> {
+/// Finds out who asks, and whether he may: also by what was revoked since this process looked last, so that nobody
+/// does anything with a revoked token, least of all takes that back.
+pub(super) async fn enter(hub: &Hub, headers: &HeaderMap) -> Result<Admin, Problem> {
+    let admin = known(&hub.auth, headers).await?;
+    if hub.keeper.is_some() && is_revoked(hub, &admin.0).await? {
+        return Err(Problem::unauthorized(Refusal::Revoked.to_string()));
+    }
+    Ok(admin)
+}
+
+/// Whether somebody's token, or all tokens of that client, are revoked, as the bucket's leader has it.
+async fn is_revoked(hub: &Hub, identity: &Identity) -> Result<bool, Problem> {
+    let token = identity.token_id.clone().map(|token_id| Revoked::Token { token_id });
+    let client = Revoked::Client { client: identity.client_id.clone(), issued_upto: 0 };
+    for key in [token, Some(client)].into_iter().flatten().map(|of| of.key()) {
+        let kept = hub.log.leader_revocation(&key).await?;
+        // What is no revocation is passed over, as everywhere.
+        let revocation = kept.and_then(|kept| Revocation::parse(&key, &kept).ok());
+        let holds = revocation.is_some_and(|one| {
+            one.until.is_none_or(|until| unix_time::now_s() <= until) && one.of.covers(identity)
+        });
+        if holds {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Finds out who asks, and whether he may, as far as this process knows.
+async fn known(auth: &Authenticator, headers: &HeaderMap) -> Result<Admin, Problem> {
     let identity = match auth {
         Authenticator::Anyone => {
             from_this_machine(headers)?;
@@ -56,7 +85,10 @@ pub(super) async fn enter(auth: &Authenticator, headers: &HeaderMap) -> Result<A
         AuthError::Refused(_) => Problem::unauthorized(error.to_string()),
         AuthError::Unavailable(_) => Problem::unavailable(error.to_string()),
     })?;
-    match allows(&identity.permissions, "admin", None) {
+    // By its own name only: an application's "may do everything" is no operator. Without tokens everybody is one.
+    let is_operator = matches!(auth, Authenticator::Anyone)
+        || identity.permissions.iter().any(|permission| permission == "admin");
+    match is_operator {
         true => Ok(Admin(identity)),
         false => Err(Problem::forbidden("the token does not permit `admin`")),
     }
@@ -115,11 +147,11 @@ mod tests {
         let good = ["127.0.0.1:8090", "localhost:8090", "[::1]:8090", "localhost"];
         for host in good {
             let headers = headers(&[(header::HOST, host)]);
-            assert!(enter(&Authenticator::Anyone, &headers).await.is_ok(), "{host}");
+            assert!(known(&Authenticator::Anyone, &headers).await.is_ok(), "{host}");
         }
         let page = headers(&[(header::HOST, "127.0.0.1:1"), (header::ORIGIN, "https://example.com")]);
         for headers in [page, headers(&[(header::HOST, "rebound.example.com:8090")]), HeaderMap::new()] {
-            let refused = enter(&Authenticator::Anyone, &headers).await.unwrap_err();
+            let refused = known(&Authenticator::Anyone, &headers).await.unwrap_err();
             assert_eq!(refused.status(), StatusCode::FORBIDDEN);
         }
     }

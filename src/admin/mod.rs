@@ -13,6 +13,7 @@ mod events;
 mod gate;
 mod logs;
 mod partitions;
+mod place;
 mod problem;
 mod processes;
 mod query;
@@ -30,7 +31,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -39,10 +40,19 @@ pub use settings::AdminSettings;
 use crate::auth::Authenticator;
 use crate::control::{ControlSettings, EndConnections, Keeper, Surveyor};
 use crate::log::{Log, LogError};
+use crate::serving::{self, Bounds};
 use crate::state::Fold;
 
 /// How long answers under way at the end may still take.
 const SHUTDOWN_LINGER: Duration = Duration::from_secs(2);
+
+/// The most connections without a request that was let in. The oldest gives way to one more.
+const UNKNOWN_CONNECTIONS_MAX: usize = 64;
+/// How long the head of a request, and then its body, may take to come, and how long an answer may stand still because
+/// nobody reads it. Operators' tools need a moment.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+const BODY_TIME_MAX: Duration = Duration::from_secs(10);
+const STALL_MAX: Duration = Duration::from_secs(10);
 
 /// What the requests share.
 struct Hub {
@@ -52,6 +62,10 @@ struct Hub {
     log: Log,
     fold: Arc<dyn Fold>,
     auth: Authenticator,
+    /// Keeps what was revoked; `None` where no tokens are asked for.
+    keeper: Option<Arc<Keeper>>,
+    /// Changes whenever something was revoked.
+    revoked: watch::Receiver<()>,
     /// Asks all processes.
     surveyor: Arc<Surveyor>,
     /// Places for requests at work.
@@ -107,18 +121,23 @@ impl AdminServer {
             );
         }
         let places = Arc::new(Semaphore::new(settings.requests_max));
+        let (revoking, revoked) = watch::channel(());
         let keeper = auth.revocations().map(|revocations| {
-            // Nobody stays connected here for longer than a request.
-            let end: EndConnections = Box::new(|_| 0);
-            Keeper::new(log.clone(), revocations.clone(), end)
+            // Whoever follows events looks then whether it is still let in.
+            let end: EndConnections = Box::new(move |_| {
+                revoking.send_replace(());
+                0
+            });
+            Arc::new(Keeper::new(log.clone(), revocations.clone(), end))
         });
         if let Some(keeper) = &keeper {
             keeper.begin().await;
         }
+        let kept = keeper.clone();
         let (look, until) = (Duration::from_millis(control.revocations_look_ms), stop.clone());
         let listening = async move {
             let keeping = async {
-                match keeper {
+                match kept {
                     Some(keeper) => keeper.run(look, &until).await,
                     None => until.cancelled().await,
                 }
@@ -129,7 +148,9 @@ impl AdminServer {
                 () = keeping => {}
             }
         };
-        let hub = Arc::new(Hub { settings, tokens_live_s_max, log, fold, auth, surveyor, places, stop });
+        let hub =
+            Hub { settings, tokens_live_s_max, log, fold, auth, keeper, revoked, surveyor, places, stop };
+        let hub = Arc::new(hub);
         Ok(Self { listener, address, hub, listening: Box::pin(listening) })
     }
 
@@ -147,10 +168,14 @@ impl AdminServer {
     /// is closed for good.
     pub async fn serve(self) -> std::io::Result<()> {
         let stop = self.hub.stop.clone();
-        let serving = axum::serve(self.listener, router::routes(self.hub))
-            .with_graceful_shutdown(stop.clone().cancelled_owned());
+        let bounds = Bounds {
+            // Those that nobody has let in yet have as many seats again.
+            connections_max: self.hub.settings.requests_max + UNKNOWN_CONNECTIONS_MAX,
+            head_time_max: HEAD_TIME_MAX,
+            stall_max: STALL_MAX,
+        };
         tokio::select! {
-            ended = serving.into_future() => ended,
+            () = serving::serve(self.listener, router::routes(self.hub), bounds, stop.clone()) => Ok(()),
             () = self.listening => Err(std::io::Error::other("the connection to NATS was closed for good")),
             () = async {
                 stop.cancelled().await;

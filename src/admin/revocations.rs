@@ -184,6 +184,10 @@ async fn lift(hub: &Hub, of: Revoked) -> Result<Response, Problem> {
 async fn in_force(hub: &Hub, sequence: u64, answer: &mut Value) -> Result<(), Problem> {
     // Who cannot find it in time is still to say so before he is given up.
     let wait_ms = hub.settings.gather_ms * 2 / 3;
+    // First here, so that the answer is true of the administration too.
+    if let Some(keeper) = &hub.keeper {
+        keeper.read_upto(sequence, Duration::from_millis(wait_ms)).await?;
+    }
     let survey = hub.surveyor.ask(Audience::Frontends, &Demand::Revocations { sequence, wait_ms }).await?;
     closed(&survey, answer);
     Ok(())

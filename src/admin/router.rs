@@ -5,15 +5,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
+use axum::body::{Body, to_bytes};
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use tokio::time::timeout;
 use tracing::info;
 
+use super::place::Place;
 use super::problem::Problem;
-use super::{Hub, closing, connections, events, gate, logs, partitions, processes, raw_json, revocations};
+use super::{
+    BODY_TIME_MAX, Hub, closing, connections, events, gate, logs, partitions, processes, raw_json,
+    revocations,
+};
 
 /// All routes. `/livez`, `/readyz` and `/version` answer everybody.
 pub(super) fn routes(hub: Arc<Hub>) -> Router {
@@ -56,11 +62,11 @@ async fn ready(State(hub): State<Arc<Hub>>) -> (StatusCode, &'static str) {
 }
 
 /// Lets a request through that may be made, and writes down that it was.
-async fn pass(State(hub): State<Arc<Hub>>, mut request: Request, next: Next) -> Response {
+async fn pass(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
     let (began, method) = (Instant::now(), request.method().clone());
     // Without the query: that may hold what a person mistook for a place to put a token.
     let path = request.uri().path().to_owned();
-    let admin = match gate::enter(&hub.auth, request.headers()).await {
+    let admin = match gate::enter(&hub, request.headers()).await {
         Ok(admin) => admin,
         Err(problem) => {
             let response = problem.into_response();
@@ -68,7 +74,12 @@ async fn pass(State(hub): State<Arc<Hub>>, mut request: Request, next: Next) -> 
             return response;
         }
     };
-    let Ok(place) = hub.places.clone().try_acquire_owned() else {
+    // Before the request takes a place: a body that does not come to its end takes none from others.
+    let mut request = match whole(&hub, request).await {
+        Ok(request) => request,
+        Err(problem) => return problem.into_response(),
+    };
+    let Some(place) = Place::take(&hub.places, request.extensions().get().cloned()) else {
         let why = "as many requests are at work as may be (admin.requests_max); come again";
         return Problem::busy(why).into_response();
     };
@@ -85,4 +96,15 @@ async fn pass(State(hub): State<Arc<Hub>>, mut request: Request, next: Next) -> 
         ms = began.elapsed().as_millis() as u64, "administration"
     );
     response
+}
+
+/// A request with all of its body.
+async fn whole(hub: &Hub, request: Request) -> Result<Request, Problem> {
+    let (parts, body) = request.into_parts();
+    let bytes = timeout(BODY_TIME_MAX, to_bytes(body, hub.settings.body_bytes_max)).await;
+    let bytes = bytes.map_err(|_| Problem::slow("the body of the request did not come in time"))?;
+    let bytes = bytes.map_err(|error| {
+        Problem::bad_request(format!("the body: {error} (admin.body_bytes_max bounds it)"))
+    })?;
+    Ok(Request::from_parts(parts, Body::from(bytes)))
 }

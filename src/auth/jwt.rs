@@ -104,6 +104,11 @@ impl JwtVerifier {
         Self { rules, validation }
     }
 
+    /// The longest token that is looked at, in bytes.
+    pub fn token_bytes_max(&self) -> usize {
+        self.rules.token_bytes_max
+    }
+
     /// Checks a token with these keys, and says whose it is.
     pub fn verify(&self, keys: &KeySet, token: Option<&str>) -> Result<Identity, Refusal> {
         let token = token.filter(|token| !token.is_empty()).ok_or(Refusal::Missing)?;
@@ -123,6 +128,11 @@ impl JwtVerifier {
         validation.algorithms = vec![key.algorithm];
         let claims: Claims = decode(token, &key.key, &validation).map_err(unread)?.claims;
         let expires_at = claims.exp.as_ref().and_then(whole_seconds);
+        let issued_at = claims.iat.as_ref().and_then(whole_seconds);
+        // Such a token would outlive the revocation of its client's tokens up to now; one in milliseconds for ever.
+        if issued_at.is_some_and(|at| at > get_current_timestamp().saturating_add(self.rules.leeway_s)) {
+            return Err(Refusal::IssuedInFuture);
+        }
         if let Some(max) = self.rules.lifetime_s_max {
             let latest = get_current_timestamp().saturating_add(max).saturating_add(self.rules.leeway_s);
             if expires_at.is_none_or(|exp| exp > latest) {
@@ -140,7 +150,7 @@ impl JwtVerifier {
             expires_at,
             ends_at: expires_at.map(|exp| exp.saturating_add(self.rules.leeway_s)),
             token_id: claims.token_id,
-            issued_at: claims.iat.as_ref().and_then(whole_seconds),
+            issued_at,
         })
     }
 
@@ -238,6 +248,9 @@ mod tests {
             (json!({ "exp": now - 5 }), "expired"),
             (json!({ "exp": null }), "no `exp`"),
             (json!({ "nbf": now + 60 }), "not valid yet"),
+            (json!({ "iat": now + 60 }), "issued in the future"),
+            (json!({ "iat": now * 1000 }), "issued in the future"),
+            (json!({ "iat": 1e300 }), "issued in the future"),
             (json!({ "iss": "others" }), "issuer"),
             (json!({ "aud": "others" }), "audience"),
             (json!({ "aud": null }), "no `aud`"),

@@ -36,6 +36,9 @@ pub enum Refusal {
     /// Its `nbf` has not come.
     #[error("the token is not valid yet")]
     NotYetValid,
+    /// Its `iat` has not come, by more than clocks may be apart.
+    #[error("the token says that it was issued in the future (`iat` is in seconds)")]
+    IssuedInFuture,
     /// Its `exp` is too far away, or there is none though there is a bound.
     #[error("the token lives longer than the {seconds_max} s that it may")]
     Lifetime {
@@ -76,6 +79,7 @@ impl Refusal {
             Self::Signature => "signature",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
+            Self::IssuedInFuture => "issued_in_future",
             Self::Lifetime { .. } => "lifetime",
             Self::Revoked => "revoked",
             Self::Issuer => "issuer",

@@ -72,13 +72,32 @@ impl Log {
         Ok(found.filter(|(subject, _)| *subject == subjects::committed(token)).map(|(_, event)| event))
     }
 
+    /// What is kept under a key of the revocations, as the leader of the stream has it.
+    pub async fn leader_revocation(&self, key: &str) -> Result<Option<Bytes>, LogError> {
+        const WHAT: &str = "asking the leader for a revocation";
+        let get = serde_json::json!({ "last_by_subj": subjects::revoked(key) });
+        let kept = self.leader_get_of(subjects::REVOKED_STREAM, WHAT, &get).await?;
+        // That one was taken back is a message without a body.
+        Ok(kept.map(|(_, kept)| kept.body).filter(|body| !body.is_empty()))
+    }
+
     /// One message of the log, with its subject.
     async fn leader_get(
         &self,
         what: &'static str,
         get: &serde_json::Value,
     ) -> Result<Option<(String, StoredEvent)>, LogError> {
-        let subject = self.api(&format!("STREAM.MSG.GET.{}", subjects::COMMITTED_STREAM));
+        self.leader_get_of(subjects::COMMITTED_STREAM, what, get).await
+    }
+
+    /// One message of a stream, with its subject.
+    async fn leader_get_of(
+        &self,
+        stream: &str,
+        what: &'static str,
+        get: &serde_json::Value,
+    ) -> Result<Option<(String, StoredEvent)>, LogError> {
+        let subject = self.api(&format!("STREAM.MSG.GET.{stream}"));
         let reply = self.request(what, subject, None, Bytes::from(get.to_string())).await?;
         let reply: Reply =
             serde_json::from_slice(&reply.payload).map_err(|error| LogError::malformed(what, error))?;

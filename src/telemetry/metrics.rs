@@ -18,6 +18,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::process;
+use crate::serving::{self, Bounds};
 
 /// Upper bounds of the buckets of histograms of durations, in seconds.
 const SECONDS_BUCKETS: [f64; 14] =
@@ -30,6 +31,13 @@ const COUNT_BUCKETS: [f64; 9] = [1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long answers under way at the end may still take.
 const SHUTDOWN_LINGER: Duration = Duration::from_secs(1);
+
+/// What connections to metrics and health may take: those who ask are few, and ask for little.
+const BOUNDS: Bounds = Bounds {
+    connections_max: 64,
+    head_time_max: Duration::from_secs(10),
+    stall_max: Duration::from_secs(10),
+};
 
 /// Says whether the process can do its work just now; if not, why.
 pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -80,9 +88,8 @@ pub async fn serve(
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(move || readyz(readiness.clone())));
     let serving = async move {
-        let http = axum::serve(listener, routes).with_graceful_shutdown(shutdown.clone().cancelled_owned());
         tokio::select! {
-            ended = http.into_future() => ended,
+            () = serving::serve(listener, routes, BOUNDS, shutdown.clone()) => Ok(()),
             () = upkeep(metrics) => Ok(()),
             () = linger(shutdown) => Ok(()),
         }

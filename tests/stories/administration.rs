@@ -152,3 +152,121 @@ fn the_administration_does_not_start_for_anyone_by_accident() {
     assert!(serve(&["--listen", "127.0.0.1:0"]).contains("nothing says who may administrate"));
     assert!(serve(&["--listen", "0.0.0.0:0", "--allow-anyone"]).contains("loopback"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_operator_does_nothing_more_and_takes_nothing_back() {
+    // So rarely that no look helps.
+    let backend = Backend::start_with(&["control.revocations_look_ms=60000"]).await;
+    let ops = backend.operator();
+    let mut ann = backend.client(0, "ann", json!({})).await;
+    let eve = |id: &str| {
+        Operator::new(&backend.address, Some(&token("eve", json!({ "permissions": ["admin"], "jti": id }))))
+    };
+    let (by_token, by_client) = (eve("t-1"), eve("t-2"));
+    let mut streams = Vec::new();
+    for operator in [&by_token, &by_client] {
+        let mut stream = operator.follow("/partitions/default/events", "").await;
+        ann.commit("set", set("a", json!(1))).await;
+        stream.next().await.unwrap();
+        streams.push(stream);
+    }
+    let revoked = [(&by_token, "/tokens/t-1/revoke"), (&by_client, "/clients/eve/revoke")];
+    for (value, (operator, path)) in (10..).zip(revoked) {
+        assert_eq!(ops.post(path, "").await.status, 200);
+        for answer in [
+            operator.ask("DELETE", path, "", "").await,
+            operator.get("/revocations").await,
+            operator.post("/clients/ann/close", "").await,
+            operator.put("/log", r#"{"level":"error"}"#).await,
+        ] {
+            assert!(answer.expect_problem(401, "auth_failed").contains("revoked"), "{answer:?}");
+        }
+        // What it follows has ended, though something happens there.
+        let mut stream = streams.remove(0);
+        ann.commit("set", set("a", json!(value))).await;
+        while let Some((_, event)) = stream.next().await {
+            assert_ne!(event["payload"]["value"], value, "{event}");
+        }
+    }
+    // Lifted by somebody who may, it is good again at once.
+    for path in ["/tokens/t-1/revoke", "/clients/eve/revoke"] {
+        assert_eq!(ops.ask("DELETE", path, "", "").await.status, 200);
+    }
+    assert_eq!(by_token.get("/revocations").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administration_that_was_not_told_of_a_revocation_looks_before_it_does_anything() {
+    let backend = Backend::start_with(&["control.revocations_look_ms=60000"]).await;
+    let dir = crate::harness::temp_dir();
+    let mut other = crate::harness::process::Process::spawn(
+        "other-admin",
+        backend.command(&["admin", "serve", "--listen", "127.0.0.1:0"]),
+        dir.path(),
+    );
+    let address = other.line_with("admin ready: ").await;
+    let stolen = token("eve", json!({ "permissions": ["admin"], "jti": "t-1" }));
+    let eve = Operator::new(&address, Some(&stolen));
+    assert_eq!(eve.get("/revocations").await.status, 200);
+    assert_eq!(backend.operator().post("/tokens/t-1/revoke", "").await.status, 200);
+    eve.ask("DELETE", "/tokens/t-1/revoke", "", "").await.expect_problem(401, "auth_failed");
+    eve.get("/revocations").await.expect_problem(401, "auth_failed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_do_everything_is_no_operator_and_no_token_comes_from_the_future() {
+    let backend = Backend::start().await;
+    let with = |changes: Value| Operator::new(&backend.address, Some(&token("app", changes)));
+    for path in ["/processes", "/log", "/revocations"] {
+        with(json!({ "permissions": ["*"] })).get(path).await.expect_problem(403, "forbidden");
+        with(json!({ "permissions": ["admin:*"] })).get(path).await.expect_problem(403, "forbidden");
+    }
+    let now = crate::harness::tokens::now_s();
+    for iat in [json!(now + 3600), json!(now * 1000), json!(1e300)] {
+        let said = with(json!({ "permissions": ["admin"], "iat": iat })).get("/slots").await;
+        assert!(said.expect_problem(401, "auth_failed").contains("future"), "{said:?}");
+        let token = token("ann", json!({ "iat": iat }));
+        let mut socket = backend.socket(0, "ann", &token).await;
+        let error = socket.expect_error("auth_failed").await;
+        assert!(error["payload"]["message"].as_str().unwrap().contains("future"), "{error}");
+    }
+    assert_eq!(with(json!({ "permissions": ["admin"], "iat": now })).get("/slots").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_requests_and_half_bodies_keep_no_operator_out() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let backend = Backend::start_with(&["admin.requests_max=4"]).await;
+    let ops = backend.operator();
+    let address = backend.address.trim_start_matches("http://").to_owned();
+    let mut ann = backend.client(0, "ann", json!({})).await;
+    let mut stream = ops.follow("/partitions/default/events", "").await;
+    let admin = token("ops", json!({ "permissions": ["admin"] }));
+    let half_body = format!(
+        "POST /clients/ann/revoke HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {admin}\r\nContent-Length: 10\r\n\r\n{{"
+    );
+    let mut held = Vec::new();
+    for n in 0..200 {
+        let mut half = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let words = ["", "GET /sl", "GET /slots HTTP/1.1\r\nHost: x\r\n", &half_body][n % 4];
+        // One that gave way already has said enough.
+        let _ = half.write_all(words.as_bytes()).await;
+        held.push(half);
+        if n % 40 == 0 {
+            assert_eq!(ops.get("/slots").await.status, 200);
+        }
+    }
+    assert_eq!(ops.get("/slots").await.status, 200);
+    // A stream of somebody who was let in does not give way.
+    ann.commit("set", set("a", json!(1))).await;
+    assert_eq!(stream.next().await.unwrap().1["payload"]["value"], 1);
+    // All end by themselves; a half body is told why.
+    let mut told = 0;
+    for mut half in held {
+        let mut said = Vec::new();
+        let ended = tokio::time::timeout(crate::harness::DEADLINE, half.read_to_end(&mut said)).await;
+        assert!(ended.is_ok(), "a half request is never closed");
+        told += usize::from(String::from_utf8_lossy(&said).starts_with("HTTP/1.1 408"));
+    }
+    assert!(told > 0);
+}

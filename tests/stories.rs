@@ -48,4 +48,5 @@ mod stories {
     mod tokens;
     mod traces;
     mod two_owners;
+    mod unknown;
 }

@@ -75,6 +75,9 @@ pub enum AuthError {
     Unavailable(&'static str),
 }
 
+/// The longest token that is passed over, in bytes, where none are asked for.
+const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
 /// Who decides on that.
 #[derive(Debug, Clone)]
 pub enum Authenticator {
@@ -124,6 +127,14 @@ impl Tokens {
 }
 
 impl Authenticator {
+    /// The longest token that is looked at, in bytes.
+    pub fn token_bytes_max(&self) -> usize {
+        match self {
+            Self::Anyone => TOKEN_BYTES_MAX,
+            Self::Jwt(tokens) => tokens.verifier.token_bytes_max(),
+        }
+    }
+
     /// Why it can let nobody in; `None` if it can.
     pub fn unready(&self) -> Option<&'static str> {
         match self {

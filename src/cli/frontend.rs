@@ -47,6 +47,7 @@ impl Frontend {
         log.warn_of_limits(config.frontend.frame_bytes_max, config.frontend.submission_bytes_max);
         let frontend = roles::start_frontend(&config, log.clone(), shutdown.clone()).await?;
         side.obey_as_frontend(&config, &log, &frontend).await?;
+        side.ready_when(frontend.readiness());
         say(&format!("frontend ready: {}", frontend.url()))?;
         side.beside(hangups.ignored_beside(frontend.join()), &shutdown).await
     }

@@ -19,7 +19,7 @@ use crate::control::{NothingMore, Obey, Role, Station};
 use crate::frontend::{Frontend, FrontendError, RunningFrontend};
 use crate::log::{Damage, Log, Looker};
 use crate::rules::{Registry, RulesInForce};
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::{self, Metrics, Readiness};
 use crate::validator::{RunningValidator, Validator};
 
 /// Starts a frontend as configured.
@@ -75,6 +75,8 @@ pub(super) fn start_validator(
 pub(super) struct Side {
     tasks: JoinSet<anyhow::Result<()>>,
     log: watch::Sender<Option<Log>>,
+    /// Whether the work itself is ready, where it has something to say about that.
+    work: watch::Sender<Option<Readiness>>,
     stop: CancellationToken,
     /// How often the store is looked at, if anybody can see it.
     look_every: Option<Duration>,
@@ -84,6 +86,7 @@ impl Side {
     /// Starts serving, if so configured; at first not ready.
     pub(super) async fn start(config: &Config, shutdown: &CancellationToken) -> anyhow::Result<Self> {
         let (log, seen) = watch::channel(None::<Log>);
+        let (work, asked) = watch::channel(None::<Readiness>);
         let mut tasks = JoinSet::new();
         let stop = CancellationToken::new();
         if let Some(listen) = config.metrics.listen {
@@ -95,7 +98,7 @@ impl Side {
                 Some(log) if !log.state().borrow().connected => Err("NATS cannot be reached".to_owned()),
                 Some(log) => match log.damages().into_iter().find(Damage::stops_work) {
                     Some(damage) => Err(damage.to_string()),
-                    None => Ok(()),
+                    None => asked.borrow().as_ref().map_or(Ok(()), |is_ready| is_ready()),
                 },
             };
             let (address, serving) = telemetry::serve(listen, metrics, Arc::new(readiness), stop.clone())
@@ -105,7 +108,7 @@ impl Side {
             tasks.spawn(async move { serving.await.context(SERVING) });
         }
         let look_every = config.metrics.listen.map(|_| Duration::from_millis(config.metrics.store_look_ms));
-        Ok(Self { tasks, log, stop, look_every })
+        Ok(Self { tasks, log, work, stop, look_every })
     }
 
     /// Starts serving, and connects `role` to the log; `None` if it was told to stop before that was done.
@@ -118,6 +121,9 @@ impl Side {
         match connect::connect_to_streams(config, role, shutdown).await? {
             Some(log) => {
                 check_log(&log).await?;
+                if role == "frontend" {
+                    side.ready_when(|| Err("starting".to_owned()));
+                }
                 let looker = if role == "validator" { Looker::Marks } else { Looker::Reads };
                 side.watch(&log, looker);
                 Ok(Some((side, log)))
@@ -145,6 +151,11 @@ impl Side {
                 Ok(())
             });
         }
+    }
+
+    /// From now on not ready either when the work says so.
+    pub(super) fn ready_when(&self, is_ready: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+        self.work.send_replace(Some(Arc::new(is_ready)));
     }
 
     /// From now on takes orders of the administration, under the name that the process has in its role.

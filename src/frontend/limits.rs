@@ -13,10 +13,11 @@ use governor::state::direct::NotKeyed;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 
-use super::edge::{AddressKey, Refusal};
+use super::edge::{AddressKey, Refusal, per_address_max};
 use super::lock;
 use super::settings::FrontendSettings;
 use crate::event::ClientId;
+use crate::serving::{Seat, Seats};
 
 type ByClient = RateLimiter<ClientId, HashMapStateStore<ClientId>, DefaultClock>;
 type Direct = RateLimiter<NotKeyed, InMemoryState, DefaultClock>;
@@ -30,6 +31,8 @@ pub(super) struct Limits {
     per_address_max: usize,
     per_client_max: usize,
     retry_after: Duration,
+    /// Seats for connections that nobody knows yet.
+    unauthenticated: Arc<Seats<AddressKey>>,
     open: Mutex<Open>,
     upgrades: Option<Direct>,
     submissions: Option<ByClient>,
@@ -55,6 +58,10 @@ impl Limits {
             per_address_max: settings.connections_per_address_max,
             per_client_max: settings.connections_per_client_max,
             retry_after: Duration::from_millis(settings.retry_after_ms),
+            unauthenticated: Seats::new(
+                settings.unauthenticated_max,
+                per_address_max(settings.unauthenticated_max),
+            ),
             open: Mutex::default(),
             upgrades: NonZeroU32::new(settings.upgrades_per_second_max)
                 .map(|max| RateLimiter::direct(Quota::per_second(max))),
@@ -64,18 +71,15 @@ impl Limits {
         })
     }
 
-    /// A place for one more connection, kept until it is dropped; or why there is none, and when to ask again.
-    pub(super) fn admit(
+    /// A seat for one more connection that nobody knows yet, kept until it is dropped; or why there is none, and
+    /// when to ask again. Those who are known have places of their own: where there are none left, nobody is let
+    /// in who would have to be sent away later.
+    pub(super) fn enter(
         self: &Arc<Self>,
         address: AddressKey,
-    ) -> Result<Admission, (Refusal, Option<Duration>)> {
-        let mut open = lock(&self.open);
-        if open.all >= self.connections_max {
-            return Err((Refusal::Full, Some(self.retry_after())));
-        }
-        let of_address = open.by_address.get(&address).copied().unwrap_or(0);
-        if self.per_address_max > 0 && of_address >= self.per_address_max {
-            return Err((Refusal::Address, Some(self.retry_after())));
+    ) -> Result<Entrance, (Refusal, Option<Duration>)> {
+        if let Some(refusal) = self.no_place(&lock(&self.open), &address) {
+            return Err((refusal, Some(self.retry_after())));
         }
         if let Some(limiter) = &self.upgrades
             && let Err(not_until) = limiter.check()
@@ -83,12 +87,21 @@ impl Limits {
             let wait = not_until.wait_time_from(limiter.clock().now());
             return Err((Refusal::Rate, Some(wait + self.retry_after())));
         }
-        open.all += 1;
-        *open.by_address.entry(address).or_default() += 1;
-        Ok(Admission { limits: self.clone(), address, client: None })
+        match self.unauthenticated.take(address, true) {
+            Ok(seat) => Ok(Entrance { limits: self.clone(), address, seat }),
+            Err(wait) => Err((Refusal::Full, Some(wait + self.retry_after()))),
+        }
     }
 
-    /// How many connections there are.
+    fn no_place(&self, open: &Open, address: &AddressKey) -> Option<Refusal> {
+        if open.all >= self.connections_max {
+            return Some(Refusal::Full);
+        }
+        let of_address = open.by_address.get(address).copied().unwrap_or(0);
+        (self.per_address_max > 0 && of_address >= self.per_address_max).then_some(Refusal::Address)
+    }
+
+    /// How many connections there are that are known.
     pub(super) fn connections(&self) -> usize {
         lock(&self.open).all
     }
@@ -127,7 +140,40 @@ impl Limits {
     }
 }
 
-/// A connection's place.
+/// How many bytes a message may have before it is known who sends it: a token, and as much again for the names and
+/// whatever else a `connect` says. Thousands of connections that nobody knows may hold as much each.
+pub(super) fn before_connect_bytes_max(settings: &FrontendSettings, token_bytes_max: usize) -> usize {
+    const BESIDE_THE_TOKEN: usize = 8 * 1024;
+    settings.frame_bytes_max.min(token_bytes_max.saturating_add(BESIDE_THE_TOKEN))
+}
+
+/// The seat of a connection that nobody knows yet.
+pub(super) struct Entrance {
+    limits: Arc<Limits>,
+    address: AddressKey,
+    seat: Seat<AddressKey>,
+}
+
+impl Entrance {
+    /// Waits until the connection is to give way to another. Cancel safe.
+    pub(super) async fn given_way(&self) {
+        self.seat.given_way().await;
+    }
+
+    /// A place among those who are known; or why there is none.
+    pub(super) fn admit(&self) -> Result<Admission, Refusal> {
+        let limits = &self.limits;
+        let mut open = lock(&limits.open);
+        if let Some(refusal) = limits.no_place(&open, &self.address) {
+            return Err(refusal);
+        }
+        open.all += 1;
+        *open.by_address.entry(self.address).or_default() += 1;
+        Ok(Admission { limits: limits.clone(), address: self.address, client: None })
+    }
+}
+
+/// The place of a connection that is known.
 pub(super) struct Admission {
     limits: Arc<Limits>,
     address: AddressKey,
@@ -153,7 +199,7 @@ impl Admission {
     }
 
     /// Takes back [`Admission::claim`].
-    pub(super) fn unclaim(&mut self) {
+    fn unclaim(&mut self) {
         let Some(client) = self.client.take() else { return };
         let mut open = lock(&self.limits.open);
         one_less(&mut open.by_client, &client);
@@ -228,19 +274,26 @@ mod tests {
         ClientId::new(id).unwrap()
     }
 
+    /// A place for somebody who is known at once.
+    fn admit(limits: &Arc<Limits>, address: AddressKey) -> Result<Admission, Refusal> {
+        limits.enter(address).map_err(|(refusal, _)| refusal)?.admit()
+    }
+
     #[test]
     fn connections_are_counted_in_all_and_by_client_and_given_back() {
         let settings =
             FrontendSettings { connections_max: 3, connections_per_client_max: 2, ..Default::default() };
         let limits = Limits::new(&settings);
-        let mut open: Vec<Admission> = (0..3).map(|n| limits.admit(address(n)).unwrap()).collect();
-        let (refusal, wait) = limits.admit(address(9)).err().unwrap();
+        let late = limits.enter(address(8)).unwrap_or_else(|_| panic!());
+        let mut open: Vec<Admission> = (0..3).map(|n| admit(&limits, address(n)).unwrap()).collect();
+        let (refusal, wait) = limits.enter(address(9)).err().unwrap();
         assert_eq!(refusal, Refusal::Full);
         assert!(wait.unwrap() >= limits.retry_after && wait.unwrap() <= 2 * limits.retry_after);
+        assert_eq!(late.admit().err().unwrap(), Refusal::Full, "who says late who it is");
         assert!(open[0].claim(&client("a")) && open[1].claim(&client("a")));
         assert!(!open[2].claim(&client("a")) && open[2].claim(&client("b")));
         open.remove(0);
-        assert!(limits.admit(address(0)).unwrap().claim(&client("a")));
+        assert!(late.admit().unwrap().claim(&client("a")));
         drop(open);
         let open = lock(&limits.open);
         assert!(open.by_client.is_empty() && open.by_address.is_empty());
@@ -251,17 +304,29 @@ mod tests {
     fn connections_are_counted_by_address_and_upgrades_by_time() {
         let settings = FrontendSettings { connections_per_address_max: 2, ..Default::default() };
         let limits = Limits::new(&settings);
-        let open: Vec<Admission> = (0..2).map(|_| limits.admit(address(1)).unwrap()).collect();
-        assert_eq!(limits.admit(address(1)).err().unwrap().0, Refusal::Address);
-        assert!(limits.admit(address(2)).is_ok());
+        let open: Vec<Admission> = (0..2).map(|_| admit(&limits, address(1)).unwrap()).collect();
+        assert_eq!(admit(&limits, address(1)).err().unwrap(), Refusal::Address);
+        assert!(admit(&limits, address(2)).is_ok());
         drop(open);
-        assert!(limits.admit(address(1)).is_ok());
+        assert!(admit(&limits, address(1)).is_ok());
 
         let settings = FrontendSettings { upgrades_per_second_max: 3, ..Default::default() };
         let limits = Limits::new(&settings);
-        let taken: Vec<_> = (0..20).map(|_| limits.admit(address(1))).collect();
+        let taken: Vec<_> = (0..20).map(|_| limits.enter(address(1))).collect();
         assert_eq!(taken.iter().filter(|taken| taken.is_ok()).count(), 3);
         assert_eq!(taken.last().unwrap().as_ref().err().unwrap().0, Refusal::Rate);
+    }
+
+    #[test]
+    fn those_whom_nobody_knows_take_no_place_of_those_who_are_known() {
+        let settings = FrontendSettings { connections_max: 2, unauthenticated_max: 8, ..Default::default() };
+        let limits = Limits::new(&settings);
+        let unknown: Vec<_> = (0..8).map(|n| limits.enter(address(n)).unwrap_or_else(|_| panic!())).collect();
+        assert_eq!(limits.connections(), 0);
+        let (refusal, wait) = limits.enter(address(9)).err().unwrap();
+        assert!(refusal == Refusal::Full && wait.is_some(), "all are safe yet");
+        drop(unknown);
+        assert!(limits.enter(address(9)).is_ok());
     }
 
     #[test]

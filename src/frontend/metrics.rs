@@ -18,6 +18,8 @@ pub const OPENED: &str = "insieme_connections_opened_total";
 pub const BEHIND: &str = "insieme_connections_behind";
 /// Connections that got no WebSocket, by reason.
 pub const UPGRADES_REFUSED: &str = "insieme_upgrades_refused_total";
+/// Connections that gave way to others before they had said who they are, by stage.
+pub const GAVE_WAY: &str = "insieme_connections_gave_way_total";
 /// Times that no connection could be accepted for want of something, such as file descriptors.
 pub const ACCEPT_ERRORS: &str = "insieme_accept_errors_total";
 /// Tries at taking a changed certificate, by result.
@@ -97,6 +99,11 @@ pub fn describe() {
     describe_histogram!(CATCH_UP_SECONDS, Unit::Seconds, "From a greeting behind the head to the head");
     describe_histogram!(PAGE_SECONDS, Unit::Seconds, "Reading a page of the log");
     describe_counter!(UPGRADES_REFUSED, Unit::Count, "Connections that got no WebSocket, by reason");
+    describe_counter!(
+        GAVE_WAY,
+        Unit::Count,
+        "Connections that gave way to others before they had said who they are, by stage"
+    );
     describe_counter!(ACCEPT_ERRORS, Unit::Count, "Failures to accept a connection, such as no descriptors");
     describe_counter!(TLS_RELOADS, Unit::Count, "Tries at taking a changed certificate, by result");
     describe_gauge!(

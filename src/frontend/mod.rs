@@ -242,6 +242,12 @@ impl RunningFrontend {
         &self.hub.settings.id
     }
 
+    /// Says whether clients should be sent here just now; if not, why.
+    pub fn readiness(&self) -> impl Fn() -> Result<(), String> + Send + Sync + 'static {
+        let hub = self.hub.clone();
+        move || hub.unready().map_or(Ok(()), |why| Err(why.to_owned()))
+    }
+
     /// What it does for the administration.
     pub fn controls(&self) -> Controls {
         Controls(self.hub.clone())

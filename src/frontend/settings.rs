@@ -33,7 +33,7 @@ pub struct FrontendSettings {
     /// How long a connecting client waits for that, in milliseconds.
     pub open_wait_ms: u64,
 
-    /// The most connections.
+    /// The most connections of clients that have shown who they are.
     pub connections_max: usize,
     /// The most connections of one address (IPv6: of one /64 network); 0 for any number. Behind a proxy that
     /// is not in `trusted_proxies` all connections are of one address.
@@ -41,10 +41,14 @@ pub struct FrontendSettings {
     /// Proxies and load balancers, as addresses (`10.0.0.7`) or networks (`10.0.0.0/8`), whose
     /// `X-Forwarded-For` tells a client's address.
     pub trusted_proxies: Vec<String>,
-    /// The most connections that are not upgraded yet; more wait in the kernel.
+    /// The most connections that are not upgraded yet, a quarter of them of one address. The oldest gives way to one
+    /// more.
     pub handshakes_max: usize,
     /// How long a connection may take from its first byte to its upgrade, in milliseconds.
     pub handshake_timeout_ms: u64,
+    /// The most connections that are upgraded and have not shown yet who they are, a quarter of them of one
+    /// address. The oldest gives way to one more. They are not among `connections_max`.
+    pub unauthenticated_max: usize,
     /// How many connections may be upgraded in a second, and at once; 0 for any number.
     pub upgrades_per_second_max: u32,
     /// How long whoever is refused for want of room is told to wait, in milliseconds; by chance up to twice
@@ -165,6 +169,7 @@ impl Default for FrontendSettings {
             trusted_proxies: Vec::new(),
             handshakes_max: 1_024,
             handshake_timeout_ms: 10_000,
+            unauthenticated_max: 1_024,
             upgrades_per_second_max: 5_000,
             retry_after_ms: 1_000,
             connections_per_client_max: 64,
@@ -229,6 +234,7 @@ impl FrontendSettings {
         let counts = [
             ("connections_max", self.connections_max),
             ("handshakes_max", self.handshakes_max),
+            ("unauthenticated_max", self.unauthenticated_max),
             ("connections_per_client_max", self.connections_per_client_max),
             ("frame_bytes_max", self.frame_bytes_max),
             ("frame_depth_max", self.frame_depth_max),

@@ -96,6 +96,11 @@ impl Frontend {
         get(self.metrics, "/readyz").await
     }
 
+    /// Where metrics and health are served.
+    pub fn metrics_port(&self) -> u16 {
+        self.metrics
+    }
+
     pub fn url(&self) -> String {
         format!("ws://127.0.0.1:{}/ws", self.port)
     }

@@ -32,6 +32,11 @@ pub(super) fn frame(first: u8, claimed: u64, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// A text message, as a client sends it.
+pub(super) fn text(text: &str) -> Vec<u8> {
+    frame(0x81, text.len() as u64, text.as_bytes())
+}
+
 /// Sends bytes past a handshake, and gives the close code and what else was said.
 pub(super) async fn raw(frontend: &Frontend, pieces: impl IntoIterator<Item = Vec<u8>>) -> (u16, String) {
     let (response, stream) = ask(frontend.port, &upgrade("")).await;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::cluster::Cluster;
@@ -116,8 +116,20 @@ async fn an_address_has_only_so_many_connections_and_a_trusted_proxy_speaks_for_
         .await;
     let port = cluster.frontends[0].port;
     let from = |address: &str| upgrade(&format!("X-Forwarded-For: {address}\r\n"));
-    let (first, stream) = ask(port, &from("6.6.6.6, 1.2.3.4")).await;
-    let (second, _second) = ask(port, &from("1.2.3.4")).await;
+    // Counted as soon as it is known who it is.
+    let known = async |address: &str, client: &str| {
+        let (response, mut stream) = ask(port, &from(address)).await;
+        if response.status == 101 {
+            let payload = json!({ "clientId": client, "version": "1" });
+            let connect = json!({ "id": "c", "type": "connect", "timestamp": 1, "payload": payload });
+            stream.write_all(&super::attacks::text(&connect.to_string())).await.unwrap();
+            let mut said = vec![0; 4];
+            stream.read_exact(&mut said).await.unwrap();
+        }
+        (response, stream)
+    };
+    let (first, stream) = known("6.6.6.6, 1.2.3.4", "a").await;
+    let (second, _second) = known("1.2.3.4", "b").await;
     assert_eq!((first.status, second.status), (101, 101));
     let (third, _) = ask(port, &from("1.2.3.4")).await;
     third.expect_retry_after(429, "rate_limited");
@@ -129,7 +141,7 @@ async fn an_address_has_only_so_many_connections_and_a_trusted_proxy_speaks_for_
     // A network of IPv6 addresses is one.
     let mut held = Vec::new();
     for n in 0..3 {
-        held.push(ask(port, &from(&format!("2001:db8::{n}"))).await);
+        held.push(known(&format!("2001:db8::{n}"), &format!("v6-{n}")).await);
     }
     assert_eq!(held.iter().map(|(response, _)| response.status).collect::<Vec<_>>(), [101, 101, 429]);
 

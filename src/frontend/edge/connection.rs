@@ -3,48 +3,48 @@
 //! The handshake (one HTTP request, and its answer) has one deadline over all of it, and its buffers are
 //! given back before the session begins.
 
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tracing::{Instrument, debug, error, error_span};
 
+use super::head::{self, NoHead};
 use super::http::{self, Granted};
-use super::{Edge, Stream};
+use super::{AddressKey, Edge, Stream};
 use crate::fault;
 use crate::frontend::ws::WebSocket;
-use crate::frontend::{lock, metrics, session};
+use crate::frontend::{limits, metrics, session};
+use crate::serving::Seat;
 
-/// The most bytes of a request's head.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// The most headers in it.
-const HEADERS_MAX: usize = 64;
 /// How long, and for how many bytes, a connection is read on when its request was refused: a socket closed on
 /// unread input is reset, and takes the answer with it.
 const REFUSED_LINGER: Duration = Duration::from_secs(1);
 const REFUSED_BYTES_MAX: u64 = 64 * 1024;
 
 /// Serves a connection until it ends.
-pub(super) async fn serve(edge: Arc<Edge>, stream: TcpStream, handshake: OwnedSemaphorePermit) {
+pub(super) async fn serve(edge: Arc<Edge>, stream: TcpStream, peer: IpAddr, seat: Seat<AddressKey>) {
     let wait = Duration::from_millis(edge.hub.settings.handshake_timeout_ms);
     let port = stream.peer_addr().map_or(0, |peer| peer.port());
     // Boxed, so that the task does not keep its room for as long as the session lasts.
-    let greeting = Box::pin(edge.hub.drain.run_until_cancelled(shake_hands(&edge, stream)));
-    let upgraded = timeout(wait, greeting).await.map(Option::flatten);
-    drop(handshake);
+    let greeting = Box::pin(edge.hub.drain.run_until_cancelled(shake_hands(&edge, stream, peer)));
+    let upgraded = tokio::select! {
+        biased;
+        // What is here already is looked at first: nobody gives way whose request has come.
+        upgraded = timeout(wait, greeting) => upgraded.map(Option::flatten),
+        () = seat.given_way() => {
+            metrics::count_by(metrics::GAVE_WAY, "stage", "handshake");
+            debug!("a connection that made no request gave way to another");
+            return;
+        }
+    };
+    drop(seat);
     let (stream, read, granted) = match upgraded {
         Ok(Some(upgraded)) => upgraded,
         Ok(None) => return,
@@ -64,8 +64,10 @@ pub(super) async fn serve(edge: Arc<Edge>, stream: TcpStream, handshake: OwnedSe
     );
     let hub = edge.hub.clone();
     drop(edge);
-    let socket = WebSocket::new(stream, read, hub.settings.frame_bytes_max);
-    let serving = session::serve(hub, connection, socket, granted.admission, granted.token);
+    // The room for a token and no more, until it is known who it is.
+    let bytes_max = limits::before_connect_bytes_max(&hub.settings, hub.auth.token_bytes_max());
+    let socket = WebSocket::new(stream, read, bytes_max);
+    let serving = session::serve(hub, connection, socket, granted.entrance, granted.token);
     let serving = Box::pin(serving.instrument(span.clone()));
     if AssertUnwindSafe(serving).catch_unwind().await.is_err() {
         let _in_span = span.enter();
@@ -75,8 +77,7 @@ pub(super) async fn serve(edge: Arc<Edge>, stream: TcpStream, handshake: OwnedSe
 
 /// Takes a connection's one request and answers it. Gives the stream back, and what was read of it beyond the
 /// request, if that was granted an upgrade.
-async fn shake_hands(edge: &Edge, stream: TcpStream) -> Option<(Stream, Vec<u8>, Granted)> {
-    let peer = stream.peer_addr().ok()?.ip();
+async fn shake_hands(edge: &Edge, stream: TcpStream, peer: IpAddr) -> Option<(Stream, Vec<u8>, Granted)> {
     // A frame is flushed when nothing more is to come just now: the kernel has nothing to wait for.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "cannot switch off a socket's delay");
@@ -95,33 +96,33 @@ async fn shake_hands(edge: &Edge, stream: TcpStream) -> Option<(Stream, Vec<u8>,
     request(edge, peer, stream).await
 }
 
-async fn request(edge: &Edge, peer: IpAddr, stream: Stream) -> Option<(Stream, Vec<u8>, Granted)> {
-    let granted = Mutex::new(None);
-    let service = service_fn(|request: Request<Incoming>| {
-        let (response, grant) = http::answer(edge, peer, &request);
-        *lock(&granted) = grant;
-        std::future::ready(Ok::<Response<String>, Infallible>(response))
-    });
-    let mut http = http1::Builder::new();
-    http.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).header_read_timeout(None);
-    let parts = match http.serve_connection(TokioIo::new(stream), service).without_shutdown().await {
-        Ok(parts) => parts,
-        Err(error) => {
-            debug!(%error, "a connection made no request that could be answered");
+async fn request(edge: &Edge, peer: IpAddr, mut stream: Stream) -> Option<(Stream, Vec<u8>, Granted)> {
+    let (answer, read, granted) = match head::read(&mut stream).await {
+        Ok((head, read)) => {
+            let (answer, granted) = http::answer(edge, peer, &head);
+            (answer, read, granted)
+        }
+        Err(NoHead::Refused(refusal)) => (http::refuse(refusal), Vec::new(), None),
+        Err(NoHead::Gone) => {
+            debug!("a connection ended before it had made a request");
             return None;
         }
     };
-    let (mut stream, read) = (parts.io.into_inner(), parts.read_buf.to_vec());
-    let granted = lock(&granted).take();
-    match granted {
-        Some(granted) => Some((stream, read, granted)),
-        None => {
-            if stream.shutdown().await.is_ok() {
-                let mut rest = stream.take(REFUSED_BYTES_MAX);
-                // Whatever comes and however it ends: the answer is out.
-                let _ = timeout(REFUSED_LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
-            }
-            None
-        }
+    let answered = async {
+        stream.write_all(&answer).await?;
+        stream.flush().await
+    };
+    if let Err(error) = answered.await {
+        debug!(%error, "a connection ended before its request was answered");
+        return None;
     }
+    if let Some(granted) = granted {
+        return Some((stream, read, granted));
+    }
+    if stream.shutdown().await.is_ok() {
+        let mut rest = stream.take(REFUSED_BYTES_MAX);
+        // Whatever comes and however it ends: the answer is out.
+        let _ = timeout(REFUSED_LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+    }
+    None
 }

@@ -3,53 +3,107 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::uri::Authority;
+use hyper::{Method, Response, StatusCode};
 
+use super::head::Head;
 use super::refusal::Refusal;
 use super::{AddressKey, Edge};
-use crate::frontend::limits::Admission;
+use crate::frontend::limits::Entrance;
 use crate::frontend::ws;
 
 /// What an upgrade that was granted leaves behind.
 pub(super) struct Granted {
-    /// The connection's place.
-    pub admission: Admission,
+    /// The connection's seat among those that nobody knows yet.
+    pub entrance: Entrance,
     /// The token that came with the request.
     pub token: Option<String>,
 }
 
+/// The longest subprotocol that is agreed on.
+const SUBPROTOCOL_BYTES_MAX: usize = 256;
+
 /// Answers a request, and says what was granted if it was an upgrade. If not, the connection is closed: whoever
 /// wants something else has a place to wait for.
-pub(super) fn answer(
-    edge: &Edge,
-    peer: IpAddr,
-    request: &Request<Incoming>,
-) -> (Response<String>, Option<Granted>) {
-    let (mut response, granted) = look(edge, peer, request);
+pub(super) fn answer(edge: &Edge, peer: IpAddr, head: &Head) -> (Vec<u8>, Option<Granted>) {
+    let (mut response, granted) = match look(edge, peer, head) {
+        Ok((response, granted)) => (response, granted),
+        Err((refusal, retry_after)) => (refusal.answer(retry_after), None),
+    };
     if granted.is_none() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    (response, granted)
+    (on_the_wire(response, head.method != Method::HEAD), granted)
 }
 
-fn look(edge: &Edge, peer: IpAddr, request: &Request<Incoming>) -> (Response<String>, Option<Granted>) {
-    let path = request.uri().path();
+/// Answers what was no request, or none that is looked at.
+pub(super) fn refuse(refusal: Refusal) -> Vec<u8> {
+    let mut response = refusal.answer(None);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    on_the_wire(response, true)
+}
+
+/// A response as it goes over the wire.
+fn on_the_wire(mut response: Response<String>, with_body: bool) -> Vec<u8> {
+    let status = response.status();
+    let body = std::mem::take(response.body_mut());
+    let headers = response.headers_mut();
+    if status != StatusCode::SWITCHING_PROTOCOLS {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    }
+    let date = httpdate::fmt_http_date(std::time::SystemTime::now());
+    let reason = status.canonical_reason().unwrap_or_default();
+    let mut wire = format!("HTTP/1.1 {} {reason}\r\ndate: {date}\r\n", status.as_u16()).into_bytes();
+    for (name, value) in response.headers() {
+        wire.extend_from_slice(name.as_str().as_bytes());
+        wire.extend_from_slice(b": ");
+        wire.extend_from_slice(value.as_bytes());
+        wire.extend_from_slice(b"\r\n");
+    }
+    wire.extend_from_slice(b"\r\n");
+    if with_body {
+        wire.extend_from_slice(body.as_bytes());
+    }
+    wire
+}
+
+fn look(edge: &Edge, peer: IpAddr, head: &Head) -> Result<(Response<String>, Option<Granted>), Refused> {
+    if !names_a_host(head) {
+        return Err((Refusal::Host, None));
+    }
+    let path = head.target.path();
     if !matches!(path, "/ws" | "/livez" | "/readyz" | "/version") {
-        return (Refusal::NotFound.answer(None), None);
+        return Err((Refusal::NotFound, None));
     }
-    if request.method() != Method::GET {
-        return (Refusal::Method.answer(None), None);
+    let is_get = head.method == Method::GET;
+    if !is_get && (path == "/ws" || head.method != Method::HEAD) {
+        return Err((Refusal::Method, None));
     }
-    match path {
-        "/ws" => match upgrade(edge, peer, request) {
-            Ok((response, granted)) => (response, Some(granted)),
-            Err((refusal, retry_after)) => (refusal.answer(retry_after), None),
-        },
+    Ok(match path {
+        "/ws" => {
+            let (response, granted) = upgrade(edge, peer, head)?;
+            (response, Some(granted))
+        }
         "/readyz" => (ready(edge), None),
         "/version" => (version(), None),
         _ => (text(StatusCode::OK, "ok"), None),
+    })
+}
+
+/// Whether a request names its host as it must: once, and in HTTP/1.0, where load balancers ask for health without
+/// one, at most once.
+fn names_a_host(head: &Head) -> bool {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    match (first, second) {
+        (None, _) => !head.is_1_1,
+        (Some(_), Some(_)) => false,
+        (Some(host), None) => host
+            .to_str()
+            .is_ok_and(|host| host.is_empty() || (!host.contains('@') && host.parse::<Authority>().is_ok())),
     }
 }
 
@@ -60,19 +114,10 @@ fn version() -> Response<String> {
 }
 
 fn ready(edge: &Edge) -> Response<String> {
-    let hub = &edge.hub;
-    let unready = if hub.closing.is_cancelled() || hub.drain.is_cancelled() {
-        "going away"
-    } else if !hub.log.state().borrow().connected {
-        "NATS cannot be reached"
-    } else if !hub.answers.is_alive() {
-        "no answers can be heard"
-    } else if let Some(why) = hub.auth.unready() {
-        why
-    } else {
-        return text(StatusCode::OK, "ok");
-    };
-    text(StatusCode::SERVICE_UNAVAILABLE, unready)
+    match edge.hub.unready() {
+        None => text(StatusCode::OK, "ok"),
+        Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
+    }
 }
 
 fn text(status: StatusCode, body: &str) -> Response<String> {
@@ -86,23 +131,30 @@ fn text(status: StatusCode, body: &str) -> Response<String> {
 
 type Refused = (Refusal, Option<Duration>);
 
-fn upgrade(
-    edge: &Edge,
-    peer: IpAddr,
-    request: &Request<Incoming>,
-) -> Result<(Response<String>, Granted), Refused> {
-    let headers = request.headers();
-    let key = headers.get(header::SEC_WEBSOCKET_KEY);
-    let (true, true, Some(key)) = (
-        names(headers, header::CONNECTION, "upgrade"),
-        names(headers, header::UPGRADE, "websocket"),
-        key.filter(|key| !key.is_empty()),
-    ) else {
+fn upgrade(edge: &Edge, peer: IpAddr, head: &Head) -> Result<(Response<String>, Granted), Refused> {
+    let headers = &head.headers;
+    if !head.is_1_1 {
+        return Err((Refusal::HttpVersion, None));
+    }
+    let has_body = headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get_all(header::CONTENT_LENGTH).iter().any(|length| length != "0");
+    if has_body {
+        return Err((Refusal::Body, None));
+    }
+    let is_upgrade = names(headers, &header::CONNECTION, "upgrade")
+        && names(headers, &header::UPGRADE, "websocket")
+        && headers.contains_key(header::SEC_WEBSOCKET_KEY);
+    if !is_upgrade {
         return Err((Refusal::NoUpgrade, None));
-    };
+    }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err((Refusal::Version, None));
     }
+    let key = only(headers, &header::SEC_WEBSOCKET_KEY)
+        .filter(|key| BASE64_STANDARD.decode(key.as_bytes()).is_ok_and(|key| key.len() == 16));
+    let (Some(key), Some(_)) = (key, only(headers, &header::SEC_WEBSOCKET_VERSION)) else {
+        return Err((Refusal::Handshake, None));
+    };
     // A browser says where it comes from, once.
     for origin in headers.get_all(header::ORIGIN) {
         if !origin.to_str().is_ok_and(|origin| edge.gate.origins.allow(origin)) {
@@ -113,7 +165,7 @@ fn upgrade(
         return Err((Refusal::GoingAway, Some(edge.hub.limits.retry_after())));
     }
     let address = edge.gate.proxies.client(peer, &forwarded_for(headers));
-    let admission = edge.hub.limits.admit(AddressKey::of(address))?;
+    let entrance = edge.hub.limits.enter(AddressKey::of(address))?;
     let accept = ws::accept_key(key.as_bytes());
     let mut response = Response::new(String::new());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -125,12 +177,30 @@ fn upgrade(
         // Base64 is always a header's value.
         HeaderValue::from_str(&accept).map_err(|_| (Refusal::NoUpgrade, None))?,
     );
-    let token = bearer(headers).or_else(|| access_token(request.uri().query()?));
-    Ok((response, Granted { admission, token }))
+    // None means anything here, and a browser that offers some closes the connection unless one is taken.
+    if let Some(subprotocol) = subprotocol(headers) {
+        answer.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    }
+    let token = bearer(headers).or_else(|| access_token(head.target.query()?));
+    Ok((response, Granted { entrance, token }))
+}
+
+/// The value of a header that is there once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// The first subprotocol that is offered.
+fn subprotocol(headers: &HeaderMap) -> Option<HeaderValue> {
+    let first = headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?.split(',').next()?.trim();
+    let is_token = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
+    let is_one = !first.is_empty() && first.len() <= SUBPROTOCOL_BYTES_MAX && first.bytes().all(is_token);
+    HeaderValue::from_str(first).ok().filter(|_| is_one)
 }
 
 /// Whether one of a header's comma-separated words is this one.
-fn names(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
+fn names(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
     let values = headers.get_all(name);
     values
         .iter()

@@ -1,12 +1,14 @@
 //! The edge: from a TCP connection to a WebSocket with a place of its own.
 //!
 //! One loop accepts, one task serves a connection from its first byte to its last. What comes before the
-//! upgrade is bounded by itself, in number and in time, so that whoever opens connections and says nothing
-//! (slow-loris) takes no place from those who are through; what is refused is refused in HTTP, before any
+//! upgrade is bounded by itself, in number, by address and in time, and the oldest gives way to one more: who
+//! opens connections and says nothing (slow-loris) takes no place from those who are through, and none from
+//! those who come. What is refused is refused in HTTP, before any
 //! WebSocket exists, with the time after which another try makes sense. It never looks into a frame.
 
 mod address;
 mod connection;
+mod head;
 mod http;
 mod origin;
 mod refusal;
@@ -15,12 +17,12 @@ mod tls;
 mod validity;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -33,6 +35,7 @@ pub(super) use tls::{Fingerprint, Tls};
 
 use super::metrics;
 use super::session::Hub;
+use crate::serving::{Seat, Seats};
 
 /// The first pause after an accept that failed for want of something; it doubles.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
@@ -48,8 +51,8 @@ pub(super) struct Edge {
     pub connections: AtomicU64,
     /// Whom it believes, and whom it lets in.
     pub gate: Gate,
-    /// Places for connections that are not upgraded yet.
-    handshakes: Arc<Semaphore>,
+    /// Seats for connections that are not upgraded yet.
+    handshakes: Arc<Seats<AddressKey>>,
 }
 
 /// Whom an edge believes, and whom it lets in.
@@ -64,7 +67,8 @@ pub(super) struct Gate {
 
 impl Edge {
     pub(super) fn new(hub: Arc<Hub>, sessions: TaskTracker, gate: Gate, first_connection: u64) -> Arc<Self> {
-        let handshakes = Arc::new(Semaphore::new(hub.settings.handshakes_max));
+        let max = hub.settings.handshakes_max;
+        let handshakes = Seats::new(max, per_address_max(max));
         Arc::new(Self { hub, sessions, connections: AtomicU64::new(first_connection), gate, handshakes })
     }
 
@@ -74,9 +78,9 @@ impl Edge {
         let mut pause = ACCEPT_PAUSE;
         while let Some(accepted) = stop.run_until_cancelled(self.accept(&listener)).await {
             match accepted {
-                Ok((stream, permit)) => {
+                Ok((stream, peer, seat)) => {
                     pause = ACCEPT_PAUSE;
-                    self.sessions.spawn(connection::serve(self.clone(), stream, permit));
+                    self.sessions.spawn(connection::serve(self.clone(), stream, peer, seat));
                 }
                 Err(error) if of_one_client(&error) => debug!(%error, "a connection was gone at once"),
                 Err(error) => {
@@ -93,12 +97,21 @@ impl Edge {
         }
     }
 
-    /// The next connection, once there is a place for it; until then it waits in the kernel. Cancel safe.
-    async fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-        let permit = self.handshakes.clone().acquire_owned().await.map_err(io::Error::other)?;
-        let (stream, _) = listener.accept().await?;
-        Ok((stream, permit))
+    /// The next connection, once there is a seat for it; until then others wait in the kernel. Cancel safe.
+    async fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, IpAddr, Seat<AddressKey>)> {
+        let (stream, peer) = listener.accept().await?;
+        let peer = peer.ip();
+        // Whom a proxy speaks for is not known before its request is read.
+        let is_bounded = !self.gate.proxies.trusts(peer);
+        let seat = self.handshakes.wait(AddressKey::of(peer), is_bounded).await;
+        Ok((stream, peer, seat))
     }
+}
+
+/// How many of the seats for connections of which nothing is known one address may have: so few that it takes more
+/// than a handful of addresses to fill them.
+pub(super) fn per_address_max(seats: usize) -> usize {
+    (seats / 4).max(1)
 }
 
 /// Whether an error of `accept` is about the connection that was to be accepted, and not about us.

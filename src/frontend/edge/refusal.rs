@@ -28,6 +28,20 @@ pub(in crate::frontend) enum Refusal {
     NotFound,
     /// Not with this method.
     Method,
+    /// The head has more bytes or headers than are read.
+    HeadTooLarge,
+    /// It is no head of a request.
+    Malformed,
+    /// A line of the head ends without a carriage return.
+    LineEnd,
+    /// Another version of HTTP.
+    HttpVersion,
+    /// No `Host`, several, or one that is none.
+    Host,
+    /// An upgrade that announces a body.
+    Body,
+    /// Something of an upgrade is there twice, or not as RFC 6455 has it.
+    Handshake,
 }
 
 impl Refusal {
@@ -36,7 +50,11 @@ impl Refusal {
             Self::Full | Self::GoingAway => StatusCode::SERVICE_UNAVAILABLE,
             Self::Address | Self::Rate => StatusCode::TOO_MANY_REQUESTS,
             Self::Origin => StatusCode::FORBIDDEN,
-            Self::NoUpgrade => StatusCode::BAD_REQUEST,
+            Self::NoUpgrade | Self::Malformed | Self::LineEnd | Self::Host | Self::Body | Self::Handshake => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HttpVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::Version => StatusCode::UPGRADE_REQUIRED,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
@@ -49,7 +67,8 @@ impl Refusal {
             Self::Full | Self::GoingAway => "unavailable",
             Self::Address | Self::Rate => "rate_limited",
             Self::Origin => "forbidden",
-            Self::NoUpgrade | Self::Version | Self::NotFound | Self::Method => "bad_request",
+            Self::HeadTooLarge => "message_too_large",
+            _ => "bad_request",
         }
     }
 
@@ -63,7 +82,16 @@ impl Refusal {
             Self::NoUpgrade => "this path takes WebSocket upgrades only",
             Self::Version => "only version 13 of WebSocket is spoken here",
             Self::NotFound => "there is nothing here; the WebSocket is at /ws",
-            Self::Method => "only GET is answered here",
+            Self::Method => "only GET is answered here, and HEAD where there is no WebSocket",
+            Self::HeadTooLarge => "a request's head has at most 16 KiB and 64 headers",
+            Self::Malformed => "this is no head of an HTTP request",
+            Self::LineEnd => "every line of a request's head ends with CR and LF",
+            Self::HttpVersion => "only HTTP/1.1 is spoken here",
+            Self::Host => "a request names its host, once (`Host`)",
+            Self::Body => "an upgrade has no body (`Content-Length`, `Transfer-Encoding`)",
+            Self::Handshake => {
+                "an upgrade has one `Sec-WebSocket-Key`, of 16 bytes in base64, and one version"
+            }
         }
     }
 
@@ -75,7 +103,8 @@ impl Refusal {
             Self::Rate => "rate",
             Self::GoingAway => "going_away",
             Self::Origin => "origin",
-            Self::NoUpgrade | Self::Version | Self::NotFound | Self::Method => "bad_request",
+            Self::HeadTooLarge => "head_too_large",
+            _ => "bad_request",
         }
     }
 
@@ -97,7 +126,7 @@ impl Refusal {
                 headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
             }
             Self::Method => {
-                headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
+                headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             }
             _ => {}
         }

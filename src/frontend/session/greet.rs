@@ -12,8 +12,10 @@ use super::socket::{End, Socket};
 use super::{Hub, expiry};
 use crate::auth::{AuthError, Identity};
 use crate::event::{EventId, ReplyTo, Submission, Units};
+use crate::frontend::edge::Refusal;
 use crate::frontend::feed::{StateAt, Watched};
-use crate::frontend::limits::Admission;
+use crate::frontend::limits::{Admission, Entrance};
+use crate::frontend::metrics;
 use crate::frontend::roster::{Dismissal, Dismissals, Listed};
 use crate::protocol::{BadRequest, CloseCode, Connect, Dialect, ErrorCode, Notice, Request};
 
@@ -43,13 +45,14 @@ pub(super) async fn greet(
     connection: u64,
     socket: &mut Socket,
     mut frames: Frames,
-    mut admission: Admission,
+    entrance: Entrance,
     token: Option<String>,
 ) -> Result<(Greeted, Dismissals), End> {
     let by = tokio::time::Instant::now() + Duration::from_millis(hub.settings.connect_timeout_ms);
     loop {
         socket.flush().await?;
         let (id, connect) = tokio::select! {
+            biased;
             () = hub.drain.cancelled() => {
                 let why = "this frontend is going away; reconnect";
                 return Err(End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway));
@@ -66,6 +69,12 @@ pub(super) async fn greet(
                     continue;
                 };
                 (frame.id, connect)
+            }
+            // After what has come: nobody gives way whose `connect` is here.
+            () = entrance.given_way() => {
+                metrics::count_by(metrics::GAVE_WAY, "stage", "connect");
+                let why = "others needed the place of a connection that sent no `connect`";
+                return Err(End::Close(ErrorCode::Unavailable, why.into(), CloseCode::TryAgainLater));
             }
         };
         Span::current().record("client", connect.client_id.as_str());
@@ -95,6 +104,17 @@ pub(super) async fn greet(
                 .await?;
             continue;
         }
+        let mut admission = match entrance.admit() {
+            Ok(admission) => admission,
+            Err(Refusal::Address) => {
+                let why = "this address has as many connections as it may have";
+                return Err(End::Close(ErrorCode::RateLimited, why.into(), CloseCode::Policy));
+            }
+            Err(_) => {
+                let why = "this frontend has as many connections as it takes";
+                return Err(End::Close(ErrorCode::Unavailable, why.into(), CloseCode::TryAgainLater));
+            }
+        };
         if !admission.claim(&identity.client_id) {
             let why = "this client has as many connections as it may have";
             return Err(End::Close(ErrorCode::RateLimited, why.into(), CloseCode::Policy));
@@ -125,11 +145,12 @@ pub(super) async fn greet(
                 };
                 socket.send(id.as_deref(), &notice).await?;
                 frames.good();
+                socket.allow(hub.settings.frame_bytes_max);
                 info!(%position, "connected");
                 return Ok((Greeted { admission, frames, identity, listed, feed, position }, dismissals));
             }
             Err(refused) => {
-                admission.unclaim();
+                drop(admission);
                 refuse(socket, &mut frames, id.as_deref(), refused).await?;
             }
         }

@@ -35,7 +35,7 @@ use super::edge::Stream;
 use super::entry::Entry;
 use super::feed::{Feeds, Watched};
 use super::latest::Latest;
-use super::limits::{Admission, Limits};
+use super::limits::{Admission, Entrance, Limits};
 use super::metrics;
 use super::pending::Pending;
 use super::roster::{Dismissals, Listed, Roster};
@@ -64,6 +64,22 @@ pub(super) struct Hub {
     pub closing: CancellationToken,
     /// Cancelled when it does.
     pub drain: CancellationToken,
+}
+
+impl Hub {
+    /// Why nobody should be sent here just now; `None` if there is no reason.
+    pub(super) fn unready(&self) -> Option<&'static str> {
+        if self.closing.is_cancelled() || self.drain.is_cancelled() {
+            return Some("going away");
+        }
+        if !self.log.state().borrow().connected {
+            return Some("NATS cannot be reached");
+        }
+        if !self.answers.is_alive() {
+            return Some("no answers can be heard");
+        }
+        self.auth.unready()
+    }
 }
 
 /// A connection that has been greeted.
@@ -122,14 +138,14 @@ pub(super) async fn serve(
     hub: Arc<Hub>,
     connection: u64,
     socket: WebSocket<Stream>,
-    admission: Admission,
+    entrance: Entrance,
     token: Option<String>,
 ) {
     let _counted = metrics::Counted::one(metrics::CONNECTIONS);
     metrics::count(metrics::OPENED);
     let linger = Duration::from_millis(hub.settings.close_linger_ms);
     let socket = Socket::new(socket, connection, &hub.settings);
-    let (socket, end) = match Box::pin(begin(hub, connection, socket, admission, token)).await {
+    let (socket, end) = match Box::pin(begin(hub, connection, socket, entrance, token)).await {
         Ok((session, dismissals)) => Box::pin(carry_on(session, dismissals)).await,
         Err(ended) => *ended,
     };
@@ -145,11 +161,11 @@ async fn begin(
     hub: Arc<Hub>,
     connection: u64,
     mut socket: Socket,
-    admission: Admission,
+    entrance: Entrance,
     token: Option<String>,
 ) -> Result<(Box<Session>, Dismissals), Box<(Socket, End)>> {
     let frames = Frames::new(&hub.settings);
-    match greet::greet(&hub, connection, &mut socket, frames, admission, token).await {
+    match greet::greet(&hub, connection, &mut socket, frames, entrance, token).await {
         Ok((greeted, dismissals)) => {
             Ok((Box::new(Session::new(hub, connection, socket, greeted)), dismissals))
         }

@@ -65,6 +65,11 @@ impl Socket {
         }
     }
 
+    /// From now on a message may have so many bytes.
+    pub(super) fn allow(&mut self, bytes_max: usize) {
+        self.socket.allow(bytes_max);
+    }
+
     /// The dialect that the client speaks.
     pub(super) fn dialect(&self) -> Dialect {
         self.dialect.unwrap_or_default()

@@ -162,6 +162,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         }
     }
 
+    /// From now on messages may have so many bytes.
+    pub(super) fn allow(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+    }
+
     /// The next message. Cancel safe. After an error, nothing more can be read.
     pub(super) async fn next(&mut self) -> Result<Message, ReadError> {
         loop {
@@ -231,7 +236,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             }
             (None, _) => 0,
         };
-        match head.payload > (self.bytes_max - so_far) as u64 {
+        match head.payload > self.bytes_max.saturating_sub(so_far) as u64 {
             true => Err(ReadError::TooLarge),
             false => Ok(()),
         }

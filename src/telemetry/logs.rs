@@ -1,7 +1,7 @@
 //! Logs: to standard error, for people or as JSON lines; what is logged can be changed while running.
 //!
 //! A line that belongs to a request names its connection, client and partition, and where it has them the
-//! draft and the event. No line ever holds a token or a payload.
+//! draft and the event. No line ever holds a token or a payload. How a line is written, says `lines`.
 
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -12,7 +12,9 @@ use tracing::{Level, Metadata};
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
+use tracing_subscriber::{EnvFilter, Registry, reload};
+
+use super::lines::Lines;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -56,13 +58,8 @@ impl LogOutput {
         Ok(CONTROL
             .get_or_init(|| {
                 let (filter, handle) = reload::Layer::new(filter);
-                let lines = tracing_subscriber::fmt::layer()
-                    .with_writer(std::io::stderr)
-                    .with_ansi(std::io::stderr().is_terminal());
-                let lines = match self.format {
-                    LogFormat::Human => lines.with_target(false).boxed(),
-                    LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
-                };
+                let lines = Lines::to_stderr(self.format, std::io::stderr().is_terminal());
+                tell_of_panics();
                 let silenced = tracing_subscriber::filter::filter_fn(|metadata| !tells_content(metadata));
                 let all = tracing_subscriber::registry().with(filter).with(silenced).with(lines);
                 if all.try_init().is_err() {
@@ -168,6 +165,16 @@ impl LogControl {
     fn lock(&self) -> MutexGuard<'_, InForce> {
         self.filter.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Has panics told in lines like all others: what one says may hold a client's text.
+fn tell_of_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let at = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        let why = panic.payload_as_str().unwrap_or_default();
+        tracing::error!(at, thread, why, "panicked");
+    }));
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, ParseError> {

@@ -1,10 +1,13 @@
 //! Logs, metrics, traces and health, for whoever runs this.
 
+mod flood;
+mod lines;
 mod logs;
 mod metrics;
 mod process;
 #[cfg(test)]
 mod tests;
+mod text;
 pub mod traces;
 
 pub use logs::{LogControl, LogControlError, LogFormat, LogOutput};

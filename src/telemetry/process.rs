@@ -13,6 +13,8 @@ const RESIDENT: &str = "process_resident_memory_bytes";
 const THREADS: &str = "process_threads";
 const FDS: &str = "process_open_fds";
 const FDS_MAX: &str = "process_max_fds";
+/// Log lines that were not written because too many of their kind were.
+pub(super) const LINES_LEFT_OUT: &str = "insieme_log_lines_left_out_total";
 const STARTED: &str = "process_start_time_seconds";
 
 /// How the kernel counts time for programs, on every platform that Rust knows.
@@ -28,6 +30,12 @@ pub(super) fn describe() {
     describe_gauge!(FDS, Unit::Count, "Open file descriptors");
     describe_gauge!(FDS_MAX, Unit::Count, "The most that may be open");
     describe_gauge!(STARTED, Unit::Seconds, "When the process started, Unix time");
+    describe_counter!(
+        LINES_LEFT_OUT,
+        Unit::Count,
+        "Log lines left out because there were too many of their kind"
+    );
+    counter!(LINES_LEFT_OUT).increment(0);
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     let now = unix_time::now().as_secs_f64();
     gauge!(STARTED).set(now);

@@ -19,6 +19,9 @@ use opentelemetry_sdk::trace::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::lines::VALUE_BYTES_MAX;
+use super::text::Cut;
+
 /// Where traces go, and how many.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -191,6 +194,13 @@ impl Span {
 
     /// Says something about it. Never a token or a payload.
     pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
+        let value = match value.into() {
+            // Of whatever a client chose, as much as in a log line.
+            Value::String(text) if text.as_str().len() > VALUE_BYTES_MAX => {
+                Value::from(Cut::of_str(text.as_str(), VALUE_BYTES_MAX))
+            }
+            value => value,
+        };
         self.0.set_attribute(KeyValue::new(key, value));
     }
 

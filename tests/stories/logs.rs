@@ -6,6 +6,7 @@ use crate::harness::client::Answer;
 use crate::harness::cluster::{Cluster, binary};
 use crate::harness::process::Process;
 use crate::harness::socket::Socket;
+use crate::harness::tokens::{TestKey, rsa_file};
 use crate::harness::{temp_dir, until};
 
 /// In every payload, and in every token, of these stories; nowhere else.
@@ -113,4 +114,117 @@ async fn what_is_logged_changes_with_the_configuration_file_on_sighup() {
         .await;
         assert!(process.is_running());
     }
+}
+
+/// What a line begins with.
+fn is_line(line: &str) -> bool {
+    let bytes = line.as_bytes();
+    line.len() > 30 && bytes[..4].iter().all(u8::is_ascii_digit) && bytes[4] == b'-' && bytes[10] == b'T'
+}
+
+/// Whether a character does more on a terminal than to be seen.
+fn is_active(character: char) -> bool {
+    character.is_control()
+        || ('\u{200B}'..='\u{200F}').contains(&character)
+        || ('\u{202A}'..='\u{202E}').contains(&character)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_says_neither_ends_a_line_nor_makes_it_long() {
+    let cluster = Cluster::start().set("log.filter", "trace").await;
+    let frontend = &cluster.frontends[0];
+    let nasty = |more: usize| {
+        format!("\n2026-01-01T00:00:00Z  INFO forged=1 \u{1b}[31m\u{202e}\u{9b}{}", "x".repeat(more))
+    };
+    // Wherever a client may say something: as much as it may there, and far more.
+    let headers = "Origin: https://a\u{9b}b\r\nUser-Agent: \u{9b}31m\r\nX-Forwarded-For: \u{9b}, 1\r\nSec-WebSocket-Protocol: \u{9b}\r\n";
+    crate::harness::http::ask(frontend.port, &crate::harness::http::upgrade(headers)).await;
+    crate::harness::http::ask(
+        frontend.port,
+        &crate::harness::http::get(&format!("/{}", "p%0A".repeat(2_000))),
+    )
+    .await;
+    for more in [50, 5_000, 200_000] {
+        let text = nasty(more);
+        for field in ["clientId", "partition", "version", "token", "lastEventId", "metadata"] {
+            let mut connect = json!({ "clientId": "ann", "version": "1", "partition": "p" });
+            connect[field] = json!(text);
+            let mut socket = Socket::open(&frontend.url()).await.unwrap();
+            // Of one that is refused early not all may be taken.
+            let _ = socket.send("connect", connect).await;
+            let _ = socket.receive().await;
+        }
+        let mut socket = Socket::open(&frontend.url()).await.unwrap();
+        let name = nasty(50);
+        let connect = json!({ "clientId": name, "version": "1", "partition": name });
+        socket.send("connect", connect).await.unwrap();
+        socket.expect("connected").await;
+        // So that the validator speaks of it too.
+        let event = json!({ "type": "set", "payload": { "target": "a", "value": 1 } });
+        socket
+            .send("submit_event", json!({ "draftId": format!("good {more}"), "event": event }))
+            .await
+            .unwrap();
+        socket.expect("event_accepted").await;
+        let events = [
+            json!({ "type": text, "payload": {} }),
+            json!({ "type": "set", "payload": { "target": text, "value": 1 } }),
+            json!({ "type": "treePush", "payload": { "target": "t", "value": { "id": text } } }),
+            json!({ "type": "event", "payload": { "schema": text, "data": { "a": text } } }),
+        ];
+        for (number, event) in events.iter().enumerate() {
+            for draft in [format!("{number}"), text.clone()] {
+                if socket.send("submit_event", json!({ "draftId": draft, "event": event })).await.is_err() {
+                    break;
+                }
+            }
+        }
+        let _ = socket.send(&text, json!({})).await;
+        while let Ok(message) = socket.receive().await {
+            if message["type"] == "error"
+                || message["type"] == "event_rejected" && message["payload"]["draftId"] == "3"
+            {
+                break;
+            }
+        }
+        let mut v1 = Socket::open(&frontend.url()).await.unwrap();
+        let payload = json!({ "token": "t", "clientId": name, "projectId": name });
+        v1.send_text(crate::harness::v1::envelope("connect", &text, &payload)).await.unwrap_or_default();
+        let _ = v1.receive().await;
+    }
+    for process in [&frontend.process, &cluster.validators[0].process] {
+        let output = process.output();
+        assert!(output.contains("forged"), "a name of a client is told");
+        for line in output.lines().filter(|line| !line.contains(" ready: ")) {
+            assert!(is_line(line), "no line of ours: {:?}", &line[..line.len().min(300)]);
+            assert!(line.len() < 4_096, "{} bytes: {}", line.len(), &line[..300]);
+            assert!(!line.chars().any(is_active), "{line:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_without_end_do_not_fill_the_disk() {
+    let cluster = Cluster::start().set("auth.public_key_file", rsa_file("a.pub").display()).await;
+    let frontend = &cluster.frontends[0];
+    let before = frontend.process.output().len();
+    let client = "c".repeat(200);
+    let token = TestKey::rsa("a").token(&client, json!({ "partition": "home" }));
+    let mut told = 0;
+    for _ in 0..10 {
+        let mut socket = Socket::open(&frontend.url()).await.unwrap();
+        let mut connect = json!({ "clientId": client, "version": "1", "token": token });
+        connect["partition"] = json!("p".repeat(250));
+        for _ in 0..200 {
+            socket.send("connect", connect.clone()).await.unwrap();
+            socket.expect_error("forbidden").await;
+            told += 1;
+        }
+        connect["partition"] = json!("home");
+        socket.send("connect", connect).await.unwrap();
+        socket.expect("connected").await;
+    }
+    let written = frontend.process.output().len() - before;
+    println!("{told} refusals wrote {written} bytes of log lines");
+    assert!(written < 100_000, "{told} refusals wrote {written} bytes of log lines");
 }

@@ -136,6 +136,13 @@ impl Side {
     /// both, and at the store, every so often. Fails when the log is not the one any more that it was.
     pub(super) fn watch(&mut self, log: &Log, looker: Looker) {
         self.log.send_replace(Some(log.clone()));
+        if matches!(looker, Looker::Marks) {
+            let (log, stop) = (log.clone(), self.stop.clone());
+            self.tasks.spawn(async move {
+                stop.run_until_cancelled(log.drop_strays(2 * log.look_every())).await;
+                Ok(())
+            });
+        }
         let (watched, stop) = (log.clone(), self.stop.clone());
         self.tasks.spawn(async move {
             let watching = watched.watch_integrity(watched.look_every(), looker);

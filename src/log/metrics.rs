@@ -15,6 +15,7 @@ const STREAM_BYTES: &str = "insieme_stream_bytes";
 const STREAM_BYTES_MAX: &str = "insieme_stream_bytes_max";
 const STORE_BYTES: &str = "insieme_store_bytes";
 const STORE_BYTES_MAX: &str = "insieme_store_bytes_max";
+const STRAYS: &str = "insieme_drafts_stray_total";
 const DAMAGED: &str = "insieme_log_damaged";
 const CLOCK_OFFSET: &str = "insieme_clock_offset_seconds";
 const LOOK_FAILURES: &str = "insieme_store_look_failures_total";
@@ -37,19 +38,25 @@ pub(super) fn describe(slots: u16) {
     describe_gauge!(STORE_BYTES_MAX, Unit::Bytes, "What they may take, where the account is bounded");
     describe_counter!(LOOK_FAILURES, Unit::Count, "Looks at streams and store that failed");
     describe_gauge!(CLOCK_OFFSET, Unit::Seconds, "How far this process's clock is ahead of NATS's");
+    describe_counter!(STRAYS, Unit::Count, "Drafts in no slot's reach that were thrown away; must stay 0");
     describe_gauge!(DAMAGED, Unit::Count, "Whether the streams are not what they were, by kind of damage");
     for kind in DAMAGE_KINDS {
         damaged(kind, false);
     }
     gauge!(CONNECTED).set(1.0);
     gauge!(SLOTS).set(f64::from(slots));
-    for name in [RECONNECTS, SLOW, LOOK_FAILURES] {
+    for name in [RECONNECTS, SLOW, LOOK_FAILURES, STRAYS] {
         counter!(name).increment(0);
     }
 }
 
 pub(super) fn connected(is_connected: bool) {
     gauge!(CONNECTED).set(if is_connected { 1.0 } else { 0.0 });
+}
+
+/// Counts drafts that were in no slot's reach.
+pub(super) fn strays(count: u64) {
+    counter!(STRAYS).increment(count);
 }
 
 pub(super) fn reconnected() {

@@ -28,6 +28,7 @@ mod revocations;
 mod settings;
 mod snapshots;
 mod state_at;
+mod strays;
 mod subjects;
 mod survey;
 mod trace_headers;

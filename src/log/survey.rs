@@ -106,7 +106,7 @@ impl Log {
     }
 
     /// Tells `each` every subject of a stream and its number of messages.
-    async fn count_subjects(
+    pub(super) async fn count_subjects(
         &self,
         what: &'static str,
         stream: &str,

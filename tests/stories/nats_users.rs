@@ -274,6 +274,26 @@ async fn a_stolen_frontend_credential_may_publish_and_hear_nothing_more() {
     ann.commit("set", json!({ "target": "a", "value": 2 })).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stolen_frontend_credential_puts_where_no_slot_is_does_not_stay() {
+    let shipped = Shipped::start().await;
+    let mut ann = Client::of(&shipped.address, "ann").await;
+    ann.commit("set", json!({ "target": "a", "value": 1 })).await;
+    shipped.settled().await;
+    let stolen = connect("frontend", &shipped.url).await;
+    for subject in ["draft.9999.default", "draft.007.x", "draft.x", "draft.65536.a.b"] {
+        for _ in 0..20 {
+            stolen.publish(subject, "x".repeat(1_000).into()).await.unwrap();
+        }
+    }
+    stolen.flush().await.unwrap();
+    until("them to be on the queue", async || (shipped.kept().await.drafts == 80).then_some(())).await;
+    shipped.settled().await;
+    assert!(shipped.validator.output().contains("drafts in no slot's reach were thrown away"));
+    // Good drafts are none of them.
+    ann.commit("set", json!({ "target": "a", "value": 2 })).await;
+}
+
 /// NATS sends a reply to whatever subject its request names, and does not look whether the requester may publish
 /// there.
 #[tokio::test(flavor = "multi_thread")]

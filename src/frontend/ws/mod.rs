@@ -6,6 +6,8 @@
 //! extension is offered, and none agreed on. Everything that a peer can make grow is bounded: a message by
 //! its size and its number of fragments, what is to be written by [`OUT_BYTES_MAX`].
 
+#[cfg(test)]
+mod cases;
 mod frame;
 #[cfg(test)]
 mod tests;

@@ -11,10 +11,10 @@ use futures_util::{SinkExt, StreamExt};
 use super::frame::{self, Opcode};
 use super::*;
 
-const BYTES_MAX: usize = 100_000;
+pub(super) const BYTES_MAX: usize = 100_000;
 
 /// A client's frame.
-fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+pub(super) fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [7, 77, 177, 3];
     let mut bytes = frame::encode(Opcode::Text, payload).to_vec();
     let head = bytes.len() - payload.len();
@@ -28,7 +28,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// What comes of bytes, in pieces of this size, up to the first that is no message.
-fn read(bytes: &[u8], piece: usize) -> (Vec<Message>, Option<ReadError>) {
+pub(super) fn read(bytes: &[u8], piece: usize) -> (Vec<Message>, Option<ReadError>) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let (client, server) = duplex(piece);

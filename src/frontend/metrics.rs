@@ -38,6 +38,10 @@ pub const FRAMES_OUT: &str = "insieme_frames_sent_total";
 pub const BROADCAST_BYTES: &str = "insieme_broadcast_bytes_total";
 /// Events written to connections as broadcasts.
 pub const BROADCASTS: &str = "insieme_broadcasts_sent_total";
+/// What clients make the frontend hold, as counted against `frontend.memory_bytes_max`.
+pub const MEMORY_BYTES: &str = "insieme_frontend_memory_bytes";
+/// Connections closed because they held most of a memory that was full.
+pub const MEMORY_CLOSED: &str = "insieme_connections_closed_for_memory_total";
 /// Drafts that wait for their answer.
 pub const PENDING: &str = "insieme_drafts_pending";
 /// The stages of a draft's way; also a validator's.
@@ -91,6 +95,12 @@ pub fn describe() {
     describe_counter!(OPENED, Unit::Count, "Connections that came");
     describe_gauge!(BEHIND, Unit::Count, "Connections with more than one event to be written");
     describe_counter!(BROADCASTS, Unit::Count, "Events written to connections as broadcasts");
+    describe_gauge!(MEMORY_BYTES, Unit::Bytes, "What clients make the frontend hold");
+    describe_counter!(
+        MEMORY_CLOSED,
+        Unit::Count,
+        "Connections closed because they held most of a memory that was full"
+    );
     describe_gauge!(PENDING, Unit::Count, "Drafts that wait for their answer");
     describe_histogram!(STAGE_SECONDS, Unit::Seconds, "The stages of a draft's way, by stage");
     describe_counter!(GAP_EVENTS, Unit::Count, "Events read from the log to fill gaps");
@@ -142,11 +152,13 @@ pub fn describe() {
     describe_counter!(INBOX_FULL, Unit::Count, "Notices that found a connection's inbox full");
     // What an alarm asks for is there from the start, at 0: a counter that comes with its first count
     // never rises.
-    for name in [OPENED, FORGOTTEN, GAPS, HOLES, WENT_BACK, UNREADABLE, SUBMITTED, ACCEPTED, FRAMES_IN] {
+    for name in
+        [OPENED, MEMORY_CLOSED, FORGOTTEN, GAPS, HOLES, WENT_BACK, UNREADABLE, SUBMITTED, ACCEPTED, FRAMES_IN]
+    {
         counter!(name).increment(0);
     }
     counter!(TLS_RELOADS, "result" => "failed").increment(0);
-    for name in [CONNECTIONS, BEHIND, PENDING, RING_BYTES, PAGE_CACHE_BYTES] {
+    for name in [CONNECTIONS, BEHIND, MEMORY_BYTES, PENDING, RING_BYTES, PAGE_CACHE_BYTES] {
         gauge!(name).increment(0.0);
     }
     hot();
@@ -171,6 +183,7 @@ pub(super) struct Hot {
     /// From the feed to a connection's socket.
     pub broadcast: Histogram,
     pub behind: Gauge,
+    pub memory_bytes: Gauge,
     pub pending: Gauge,
     pub ring_bytes: Gauge,
     pub page_cache_bytes: Gauge,
@@ -193,6 +206,7 @@ pub(super) fn hot() -> &'static Hot {
         seen: histogram!(STAGE_SECONDS, "stage" => "seen"),
         broadcast: histogram!(STAGE_SECONDS, "stage" => "broadcast"),
         behind: gauge!(BEHIND),
+        memory_bytes: gauge!(MEMORY_BYTES),
         pending: gauge!(PENDING),
         ring_bytes: gauge!(RING_BYTES),
         page_cache_bytes: gauge!(PAGE_CACHE_BYTES),

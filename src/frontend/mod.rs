@@ -14,7 +14,9 @@ mod latest;
 mod limits;
 #[doc(hidden)]
 pub mod measured;
+mod memory;
 pub mod metrics;
+mod outflow;
 mod pages;
 mod pending;
 mod ring;
@@ -47,6 +49,8 @@ use self::edge::{Edge, Gate, Origins, Proxies, Tls};
 use self::feed::{Feeds, Shared};
 use self::latest::Latest;
 use self::limits::Limits;
+use self::memory::Memory;
+use self::outflow::Outflow;
 use self::pages::Pages;
 use self::roster::{Dismissal, Roster};
 use self::session::Hub;
@@ -134,8 +138,10 @@ impl Frontend {
             .map_err(|error| FrontendError::Listen { address: settings.listen, error })?;
         let desk = Arc::new(AnswerDesk::default());
         let answers = desk.subscribe(&log, &settings.id).await?;
+        let memory = Memory::new(&settings);
         let pages = Pages::new(
             log.clone(),
+            memory.shared(),
             settings.page_events_max,
             settings.page_bytes_max,
             settings.page_cache_bytes_max,
@@ -146,6 +152,7 @@ impl Frontend {
             log: log.clone(),
             fold,
             pages,
+            memory: memory.clone(),
             settings: settings.clone(),
             roster: roster.clone(),
             tasks: Default::default(),
@@ -158,6 +165,7 @@ impl Frontend {
             Arc::new(Keeper::new(log.clone(), revocations, end))
         });
         let latest = Arc::new(Latest::new(log.clone()));
+        let outflow = Arc::new(Outflow::new(settings.bytes_out_per_second_max));
         let hub = Arc::new(Hub {
             settings,
             log,
@@ -165,6 +173,8 @@ impl Frontend {
             answers: desk.clone(),
             latest,
             limits: limits.clone(),
+            memory: memory.clone(),
+            outflow: outflow.clone(),
             roster,
             keeper: keeper.clone(),
             auth,
@@ -208,7 +218,13 @@ impl Frontend {
         tasks.spawn(async move {
             while until.run_until_cancelled(tokio::time::sleep(FORGET_CLIENTS)).await.is_some() {
                 limits.forget_idle();
+                outflow.forget_idle();
             }
+            Ok(())
+        });
+        let (until, feeds) = (stop.clone(), hub.feeds.clone());
+        tasks.spawn(async move {
+            memory.keep_room(feeds, until).await;
             Ok(())
         });
         if let Some(keeper) = keeper {
@@ -288,6 +304,10 @@ impl Drop for RunningFrontend {
     }
 }
 
+/// How much of what a connection is written the kernel keeps. As much as it likes would be megabytes for each that does
+/// not read, and a slow one would be seen to get on once in many seconds.
+const SEND_BUFFER_BYTES: u32 = 256 * 1024;
+
 /// Whom the edge believes and lets in, and by what its certificate is known.
 fn gate(settings: &FrontendSettings) -> Result<(Gate, Option<edge::Fingerprint>), String> {
     let (tls, known) = match (&settings.tls_cert_file, &settings.tls_key_file) {
@@ -318,6 +338,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
+    // Its connections have it too.
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }

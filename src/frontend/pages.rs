@@ -13,6 +13,7 @@ use lru::LruCache;
 use tokio::sync::OnceCell;
 
 use super::entry::Entry;
+use super::memory::Hold;
 use super::{lock, metrics};
 use crate::event::{EventId, Token};
 use crate::log::{Log, LogError, PageReader};
@@ -36,6 +37,7 @@ struct Cache {
     /// Pages that are on their way, by where the next of them begins. Whoever reads that page takes them from there.
     runs: HashMap<Key, Run>,
     bytes: usize,
+    hold: Hold,
 }
 
 impl Cache {
@@ -54,6 +56,17 @@ impl Cache {
             self.bytes -= cost;
         }
         self.ends.remove(key);
+    }
+
+    /// Lets pages go until so many bytes are left.
+    fn keep(&mut self, bytes_max: usize) {
+        while self.bytes > bytes_max {
+            let Some((key, _)) = self.slots.peek_lru() else { break };
+            let key = key.clone();
+            self.remove(&key);
+        }
+        metrics::hot().page_cache_bytes.set(self.bytes as f64);
+        self.hold.set(self.bytes);
     }
 }
 
@@ -90,9 +103,20 @@ impl LogPage {
 }
 
 impl Pages {
-    pub(super) fn new(log: Log, events_max: usize, bytes_max: usize, cache_bytes_max: usize) -> Self {
-        let cache =
-            Cache { slots: LruCache::unbounded(), ends: BTreeMap::new(), runs: HashMap::new(), bytes: 0 };
+    pub(super) fn new(
+        log: Log,
+        hold: Hold,
+        events_max: usize,
+        bytes_max: usize,
+        cache_bytes_max: usize,
+    ) -> Self {
+        let cache = Cache {
+            slots: LruCache::unbounded(),
+            ends: BTreeMap::new(),
+            runs: HashMap::new(),
+            bytes: 0,
+            hold,
+        };
         let cache = Mutex::new(cache);
         Self { log, events_max, bytes_max, cache_bytes_max, cache }
     }
@@ -194,12 +218,14 @@ impl Pages {
             }
             _ => cache.remove(key),
         }
-        while cache.bytes > self.cache_bytes_max {
-            let Some((key, _)) = cache.slots.peek_lru() else { break };
-            let key = key.clone();
-            cache.remove(&key);
-        }
-        metrics::hot().page_cache_bytes.set(cache.bytes as f64);
+        cache.keep(self.cache_bytes_max);
+    }
+
+    /// Lets half of the pages go.
+    pub(super) fn give_way(&self) {
+        let mut cache = lock(&self.cache);
+        let bytes_max = cache.bytes / 2;
+        cache.keep(bytes_max);
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Pending {
     /// How many drafts are held under a key.
     keys: HashMap<DraftKey, u32>,
     drafts: usize,
+    /// The bytes of those, and of who waits for them.
+    bytes: usize,
     next_number: u64,
     /// The number of the last unit of work.
     units: u64,
@@ -63,6 +65,12 @@ struct Held {
     unit: u64,
     since: Instant,
     asked: Vec<Asked>,
+}
+
+impl Held {
+    fn bytes(&self) -> usize {
+        self.draft.json_bytes() + self.asked.iter().map(Asked::bytes).sum::<usize>()
+    }
 }
 
 struct Sent {
@@ -208,6 +216,13 @@ pub(super) enum Asked {
     Item { batch: u64, place: usize },
 }
 
+impl Asked {
+    fn bytes(&self) -> usize {
+        let id = if let Asked::Request(id) = self { id.len() } else { 0 };
+        id + std::mem::size_of::<Self>()
+    }
+}
+
 /// How a draft ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum End {
@@ -271,6 +286,7 @@ impl Pending {
             sent: VecDeque::new(),
             keys: HashMap::new(),
             drafts: 0,
+            bytes: 0,
             next_number: 1,
             units: 0,
             publishes: 0,
@@ -293,6 +309,11 @@ impl Pending {
     /// How many drafts wait for their answer.
     pub(super) fn len(&self) -> usize {
         self.drafts
+    }
+
+    /// About how many bytes they take, with those who wait for them.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether a draft of this key waits for its answer.
@@ -320,7 +341,9 @@ impl Pending {
             let is_it = |held: &&mut Held| held.key == key && unit.is_none_or(|unit| held.unit == unit);
             let held = self.all_held().filter(is_it).find(|held| same(&held.draft, &draft));
             if let Some(held) = held {
+                let bytes = asked.bytes();
                 held.asked.push(asked);
+                self.bytes += bytes;
                 return Taken::Attached;
             }
         }
@@ -330,7 +353,9 @@ impl Pending {
         self.drafts += 1;
         *self.keys.entry(key).or_default() += 1;
         let draft = Arc::new(draft);
-        self.queue.push_back(Held { draft, key, unit: self.units, since: now, asked: vec![asked] });
+        let held = Held { draft, key, unit: self.units, since: now, asked: vec![asked] };
+        self.bytes += held.bytes();
+        self.queue.push_back(held);
         Taken::Queued(key)
     }
 
@@ -603,6 +628,8 @@ impl Pending {
 
     fn done(&mut self, held: Held, end: End) -> Done {
         self.drafts -= 1;
+        self.bytes -= held.bytes();
+        debug_assert!(self.drafts > 0 || self.bytes == 0, "{} bytes of nothing", self.bytes);
         if let Some(count) = self.keys.get_mut(&held.key) {
             *count -= 1;
             if *count == 0 {

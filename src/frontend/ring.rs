@@ -63,13 +63,17 @@ impl Ring {
         self.ordinal = entry.ordinal;
         self.bytes += entry.cost();
         self.entries.push_back(entry);
-        while self.entries.len() > self.events_max || (self.bytes > self.bytes_max && self.entries.len() > 1)
-        {
+        self.keep(self.bytes_max);
+        hole
+    }
+
+    /// Lets the oldest events go until so many bytes are left, and as many events as may be here; but one stays.
+    pub(super) fn keep(&mut self, bytes_max: usize) {
+        while self.entries.len() > self.events_max || (self.bytes > bytes_max && self.entries.len() > 1) {
             let Some(oldest) = self.entries.pop_front() else { break };
             self.bytes -= oldest.cost();
             self.base = oldest.id;
         }
-        hole
     }
 
     /// Passes over the event that comes right behind the head, which no client is shown. Returns what

@@ -65,6 +65,13 @@ pub struct FrontendSettings {
     /// How many bytes of frames a connection may send in a second, and at once; 0 for any number. At least
     /// one frame of `frame_bytes_max` may always be sent at once.
     pub bytes_per_second_max: u32,
+    /// How many bytes a client id is answered with in a second, over all its connections here: pages and states that
+    /// it asked for, not what others commit. Four seconds' worth at once; 0 for any number.
+    pub bytes_out_per_second_max: u32,
+    /// The most bytes that clients can make this frontend hold: what they have sent and is not answered, what they
+    /// do not read, and what is kept at hand for them. Beside it the process takes about 64 MiB, and what the
+    /// allocator keeps. A client id may have an eighth of it, a connection a 64th.
+    pub memory_bytes_max: usize,
     /// How many frames over either limit, none in between that kept it, close the connection.
     pub frames_over_limit_max: u32,
     /// How many submissions a client id may make in a minute, over all its connections here, and at once;
@@ -140,8 +147,11 @@ pub struct FrontendSettings {
     pub sync_events_default: usize,
     /// The most it may have.
     pub sync_events_max: usize,
-    /// The most bytes of events in it.
+    /// The most bytes of events in it. With `state_frame_bytes_max` less than 1 MiB, so that no frame is larger, which
+    /// many WebSocket libraries do not take.
     pub sync_bytes_max: usize,
+    /// The most bytes of a state that is sent in one frame; a larger one comes in parts.
+    pub state_frame_bytes_max: usize,
     /// How long a connection's broadcasts wait for the next `sync` of a cycle, in milliseconds.
     pub sync_idle_ms_max: u64,
     /// How long what is known of a partition's snapshot is taken for true, and how long a look for it may
@@ -177,6 +187,8 @@ impl Default for FrontendSettings {
             frame_depth_max: 64,
             frames_per_second_max: 200,
             bytes_per_second_max: 32 << 20,
+            bytes_out_per_second_max: 16 << 20,
+            memory_bytes_max: 512 << 20,
             frames_over_limit_max: 50,
             submissions_per_minute_max: 100,
             counted_clients_max: 100_000,
@@ -211,7 +223,8 @@ impl Default for FrontendSettings {
             page_cache_bytes_max: 64 << 20,
             sync_events_default: 500,
             sync_events_max: 1_000,
-            sync_bytes_max: 1 << 20,
+            sync_bytes_max: 384 * 1024,
+            state_frame_bytes_max: 512 * 1024,
             sync_idle_ms_max: 60_000,
             snapshot_info_ms: 1_000,
             state_idle_ms: 60_000,
@@ -248,6 +261,7 @@ impl FrontendSettings {
             ("page_bytes_max", self.page_bytes_max),
             ("sync_events_default", self.sync_events_default),
             ("sync_events_max", self.sync_events_max),
+            ("memory_bytes_max", self.memory_bytes_max),
         ];
         let times = [
             ("handshake_timeout_ms", self.handshake_timeout_ms),

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::EncodedEvent;
 use super::json::{push_json, push_list};
-use super::notice::{Header, Notice, Snapshot};
+use super::notice::{Header, Notice, Snapshot, StateForm};
 use super::request::{BadRequest, Connect, Frame, Request, Submit, Sync};
 use crate::event::{ClientId, CommittedEvent, Draft, EventId, EventRecord, FieldError, PartitionKey};
 
@@ -185,8 +185,8 @@ pub(super) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> String {
                 out.push_str(",\"sinceSnapshot\":");
                 push_json(out, &since_snapshot);
                 if let Some(state) = initial_state {
-                    out.push_str(",\"initialState\":");
-                    out.push_str(state.get());
+                    out.push(',');
+                    push_state(out, "initialState", state);
                 }
                 out.push_str(",\"heartbeatInterval\":");
                 push_json(out, &heartbeat_interval_ms);
@@ -210,8 +210,8 @@ pub(super) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> String {
             message(header, "sync_response", |out| {
                 out.push('{');
                 if let Some(Snapshot { state, event_id }) = snapshot {
-                    out.push_str("\"snapshot\":{\"state\":");
-                    out.push_str(state.get());
+                    out.push_str("\"snapshot\":{");
+                    push_state(out, "state", state);
                     out.push_str(",\"eventIndex\":");
                     push_json(out, &event_id);
                     out.push_str("},");
@@ -225,6 +225,22 @@ pub(super) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> String {
                 out.push('}');
             })
         }
+        Notice::StatePart { partition, event_id, part, parts, text } => {
+            message(header, "state_part", |out| {
+                out.reserve(text.len() + 256);
+                out.push_str("{\"partition\":");
+                push_json(out, partition);
+                out.push_str(",\"eventIndex\":");
+                push_json(out, &event_id);
+                out.push_str(",\"part\":");
+                push_json(out, &part);
+                out.push_str(",\"parts\":");
+                push_json(out, &parts);
+                out.push_str(",\"text\":");
+                out.push_str(text);
+                out.push('}');
+            })
+        }
         // Only the other dialect has batches.
         Notice::BatchResult { .. } => message(header, "submit_events_result", |out| out.push_str("{}")),
         Notice::Heartbeat => message(header, "heartbeat", |out| out.push_str("{}")),
@@ -234,6 +250,24 @@ pub(super) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> String {
         Notice::Error { code, message: text, details } => {
             let payload = ErrorPayload { code: code.as_str(), message: text, details };
             message(header, "error", |out| push_json(out, &payload))
+        }
+    }
+}
+
+/// A state as a field of this name, or what is to be known of its parts.
+fn push_state(out: &mut String, name: &str, state: StateForm<'_>) {
+    match state {
+        StateForm::Whole(state) => {
+            push_json(out, name);
+            out.push(':');
+            out.push_str(state.get());
+        }
+        StateForm::InParts { parts, bytes } => {
+            out.push_str("\"stateParts\":{\"parts\":");
+            push_json(out, &parts);
+            out.push_str(",\"bytes\":");
+            push_json(out, &bytes);
+            out.push('}');
         }
     }
 }

@@ -18,7 +18,7 @@ mod v1;
 mod tests;
 
 pub use depth::deeper_than;
-pub use notice::{CloseCode, ErrorCode, Header, ItemResult, Notice, Snapshot};
+pub use notice::{CloseCode, ErrorCode, Header, ItemResult, Notice, Snapshot, StateForm};
 pub use request::{BadRequest, Connect, Frame, Request, Submit, SubmitBatch, Sync};
 pub use v1::{Checked, ItemContext, PROTOCOL_VERSION as V1_VERSION, SubmitItem};
 

@@ -31,7 +31,7 @@ pub enum Notice<'a> {
         /// How many events the partition has behind its latest snapshot.
         since_snapshot: u64,
         /// The state at `head`, where the client has nothing yet.
-        initial_state: Option<&'a RawValue>,
+        initial_state: Option<StateForm<'a>>,
         /// How often the server looks for a sign of life, in milliseconds.
         heartbeat_interval_ms: u64,
     },
@@ -74,6 +74,19 @@ pub enum Notice<'a> {
         head: EventId,
         /// Whether to ask again.
         has_more: bool,
+    },
+    /// A part of a state that is too large for one frame.
+    StatePart {
+        /// The partition.
+        partition: &'a str,
+        /// The last event in the state.
+        event_id: EventId,
+        /// The how-manieth part it is, from 1.
+        part: usize,
+        /// How many there are.
+        parts: usize,
+        /// Its text, as a JSON string.
+        text: &'a str,
     },
     /// A sign of life.
     Heartbeat,
@@ -127,9 +140,23 @@ pub enum ItemResult<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Snapshot<'a> {
     /// The state.
-    pub state: &'a RawValue,
+    pub state: StateForm<'a>,
     /// The event.
     pub event_id: EventId,
+}
+
+/// How a state is told.
+#[derive(Debug, Clone, Copy)]
+pub enum StateForm<'a> {
+    /// Here it is.
+    Whole(&'a RawValue),
+    /// It comes behind, as so many [`Notice::StatePart`]s, of so many bytes together.
+    InParts {
+        /// How many.
+        parts: usize,
+        /// The bytes.
+        bytes: usize,
+    },
 }
 
 /// The codes of [`Notice::Error`].

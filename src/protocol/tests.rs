@@ -153,7 +153,7 @@ fn every_notice_is_written_as_the_contract_has_it() {
         server_id: "f",
         head: EventId(8),
         since_snapshot: 2,
-        initial_state: Some(&state),
+        initial_state: Some(StateForm::Whole(&state)),
         heartbeat_interval_ms: 30_000,
     };
     assert_eq!(
@@ -179,7 +179,7 @@ fn every_notice_is_written_as_the_contract_has_it() {
     let page = Notice::SyncPage {
         partition: "p",
         next: EventId(0),
-        snapshot: Some(Snapshot { state: &state, event_id: EventId(3) }),
+        snapshot: Some(Snapshot { state: StateForm::Whole(&state), event_id: EventId(3) }),
         events: &["{\"e\":4}", "{\"e\":5}"],
         head: EventId(5),
         has_more: false,

@@ -151,8 +151,12 @@ impl Client {
             return Err(message.to_string());
         }
         assert_eq!(message["replyTo"], id);
-        assert_eq!(message["payload"].get("initialState").is_some(), last_event_id.is_none(), "{message}");
         self.connected = message["payload"].clone();
+        if let Some(state) = socket.state_in_parts(&self.connected).await {
+            self.connected["initialState"] = state;
+        }
+        let has_state = self.connected.get("initialState").is_some();
+        assert_eq!(has_state, last_event_id.is_none(), "{message}");
         self.connections += 1;
         self.in_cycle = false;
         self.socket = Some(socket);

@@ -28,7 +28,10 @@ pub struct Socket {
 impl Socket {
     /// Connects; fails where nobody listens or the upgrade is refused.
     pub async fn open(url: &str) -> Result<Self, String> {
-        let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+        Self::open_with(url, WebSocketConfig::default().max_message_size(None).max_frame_size(None)).await
+    }
+
+    async fn open_with(url: &str, config: WebSocketConfig) -> Result<Self, String> {
         match timeout(DEADLINE, connect_async_with_config(url, Some(config), true)).await {
             Ok(Ok((stream, _))) => Ok(Self { stream, messages_sent: 0 }),
             Ok(Err(error)) => Err(error.to_string()),
@@ -38,7 +41,18 @@ impl Socket {
 
     /// Connects and says `connect`; gives the answer too.
     pub async fn greeted(url: &str, client: &str) -> (Self, Value) {
-        let mut socket = Self::open(url).await.unwrap();
+        Self::open(url).await.unwrap().greet(client).await
+    }
+
+    /// The same with a library that takes no frame of more than so many bytes.
+    pub async fn greeted_with_frames_of(url: &str, client: &str, bytes_max: usize) -> (Self, Value) {
+        let config =
+            WebSocketConfig::default().max_message_size(Some(bytes_max)).max_frame_size(Some(bytes_max));
+        Self::open_with(url, config).await.unwrap().greet(client).await
+    }
+
+    async fn greet(self, client: &str) -> (Self, Value) {
+        let mut socket = self;
         socket.send("connect", json!({ "clientId": client, "version": "test" })).await.unwrap();
         let answer = socket.expect("connected").await;
         (socket, answer)
@@ -103,6 +117,19 @@ impl Socket {
         let message = self.receive().await.unwrap_or_else(|gone| panic!("{gone:?} instead of `{kind}`"));
         assert_eq!(message["type"], kind, "instead came {message}");
         message
+    }
+
+    /// The state that comes behind a message in parts, if one does.
+    pub async fn state_in_parts(&mut self, told: &Value) -> Option<Value> {
+        let (count, bytes) = (told["stateParts"]["parts"].as_u64()?, told["stateParts"]["bytes"].as_u64()?);
+        let mut text = String::new();
+        for part in 1..=count {
+            let payload = self.expect("state_part").await["payload"].clone();
+            assert_eq!((&payload["part"], &payload["parts"]), (&json!(part), &json!(count)));
+            text.push_str(payload["text"].as_str().unwrap());
+        }
+        assert_eq!(text.len() as u64, bytes);
+        Some(serde_json::from_str(&text).unwrap())
     }
 
     /// The next message must be an `error` of this code.

@@ -21,9 +21,10 @@ use tokio_util::task::TaskTracker;
 use tracing::error;
 
 pub(super) use registry::{Feeds, Watched};
-pub(super) use warm::StateAt;
+pub(super) use warm::{StateAt, StateText};
 
 use super::entry::Entry;
+use super::memory::{Hold, Memory};
 use super::pages::{Pages, Place};
 use super::ring::{Ring, RingRead};
 use super::roster::{Dismissal, Roster};
@@ -38,6 +39,7 @@ pub(super) struct Shared {
     pub log: Log,
     pub fold: Arc<dyn Fold>,
     pub pages: Pages,
+    pub memory: Arc<Memory>,
     pub settings: Arc<FrontendSettings>,
     pub roster: Arc<Roster>,
     pub tasks: Tasks,
@@ -49,17 +51,22 @@ pub(super) struct Tasks {
     stop: CancellationToken,
     /// Places for readers whose pages are read before they ask for them.
     ahead: Arc<Semaphore>,
+    /// Places for states that are being made: each takes room that is not counted yet.
+    states: Semaphore,
 }
 
 /// For how many readers pages are read ahead at the same time.
 const AHEAD_MAX: usize = 8;
+/// How many states are made at the same time.
+const STATES_MAX: usize = 2;
 /// How many pages are read ahead of a reader.
 const PAGES_AHEAD: usize = 8;
 
 impl Default for Tasks {
     fn default() -> Self {
         let ahead = Arc::new(Semaphore::new(AHEAD_MAX));
-        Self { tracker: TaskTracker::new(), stop: CancellationToken::new(), ahead }
+        let states = Semaphore::new(STATES_MAX);
+        Self { tracker: TaskTracker::new(), stop: CancellationToken::new(), ahead, states }
     }
 }
 
@@ -86,7 +93,7 @@ pub(super) struct Feed {
     partition: PartitionKey,
     token: Token,
     ring: RwLock<Ring>,
-    ring_bytes: Mutex<metrics::Share>,
+    ring_bytes: Mutex<RingBytes>,
     /// The last event; `None` until the log was reached for the first time.
     head: watch::Sender<Option<EventId>>,
     waiters: Mutex<HashMap<DraftKey, Vec<Waiter>>>,
@@ -96,6 +103,19 @@ pub(super) struct Feed {
     runs: Mutex<runs::Runs>,
     snapshot: tokio::sync::Mutex<Option<(Instant, Option<SnapshotInfo>)>>,
     warm: tokio::sync::Mutex<warm::Warm>,
+}
+
+/// What a ring holds, as it is told and as it is counted.
+struct RingBytes {
+    share: metrics::Share,
+    hold: Hold,
+}
+
+impl RingBytes {
+    fn set(&mut self, bytes: usize) {
+        self.share.set(bytes);
+        self.hold.set(bytes);
+    }
 }
 
 /// A connection that waits for a draft's commit.
@@ -120,7 +140,10 @@ impl Feed {
             token: partition.token(),
             partition,
             ring: RwLock::new(ring),
-            ring_bytes: Mutex::new(metrics::Share::of(&metrics::hot().ring_bytes)),
+            ring_bytes: Mutex::new(RingBytes {
+                share: metrics::Share::of(&metrics::hot().ring_bytes),
+                hold: shared.memory.shared(),
+            }),
             head: watch::Sender::new(None),
             waiters: Mutex::default(),
             watchers: AtomicUsize::new(0),
@@ -276,6 +299,14 @@ impl Feed {
 
     fn ring(&self) -> std::sync::RwLockReadGuard<'_, Ring> {
         self.ring.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets half of the recent events go; who needs them reads them from the log.
+    fn let_half_of_the_ring_go(&self) {
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+        let bytes_max = ring.bytes() / 2;
+        ring.keep(bytes_max);
+        lock(&self.ring_bytes).set(ring.bytes());
     }
 
     fn has_watchers(&self) -> bool {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use super::{Feed, Shared, task};
 use crate::event::PartitionKey;
 use crate::frontend::lock;
+use crate::frontend::memory::Memory;
 use crate::frontend::metrics::{Counted, FEEDS};
 
 /// The feeds.
@@ -64,6 +65,32 @@ impl Feeds {
         }
         feeds.remove(&feed.partition);
         true
+    }
+
+    /// Lets go what can be read from the log again, until there is room: the states that nobody has asked for longest,
+    /// then half of the pages, then half of the longest rings.
+    pub(in crate::frontend) async fn give_way(&self, memory: &Memory) {
+        let feeds: Vec<Arc<Feed>> = lock(&self.feeds).values().cloned().collect();
+        let kept_since = |feed: &Arc<Feed>| Some((feed.warm.try_lock().ok()?.kept_since()?, feed.clone()));
+        let mut states: Vec<_> = feeds.iter().filter_map(kept_since).collect();
+        states.sort_by_key(|(used, _)| *used);
+        for (_, feed) in states {
+            if !memory.wants_room() {
+                return;
+            }
+            feed.let_state_go().await;
+        }
+        if memory.wants_room() {
+            self.shared.pages.give_way();
+        }
+        let mut rings: Vec<_> = feeds.iter().map(|feed| (feed.ring().bytes(), feed)).collect();
+        rings.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        for (_, feed) in rings {
+            if !memory.wants_room() {
+                return;
+            }
+            feed.let_half_of_the_ring_go();
+        }
     }
 
     /// Tells all feeds to end.

@@ -1,13 +1,18 @@
-//! A partition's state at its head, kept at hand: loaded when first asked for, folded forward after that,
-//! and serialised once for all who ask at the same head.
+//! A partition's state, kept at hand: loaded when first asked for, folded forward after that, and serialised once for
+//! all who ask.
+//!
+//! A large state is serialised at most so often. Whoever has seen nothing of what came since then gets the copy at hand,
+//! and the events after it; others wait. What is at hand is counted, and gives way when the memory is full.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep_until};
 
 use super::Feed;
 use crate::event::EventId;
+use crate::frontend::memory::Hold;
 use crate::frontend::metrics;
 use crate::frontend::ring::RingRead;
 use crate::log::{LoadError, LogError, StoredEvent, apply};
@@ -15,13 +20,22 @@ use crate::state::PartitionState;
 
 /// How many events are folded before other work gets its turn.
 const EVENTS_PER_TURN: usize = 256;
+/// A state of so many bytes is serialised whenever somebody asks.
+const SMALL_BYTES_MAX: usize = 64 * 1024;
+/// The shortest pause after a larger one was serialised, and the pause as so many times what that took.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_TIMES: u32 = 20;
+/// The text of a part of a state, in bytes; as a JSON string it is at most twice as long.
+const PART_BYTES: usize = 256 * 1024;
 
 /// What is kept.
 #[derive(Default)]
 pub(super) struct Warm {
-    state: Option<Box<PartitionState>>,
+    state: Option<(Box<PartitionState>, Hold)>,
     serialised: Option<Arc<StateAt>>,
     used: Option<Instant>,
+    /// When it may be serialised again.
+    due: Option<Instant>,
 }
 
 /// A serialised state.
@@ -30,8 +44,19 @@ pub(in crate::frontend) struct StateAt {
     pub event_id: EventId,
     /// That event's ordinal.
     pub ordinal: u64,
+    /// The length of its JSON.
+    pub bytes: usize,
     /// Its JSON.
-    pub json: Box<RawValue>,
+    pub text: StateText,
+    _hold: Hold,
+}
+
+/// The JSON of a state.
+pub(in crate::frontend) enum StateText {
+    /// As it is.
+    Whole(Box<RawValue>),
+    /// In parts, each as a JSON string.
+    Parts(Vec<Box<str>>),
 }
 
 impl Warm {
@@ -41,39 +66,73 @@ impl Warm {
             *self = Self::default();
         }
     }
+
+    /// When what is kept was last asked for; `None` if nothing is.
+    pub(super) fn kept_since(&self) -> Option<Instant> {
+        self.used.filter(|_| self.state.is_some() || self.serialised.is_some())
+    }
+
+    /// The copy at hand, if it will do.
+    fn copy(&self, wanted: EventId, at_least: EventId) -> Option<Arc<StateAt>> {
+        let is_new = self.due.is_some_and(|due| due > Instant::now());
+        let will_do = |copy: &&Arc<StateAt>| copy.event_id >= if is_new { at_least } else { wanted };
+        self.serialised.as_ref().filter(will_do).cloned()
+    }
 }
 
 impl Feed {
-    /// The state at the head as it is when this is called, or at a later one. Those who ask at once share
-    /// one serialisation.
-    pub(in crate::frontend) async fn state(&self) -> Result<Arc<StateAt>, LogError> {
+    /// The state at the head as it is when this is called, or at a later one; or where a large one was serialised a
+    /// moment ago that has `at_least` this event, that one. Those who ask at once share one serialisation.
+    pub(in crate::frontend) async fn state(&self, at_least: EventId) -> Result<Arc<StateAt>, LogError> {
         let wanted = self.head_now();
         let mut warm = self.warm.lock().await;
         warm.used = Some(Instant::now());
-        if let Some(state) = warm.serialised.as_ref().filter(|state| state.event_id >= wanted) {
-            return Ok(state.clone());
+        if let Some(copy) = warm.copy(wanted, at_least) {
+            return Ok(copy);
+        }
+        if let Some(due) = warm.due {
+            sleep_until(due).await;
         }
         // Those who ask wait for each other here; not for one time-out after another.
         if !self.shared.log.state().borrow().connected {
             let why = "NATS is not connected".to_owned();
             return Err(LogError::Unavailable { what: "reading a state", why });
         }
-        let mut state = match warm.state.take() {
-            Some(state) => state,
-            None => self.load().await?,
+        let _place = self.shared.tasks.states.acquire().await;
+        let (mut state, mut hold) = match warm.state.take() {
+            Some(kept) => kept,
+            None => (self.load().await?, self.shared.memory.shared()),
         };
+        hold.set(state.memory_bytes());
         let upto = self.head_now();
         if let Err(error) = self.fold_to(&mut state, upto).await {
             // What is folded so far is good, and the next one to ask goes on from there.
-            warm.state = Some(state);
+            warm.state = Some((state, hold));
             return Err(error);
         }
         metrics::count(metrics::STATES);
-        let (state, serialised) = blocking(move || serialise(state)).await??;
+        let started = Instant::now();
+        let (whole_max, of_copy) = (self.shared.settings.state_frame_bytes_max, self.shared.memory.shared());
+        let (state, serialised) = blocking(move || serialise(state, whole_max, of_copy)).await??;
+        let pause = PAUSE.max(started.elapsed() * PAUSE_TIMES);
+        warm.due = (serialised.bytes > SMALL_BYTES_MAX).then(|| Instant::now() + pause);
         let serialised = Arc::new(serialised);
-        warm.state = Some(state);
         warm.serialised = Some(serialised.clone());
+        hold.set(state.memory_bytes());
+        if self.shared.memory.may_keep(state.memory_bytes()) {
+            warm.state = Some((state, hold));
+        } else {
+            drop_aside((state, hold)).await;
+        }
         Ok(serialised)
+    }
+
+    /// Lets the state at hand go, unless it is just being used.
+    pub(super) async fn let_state_go(&self) {
+        let Ok(mut warm) = self.warm.try_lock() else { return };
+        let kept = (warm.state.take(), warm.serialised.take());
+        drop(warm);
+        drop_aside(kept).await;
     }
 
     async fn load(&self) -> Result<Box<PartitionState>, LogError> {
@@ -119,10 +178,55 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         .map_err(|error| LogError::Malformed { what: "working on a state", why: error.to_string() })
 }
 
-fn serialise(state: Box<PartitionState>) -> Result<(Box<PartitionState>, StateAt), LogError> {
+/// Drops what is so large that it takes a while.
+async fn drop_aside(large: impl Send + 'static) {
+    if let Err(error) = tokio::task::spawn_blocking(move || drop(large)).await {
+        tracing::error!(%error, "a state could not be let go");
+    }
+}
+
+fn serialise(
+    state: Box<PartitionState>,
+    whole_max: usize,
+    mut hold: Hold,
+) -> Result<(Box<PartitionState>, StateAt), LogError> {
     let malformed = |why: String| LogError::Malformed { what: "serialising a state", why };
     let text = String::from_utf8(state.document().canonical()).map_err(|why| malformed(why.to_string()))?;
-    let json = RawValue::from_string(text).map_err(|why| malformed(why.to_string()))?;
-    let at = StateAt { event_id: state.head(), ordinal: state.ordinal(), json };
+    let bytes = text.len();
+    let (text, held) = if bytes <= whole_max {
+        (StateText::Whole(RawValue::from_string(text).map_err(|why| malformed(why.to_string()))?), bytes)
+    } else {
+        let parts = parts_of(&text).map_err(|why| malformed(why.to_string()))?;
+        let held = parts.iter().map(|part| part.len()).sum();
+        (StateText::Parts(parts), held)
+    };
+    hold.set(held);
+    let at = StateAt { event_id: state.head(), ordinal: state.ordinal(), bytes, text, _hold: hold };
     Ok((state, at))
+}
+
+/// A text in parts, each as a JSON string.
+fn parts_of(text: &str) -> serde_json::Result<Vec<Box<str>>> {
+    let (mut parts, mut rest) = (Vec::with_capacity(text.len() / PART_BYTES + 1), text);
+    while !rest.is_empty() {
+        let (part, more) = rest.split_at(rest.floor_char_boundary(PART_BYTES));
+        parts.push(serde_json::to_string(part)?.into_boxed_str());
+        rest = more;
+    }
+    Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_make_up_the_text() {
+        for text in ["", "a", &"é\"\\".repeat(PART_BYTES), &"x".repeat(2 * PART_BYTES)] {
+            let parts = parts_of(text).unwrap();
+            let texts: Vec<String> = parts.iter().map(|part| serde_json::from_str(part).unwrap()).collect();
+            assert_eq!(texts.concat(), text);
+            assert!(parts.iter().all(|part| part.len() <= 2 * PART_BYTES + 2));
+        }
+    }
 }

@@ -80,6 +80,11 @@ enum ItemEnd {
 impl Session {
     /// Whether a frame has to wait until what came before it is answered: it is no batch, or there is no room.
     pub(super) fn must_wait(&self, looked: &Result<Frame, Refusal>) -> bool {
+        // One state at a time.
+        let is_sync = matches!(looked, Ok(Frame { request: Request::Sync(_), .. }));
+        if self.sending.is_some() && is_sync {
+            return true;
+        }
         if self.batches.is_empty() {
             return false;
         }

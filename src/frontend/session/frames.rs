@@ -61,12 +61,7 @@ impl Frames {
         socket: &mut Socket,
         incoming: &Incoming,
     ) -> Option<Result<Frame, Refusal>> {
-        let bytes = match incoming {
-            Incoming::Text(text) => text.len(),
-            Incoming::Binary(bytes) => *bytes,
-            Incoming::Alive => 0,
-        };
-        if let Err(wait) = self.limit.frame(bytes) {
+        if let Err(wait) = self.limit.frame(incoming.bytes()) {
             self.over_limit += 1;
             let ends =
                 self.over_limit > self.over_limit_max || socket.dialect().closes_on(ErrorCode::RateLimited);

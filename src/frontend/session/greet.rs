@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use tracing::{Span, info, warn};
 
 use super::frames::Frames;
+use super::sending::{Sending, form_of};
 use super::socket::{End, Socket};
 use super::{Hub, expiry};
 use crate::auth::{AuthError, Identity};
@@ -15,6 +16,7 @@ use crate::event::{EventId, ReplyTo, Submission, Units};
 use crate::frontend::edge::Refusal;
 use crate::frontend::feed::{StateAt, Watched};
 use crate::frontend::limits::{Admission, Entrance};
+use crate::frontend::memory::Account;
 use crate::frontend::metrics;
 use crate::frontend::roster::{Dismissal, Dismissals, Listed};
 use crate::protocol::{BadRequest, CloseCode, Connect, Dialect, ErrorCode, Notice, Request};
@@ -27,6 +29,9 @@ pub(super) struct Greeted {
     pub listed: Listed,
     pub feed: Watched,
     pub position: EventId,
+    pub account: Arc<Account>,
+    /// A state that is to be sent in parts.
+    pub sending: Option<Sending>,
 }
 
 /// Why a `connect` was refused though the connection stays.
@@ -126,6 +131,8 @@ pub(super) async fn greet(
         if hub.auth.is_revoked(&identity) {
             return Err(expiry::end_of(Dismissal::Revoked));
         }
+        let account = hub.memory.account(connection, &identity.client_id);
+        socket.count_on(&account);
         let feed = hub.feeds.watch(&connect.partition);
         let joined = tokio::select! {
             biased;
@@ -140,14 +147,20 @@ pub(super) async fn greet(
                     partition: connect.partition.as_str(),
                     head,
                     since_snapshot,
-                    initial_state: state.as_ref().map(|state| &*state.json),
+                    initial_state: state.as_deref().map(form_of),
                     heartbeat_interval_ms: hub.settings.heartbeat_interval_ms,
                 };
                 socket.send(id.as_deref(), &notice).await?;
                 frames.good();
                 socket.allow(hub.settings.frame_bytes_max);
                 info!(%position, "connected");
-                return Ok((Greeted { admission, frames, identity, listed, feed, position }, dismissals));
+                if let Some(state) = &state {
+                    hub.outflow.take(&identity.client_id, state.bytes);
+                }
+                let sending = state.and_then(|state| Sending::of(state, id));
+                let greeted =
+                    Greeted { admission, frames, identity, listed, feed, position, account, sending };
+                return Ok((greeted, dismissals));
             }
             Err(refused) => {
                 drop(admission);
@@ -217,7 +230,11 @@ async fn join(
         return Ok(Joined { head: now, since_snapshot: 0, state: None, position: now });
     }
     let Some(last) = connect.last_event_id else {
-        let state = match feed.state().await {
+        // Who was told much a moment ago waits for its turn.
+        if let Some(from) = hub.outflow.not_before(&connect.client_id) {
+            tokio::time::sleep_until(from.into()).await;
+        }
+        let state = match feed.state(EventId::NONE).await {
             Ok(state) => state,
             Err(error) => {
                 warn!(%error, "cannot make the state for a connecting client");

@@ -11,6 +11,7 @@ mod expiry;
 mod frames;
 mod greet;
 mod outcomes;
+mod sending;
 mod socket;
 mod sync;
 mod too_large;
@@ -28,6 +29,7 @@ use self::batch::Batches;
 use self::drafts::Publishing;
 use self::frames::{Frames, Refusal};
 use self::outcomes::{Outcome, Outcomes};
+use self::sending::Sending;
 use self::socket::{End, Socket};
 use self::sync::Cycle;
 use super::answers::AnswerDesk;
@@ -36,7 +38,9 @@ use super::entry::Entry;
 use super::feed::{Feeds, Watched};
 use super::latest::Latest;
 use super::limits::{Admission, Entrance, Limits};
+use super::memory::{Account, Hold, Memory};
 use super::metrics;
+use super::outflow::Outflow;
 use super::pending::Pending;
 use super::roster::{Dismissals, Listed, Roster};
 use super::settings::FrontendSettings;
@@ -56,6 +60,8 @@ pub(super) struct Hub {
     pub answers: Arc<AnswerDesk>,
     pub latest: Arc<Latest>,
     pub limits: Arc<Limits>,
+    pub memory: Arc<Memory>,
+    pub outflow: Arc<Outflow>,
     pub roster: Arc<Roster>,
     /// Keeps what was revoked; `None` where no tokens are asked for.
     pub keeper: Option<Arc<Keeper>>,
@@ -103,6 +109,15 @@ struct Session {
     batches: Batches,
     /// A frame that waits until the batches before it are answered. Nothing is read behind it.
     held: Option<Box<Result<Frame, Refusal>>>,
+    /// The length of that frame.
+    held_bytes: usize,
+    /// A state that is being sent in parts. No event behind it is sent before it is.
+    sending: Option<Sending>,
+    /// What this connection makes the process hold.
+    account: Arc<Account>,
+    hold: Hold,
+    /// Until when nothing is read, since its client was answered with so much.
+    answered_until: Option<Instant>,
     /// Events ahead of the position that are not to be sent, because a batch's answer tells of them; and
     /// whether it has. Until then nothing behind them is sent either, since the answer may not tell of them.
     own: BTreeMap<EventId, bool>,
@@ -176,9 +191,14 @@ async fn begin(
 /// Serves a connection that has been greeted.
 async fn carry_on(mut session: Box<Session>, mut dismissals: Dismissals) -> (Socket, End) {
     // Beside whatever the connection waits for, be it a client that does not read.
+    let account = session.account.clone();
     let end = tokio::select! {
         biased;
         why = dismissals.next() => expiry::end_of(why),
+        () = account.gives_way() => {
+            let why = "the frontend has no memory left, and this connection holds most of it";
+            End::Close(ErrorCode::Unavailable, why.into(), CloseCode::TryAgainLater)
+        }
         end = session.run() => end,
     };
     session.forget_drafts();
@@ -187,7 +207,8 @@ async fn carry_on(mut session: Box<Session>, mut dismissals: Dismissals) -> (Soc
 
 impl Session {
     fn new(hub: Arc<Hub>, connection: u64, socket: Socket, greeted: greet::Greeted) -> Self {
-        let greet::Greeted { admission, frames, identity, listed, feed, position } = greeted;
+        let greet::Greeted { admission, frames, identity, listed, feed, position, account, sending } =
+            greeted;
         let settings = &hub.settings;
         let mut log_state = hub.log.state();
         let epoch = log_state.borrow_and_update().epoch;
@@ -209,6 +230,11 @@ impl Session {
             cycle: None,
             batches: Batches::default(),
             held: None,
+            held_bytes: 0,
+            sending,
+            hold: account.hold(),
+            account,
+            answered_until: None,
             own: BTreeMap::new(),
             pending,
             pending_share: metrics::Share::of(&metrics::hot().pending),
@@ -249,7 +275,12 @@ impl Session {
         self.socket.flush().await?;
         self.pending_share.set(self.pending.len());
         self.leave_if_done()?;
-        let wake = self.wake_at();
+        let may_read = self.may_read();
+        if may_read.is_err() {
+            // It cannot give one that is seen.
+            self.looks_without_life = 0;
+        }
+        let wake = may_read.map_or_else(|at| at.min(self.wake_at()), |()| self.wake_at());
         if timer.deadline() != wake {
             timer.as_mut().reset(wake);
         }
@@ -266,13 +297,16 @@ impl Session {
             },
             () = std::future::ready(()), if self.held.as_ref().is_some_and(|held| !self.must_wait(held)) => {
                 let Some(held) = self.held.take() else { return Ok(()) };
+                self.held_bytes = 0;
                 Box::pin(self.frame(*held)).await
             }
-            incoming = self.socket.next(), if self.held.is_none() => {
+            incoming = self.socket.next(), if self.held.is_none() && may_read.is_ok() => {
                 self.looks_without_life = 0;
-                let Some(looked) = self.frames.look_at(&mut self.socket, &incoming?) else { return Ok(()) };
+                let incoming = incoming?;
+                let Some(looked) = self.frames.look_at(&mut self.socket, &incoming) else { return Ok(()) };
                 if self.must_wait(&looked) {
                     self.held = Some(Box::new(looked));
+                    self.held_bytes = incoming.bytes();
                     return Ok(());
                 }
                 Box::pin(self.frame(looked)).await
@@ -303,6 +337,9 @@ impl Session {
         let head = self.head.borrow_and_update().unwrap_or(EventId::NONE);
         self.drain_committed().await?;
         self.read_after = self.read_after.filter(|at| *at > Instant::now());
+        if self.send_part().await? {
+            return Ok(true);
+        }
         if self.position >= head {
             self.in_step();
             return Ok(false);

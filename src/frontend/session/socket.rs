@@ -1,8 +1,8 @@
-//! A client's socket: notices out, each write within its deadline; frames in.
+//! A client's socket: notices out, as long as they get on; frames in.
 
 use std::borrow::Cow;
 use std::future::poll_fn;
-use std::io;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
 use crate::frontend::edge::Stream;
+use crate::frontend::memory::{Account, Hold};
 use crate::frontend::metrics;
 use crate::frontend::settings::FrontendSettings;
 use crate::frontend::ws::{Message, ReadError, WebSocket, Wire};
@@ -40,6 +41,17 @@ pub(super) enum Incoming {
     Alive,
 }
 
+impl Incoming {
+    /// Its length.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Incoming::Text(text) => text.len(),
+            Incoming::Binary(bytes) => *bytes,
+            Incoming::Alive => 0,
+        }
+    }
+}
+
 /// A client's socket.
 pub(super) struct Socket {
     socket: WebSocket<Stream>,
@@ -48,6 +60,8 @@ pub(super) struct Socket {
     messages: u64,
     stall: Duration,
     retry_after: Duration,
+    /// Counts what the client does not read.
+    output: Option<Hold>,
     /// Nothing more can be read.
     deaf: bool,
 }
@@ -61,6 +75,7 @@ impl Socket {
             messages: 0,
             stall: Duration::from_millis(settings.write_stall_ms_max),
             retry_after: Duration::from_millis(settings.retry_after_ms),
+            output: None,
             deaf: false,
         }
     }
@@ -68,6 +83,12 @@ impl Socket {
     /// From now on a message may have so many bytes.
     pub(super) fn allow(&mut self, bytes_max: usize) {
         self.socket.allow(bytes_max);
+    }
+
+    /// Has what is read and written be counted.
+    pub(super) fn count_on(&mut self, account: &Arc<Account>) {
+        self.socket.count_input(account.hold());
+        self.output = Some(account.hold());
     }
 
     /// The dialect that the client speaks.
@@ -142,13 +163,14 @@ impl Socket {
         let id = format!("s{}-{}", self.connection, self.messages);
         let header = Header { id: &id, timestamp_ms: unix_time::now_ms(), reply_to };
         let frame = self.dialect().encode(&header, notice);
-        self.write(Wire::text(&frame)).await
+        metrics::hot().frames_out.increment(1);
+        if self.socket.feed_text(frame) { self.write_out(false).await } else { Ok(()) }
     }
 
     /// Writes so many frames that were encoded before; they leave with the next [`Socket::flush`].
     pub(super) async fn send_encoded(&mut self, wire: Wire, frames: usize) -> Result<(), End> {
         metrics::hot().frames_out.increment(frames as u64);
-        in_time(self.stall, self.socket.feed(wire)).await
+        if self.socket.feed(wire) { self.write_out(false).await } else { Ok(()) }
     }
 
     /// Asks for a sign of life.
@@ -161,7 +183,39 @@ impl Socket {
         if !self.socket.has_output() {
             return Ok(());
         }
-        in_time(self.stall, self.socket.flush()).await
+        self.write_out(true).await
+    }
+
+    /// Writes what there is, and with `all` has nothing left anywhere. A client that takes nothing for the time of a
+    /// stall is given up; one that takes something, however slowly, is not. Most writes are done at once, and those
+    /// need no timer.
+    async fn write_out(&mut self, all: bool) -> Result<(), End> {
+        let written = self.socket.written_bytes();
+        {
+            let mut write = std::pin::pin!(write_once(&mut self.socket, all));
+            let at_once = poll_fn(|context| Poll::Ready(write.as_mut().poll(context))).await;
+            if let Poll::Ready(written) = at_once {
+                return written.map_err(|_| End::Gone);
+            }
+        }
+        let mut written = written.max(self.socket.written_bytes());
+        loop {
+            if let Some(output) = &mut self.output {
+                output.set(self.socket.output_bytes());
+            }
+            let done = timeout(self.stall, write_once(&mut self.socket, all)).await;
+            let before = std::mem::replace(&mut written, self.socket.written_bytes());
+            let end = match done {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) => Err(End::Gone),
+                Err(_) if written > before => continue,
+                Err(_) => Err(End::Stalled),
+            };
+            if let Some(output) = &mut self.output {
+                output.set(0);
+            }
+            return end;
+        }
     }
 
     /// Ends the connection, and gives the client a little time to read why.
@@ -214,15 +268,8 @@ impl Socket {
     }
 }
 
-/// Awaits a write for at most so long. Most are done at once, and those need no timer.
-async fn in_time(stall: Duration, write: impl Future<Output = io::Result<()>>) -> Result<(), End> {
-    let mut write = std::pin::pin!(write);
-    let at_once = poll_fn(|context| Poll::Ready(write.as_mut().poll(context))).await;
-    let written = match at_once {
-        Poll::Ready(written) => written,
-        Poll::Pending => timeout(stall, write).await.map_err(|_| End::Stalled)?,
-    };
-    written.map_err(|_| End::Gone)
+async fn write_once(socket: &mut WebSocket<Stream>, all: bool) -> std::io::Result<()> {
+    if all { socket.flush().await } else { socket.drain().await }
 }
 
 /// What a read error means.

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::Session;
+use super::sending::{Sending, form_of};
 use super::socket::End;
 use crate::event::EventId;
 use crate::log::LogError;
@@ -70,18 +71,22 @@ impl Session {
     }
 
     async fn sync_snapshot(&mut self, id: Option<&str>) -> Result<Result<(), End>, LogError> {
-        let state = self.feed.state().await?;
+        // Not one that lacks what this client was sent already.
+        let state = self.feed.state(self.position).await?;
         let notice = Notice::SyncPage {
             partition: self.feed.partition().as_str(),
             next: state.event_id,
-            snapshot: Some(Snapshot { state: &state.json, event_id: state.event_id }),
+            snapshot: Some(Snapshot { state: form_of(&state), event_id: state.event_id }),
             events: &[],
             head: state.event_id,
             has_more: false,
         };
         self.cycle = None;
         self.position = self.position.max(state.event_id);
-        Ok(self.socket.send(id, &notice).await)
+        let sent = self.socket.send(id, &notice).await;
+        self.answered_with(state.bytes);
+        self.sending = Sending::of(state, id.map(str::to_owned));
+        Ok(sent)
     }
 
     async fn sync_events(&mut self, id: Option<&str>, sync: &Sync) -> Result<Result<(), End>, LogError> {
@@ -114,6 +119,7 @@ impl Session {
         let notice =
             Notice::SyncPage { partition, snapshot: None, events: &events, next, head: upto, has_more };
         let sent = self.socket.send(id, &notice).await;
+        self.answered_with(bytes);
         let idle_at = Instant::now() + Duration::from_millis(settings.sync_idle_ms_max);
         self.cycle = has_more.then_some(Cycle { upto, next: last, idle_at });
         if has_more {

@@ -107,8 +107,21 @@ pub(super) fn unmask(payload: &mut [u8], mask: [u8; 4]) {
 /// A whole unmasked frame, as servers send it.
 pub(super) fn encode(opcode: Opcode, payload: &[u8]) -> Bytes {
     let mut frame = Vec::with_capacity(payload.len() + 10);
+    push_header(&mut frame, opcode, payload.len());
+    frame.extend_from_slice(payload);
+    frame.into()
+}
+
+/// The header of such a frame.
+pub(super) fn header(opcode: Opcode, length: usize) -> Bytes {
+    let mut header = Vec::with_capacity(10);
+    push_header(&mut header, opcode, length);
+    header.into()
+}
+
+fn push_header(frame: &mut Vec<u8>, opcode: Opcode, length: usize) {
     frame.push(0x80 | opcode.bits());
-    match payload.len() {
+    match length {
         short @ 0..=125 => frame.push(short as u8),
         long @ 126..=0xFFFF => {
             frame.push(126);
@@ -119,8 +132,6 @@ pub(super) fn encode(opcode: Opcode, payload: &[u8]) -> Bytes {
             frame.extend_from_slice(&(longer as u64).to_be_bytes());
         }
     }
-    frame.extend_from_slice(payload);
-    frame.into()
 }
 
 /// Whether a peer may close with this code.

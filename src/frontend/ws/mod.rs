@@ -25,6 +25,7 @@ use sha1::{Digest, Sha1};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use self::frame::{HEADER_BYTES_MAX, Head, Opcode};
+use super::memory::Hold;
 
 /// How much is read at once; on the stack, so that nobody keeps it.
 const READ_BYTES: usize = 4 * 1024;
@@ -138,6 +139,10 @@ pub(super) struct WebSocket<S> {
     bytes_max: usize,
     output: VecDeque<Bytes>,
     output_bytes: usize,
+    /// How many bytes were written so far.
+    written: u64,
+    /// Counts what was read of a message that is not whole, once somebody is known to be counted.
+    hold: Option<Hold>,
     /// A pong waits to be written; another ping makes it another pong.
     pong: Option<Bytes>,
 }
@@ -160,6 +165,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             bytes_max,
             output: VecDeque::new(),
             output_bytes: 0,
+            written: 0,
+            hold: None,
             pong: None,
         }
     }
@@ -167,6 +174,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// From now on messages may have so many bytes.
     pub(super) fn allow(&mut self, bytes_max: usize) {
         self.bytes_max = bytes_max;
+    }
+
+    /// Has what was read of a message that is not whole be counted. Where there is no room, no more of it is read.
+    pub(super) fn count_input(&mut self, hold: Hold) {
+        self.hold = Some(hold);
     }
 
     /// The next message. Cancel safe. After an error, nothing more can be read.
@@ -177,6 +189,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                     self.input = Vec::new();
                 }
                 return Ok(message);
+            }
+            if let Some(hold) = &mut self.hold {
+                let so_far = self.message.as_ref().map_or(0, |message| message.payload.len());
+                hold.set(self.input.len() + so_far);
+                hold.room().await;
             }
             if poll_fn(|context| self.poll_read(context)).await.map_err(ReadError::Io)? == 0 {
                 return Err(ReadError::Ended);
@@ -311,13 +328,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         Poll::Ready(Ok(filled))
     }
 
-    /// Takes a frame to be written; writes when there is a fair amount. Not cancel safe.
-    pub(super) async fn feed(&mut self, frame: Wire) -> io::Result<()> {
+    /// Takes a frame to be written; tells whether there is a fair amount, that should be [`WebSocket::drain`]ed.
+    pub(super) fn feed(&mut self, frame: Wire) -> bool {
         self.push(frame.bytes);
-        if self.output_bytes >= OUT_BYTES_MAX {
-            poll_fn(|context| self.poll_write(context)).await?;
-        }
-        Ok(())
+        self.output_bytes >= OUT_BYTES_MAX
+    }
+
+    /// Takes a text to be written, without a copy of it.
+    pub(super) fn feed_text(&mut self, text: String) -> bool {
+        self.push(frame::header(Opcode::Text, text.len()));
+        self.push(text.into());
+        self.output_bytes >= OUT_BYTES_MAX
+    }
+
+    /// Writes what there is. Cancel safe.
+    pub(super) async fn drain(&mut self) -> io::Result<()> {
+        poll_fn(|context| self.poll_write(context)).await
+    }
+
+    /// How many bytes were written so far: whether a write that waits gets on.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.written
+    }
+
+    /// How many bytes wait to be written.
+    pub(super) fn output_bytes(&self) -> usize {
+        self.output_bytes
     }
 
     /// Whether there is something to [`WebSocket::flush`].
@@ -375,6 +411,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 
     fn written(&mut self, mut bytes: usize) {
         self.output_bytes -= bytes;
+        self.written += bytes as u64;
         while let Some(frame) = self.output.front_mut() {
             if frame.len() > bytes {
                 frame.advance(bytes);

@@ -47,6 +47,7 @@ pub(in crate::protocol) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> S
         }
         // What only the other dialect asks for is never answered in this one; a frame that says so is better
         // than none.
+        Notice::StatePart { .. } => answer(header, "state_part", |out| out.push_str("{}")),
         Notice::Heartbeat => answer(header, "heartbeat", |out| out.push_str("{}")),
         Notice::TokenRefreshed { expires_at } => {
             answer(header, "token_refreshed", |out| push_json(out, &json!({ "exp": expires_at })))

@@ -1,0 +1,88 @@
+// What the client takes from where it runs: clock, timers, tasks, frames, sockets, page events. A test gives its own.
+
+/** A frame at 60 a second. */
+const FRAME_MS = 16;
+/** A visible page that is not drawn gets no frames: a notification waits no longer than this. */
+const FRAME_WAIT_MS = 100;
+
+/** Runs something as a task of its own, soon, in hidden pages too. */
+function tasks() {
+  const { setImmediate, MessageChannel } = /** @type {any} */ (globalThis);
+  if (setImmediate) return (/** @type {() => void} */ run) => void setImmediate(run);
+  /** @type {(() => void)[]} */
+  const waiting = [];
+  /** @type {any} */
+  let channel;
+  return (/** @type {() => void} */ run) => {
+    if (!channel) {
+      channel = new MessageChannel();
+      channel.port1.onmessage = () => waiting.shift()?.();
+    }
+    waiting.push(run);
+    channel.port2.postMessage(0);
+  };
+}
+
+/** The environment of a page, a worker or Node; made when a client is, so that importing needs nothing. */
+export function defaultEnv() {
+  const { document, window, WebSocket, navigator, crypto } = /** @type {any} */ (globalThis);
+  const now = () => Date.now();
+  const task = tasks();
+  let lastFrame = 0;
+
+  /** Runs `run` with the next frame, and at most once a frame. @param {() => void} run */
+  function frame(run) {
+    let done = false;
+    const once = () => {
+      if (done) return;
+      done = true;
+      lastFrame = now();
+      run();
+    };
+    const since = now() - lastFrame;
+    if (document && !document.hidden && globalThis.requestAnimationFrame) {
+      globalThis.requestAnimationFrame(once);
+      setTimeout(once, FRAME_WAIT_MS);
+    } else if (since >= FRAME_MS || since < 0) {
+      task(once);
+    } else {
+      setTimeout(once, FRAME_MS - since);
+    }
+  }
+
+  function randomId() {
+    const bytes = new Uint8Array(16);
+    if (crypto?.getRandomValues) crypto.getRandomValues(bytes);
+    else bytes.forEach((_, index) => (bytes[index] = Math.random() * 256));
+    return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  }
+
+  return {
+    now,
+    task,
+    frame,
+    randomId,
+    random: Math.random,
+    setTimeout: (/** @type {() => void} */ run, /** @type {number} */ ms) => setTimeout(run, ms),
+    clearTimeout: (/** @type {any} */ timer) => clearTimeout(timer),
+    WebSocket,
+    document,
+    window,
+    navigator,
+    report: (/** @type {unknown} */ error) => void Promise.reject(error),
+  };
+}
+
+/** Calls `heard` for page events that say something of the connection; gives the remover.
+ * @param {any} env @param {(name: string, event: any) => void} heard */
+export function watchPage({ window, document }, heard) {
+  const listener = (/** @type {any} */ event) => heard(event.type, event);
+  const of = [
+    [window, ["online", "focus", "pageshow", "pagehide"]],
+    [document, ["visibilitychange", "resume"]],
+  ];
+  for (const [target, names] of of) for (const name of names) target?.addEventListener?.(name, listener);
+  return () => {
+    for (const [target, names] of of) for (const name of names) target?.removeEventListener?.(name, listener);
+  };
+}

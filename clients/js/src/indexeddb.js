@@ -1,0 +1,170 @@
+// A store in IndexedDB: one database a partition; what belongs together is written in one transaction.
+
+const STORES = ["meta", "drafts", "rejected"];
+/** Web Locks are missing on plain http: then each tab keeps a queue of its own. */
+const TAB_KEY = "insieme-client-tab";
+
+/** @param {string} code @param {unknown} [cause] */
+const storeError = (code, cause) => Object.assign(new Error(`the browser's database: ${code}`, { cause }), { code });
+
+/** What went wrong, in a word. @param {any} error */
+function codeOf(error) {
+  if (typeof error?.code === "string") return error.code;
+  if (error?.name === "QuotaExceededError") return "full";
+  if (error?.name === "SecurityError") return "forbidden";
+  return "broken";
+}
+
+/** @param {any} request @returns {Promise<any>} */
+const result = (request) =>
+  new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+
+/** A name of this tab, which a reload keeps. */
+function tabName() {
+  const { sessionStorage, location } = /** @type {any} */ (globalThis);
+  if (!location || !sessionStorage) return "";
+  let name = sessionStorage.getItem(TAB_KEY);
+  if (!name) {
+    name = String(Math.random()).slice(2);
+    sessionStorage.setItem(TAB_KEY, name);
+  }
+  return `-${name}`;
+}
+
+/**
+ * @param {{ name?: string }} [options] the database's name; one for each partition and user
+ * @returns {import("./types.js").Store}
+ */
+export function indexedDbStore({ name = "insieme" } = {}) {
+  /** @type {Promise<any> | undefined} */
+  let opened;
+  let closed = false;
+  const shared = Boolean(/** @type {any} */ (globalThis).navigator?.locks);
+
+  function open() {
+    const { indexedDB } = /** @type {any} */ (globalThis);
+    if (!indexedDB) return Promise.reject(storeError("missing"));
+    if (closed) return Promise.reject(storeError("closed"));
+    opened ??= new Promise((resolve, reject) => {
+      const request = indexedDB.open(shared ? name : name + tabName(), 1);
+      request.onupgradeneeded = () => {
+        request.result.createObjectStore("meta");
+        request.result.createObjectStore("drafts", { autoIncrement: true }).createIndex("id", "id", { unique: true });
+        request.result.createObjectStore("rejected", { autoIncrement: true }).createIndex("id", "id", { unique: true });
+      };
+      request.onerror = () => reject(request.error);
+      request.onsuccess = () => {
+        const db = request.result;
+        // The browser closes it when the site's data are cleared, and under pressure.
+        db.onclose = () => (opened = undefined);
+        db.onversionchange = () => {
+          db.close();
+          opened = undefined;
+        };
+        if (closed) db.close();
+        resolve(db);
+      };
+    });
+    opened.catch(() => (opened = undefined));
+    return opened;
+  }
+
+  /** Runs one transaction; resolves when it is complete, which alone means that it is stored.
+   * @template T @param {"strict" | "relaxed"} durability @param {(tx: any) => Promise<T>} work @returns {Promise<T>} */
+  async function once(durability, work) {
+    const db = await open();
+    const tx = db.transaction(STORES, "readwrite", { durability });
+    const complete = new Promise((resolve, reject) => {
+      tx.oncomplete = resolve;
+      tx.onabort = () => reject(tx.error ?? storeError("broken"));
+    });
+    complete.catch(() => {});
+    let value;
+    try {
+      value = await work(tx);
+    } catch (error) {
+      try {
+        tx.abort();
+      } catch {
+        // It ended already.
+      }
+      throw error;
+    }
+    await complete;
+    return value;
+  }
+
+  /** The same, and once more on a fresh database if the browser has closed this one.
+   * @template T @param {"strict" | "relaxed"} durability @param {(tx: any) => Promise<T>} work @returns {Promise<T>} */
+  async function transact(durability, work) {
+    try {
+      return await once(durability, work);
+    } catch (/** @type {any} */ error) {
+      if (!["InvalidStateError", "AbortError", "UnknownError"].includes(error?.name)) {
+        throw storeError(codeOf(error), error);
+      }
+      opened = undefined;
+    }
+    try {
+      return await once(durability, work);
+    } catch (error) {
+      throw storeError(codeOf(error), error);
+    }
+  }
+
+  return {
+    name,
+    durable: true,
+    load: (fresh) =>
+      transact("strict", async (tx) => {
+        const meta = tx.objectStore("meta");
+        const [fence, base, drafts, rejected] = await Promise.all([
+          result(meta.get("fence")),
+          result(meta.get("base")),
+          result(tx.objectStore("drafts").getAll()),
+          result(tx.objectStore("rejected").getAll()),
+        ]);
+        const next = { generation: (fence?.generation ?? 0) + 1, clientId: fence?.clientId ?? fresh.clientId };
+        meta.put(next, "fence");
+        return { ...next, base, drafts, rejected };
+      }),
+    write: (changes, generation) =>
+      transact(changes.put ? "strict" : "relaxed", async (tx) => {
+        const meta = tx.objectStore("meta");
+        const fence = await result(meta.get("fence"));
+        if (!fence) throw storeError("evicted");
+        const only = Object.keys(changes).every((key) => key === "put");
+        if (generation === undefined ? !only : generation !== fence.generation) throw storeError("fenced");
+        const add = async (/** @type {string} */ store, /** @type {any} */ row) => {
+          const rows = tx.objectStore(store);
+          if ((await result(rows.index("id").getKey(row.id))) === undefined) rows.add(row);
+        };
+        const drop = async (/** @type {string} */ store, /** @type {string} */ id) => {
+          const rows = tx.objectStore(store);
+          const key = await result(rows.index("id").getKey(id));
+          if (key !== undefined) rows.delete(key);
+        };
+        if (changes.base) meta.put(changes.base, "base");
+        for (const row of changes.put ?? []) await add("drafts", row);
+        for (const id of changes.remove ?? []) await drop("drafts", id);
+        for (const row of changes.reject ?? []) await add("rejected", row);
+        for (const id of changes.dismiss ?? []) await drop("rejected", id);
+      }),
+    clear: () =>
+      transact("strict", async (tx) => {
+        // The fence stays, so that no older client writes into what is new; who it was is forgotten.
+        const fence = await result(tx.objectStore("meta").get("fence"));
+        for (const name of STORES) tx.objectStore(name).clear();
+        if (fence) tx.objectStore("meta").put({ generation: fence.generation }, "fence");
+      }),
+    async close() {
+      closed = true;
+      const was = opened;
+      opened = undefined;
+      await was?.then((db) => db.close()).catch(() => {});
+    },
+  };
+}

@@ -1,0 +1,151 @@
+// Keeps a client's drafts and state in its store; when the store fails, the client goes on in memory and says so.
+
+/** Drafts are stored at once. State is not: it can be had from the server. */
+const LATER_MS = 2000;
+/** A frozen tab can hold the database for as long as it likes. */
+const STORE_MS = 5000;
+const AGAIN_MS = 60_000;
+
+/** @typedef {import("./types.js").Changes} Changes */
+
+export class Persistence {
+  /** @type {import("./types.js").Status["storage"]} */
+  state = Object.freeze({ kind: "memory", reason: "starting" });
+  #env;
+  #store;
+  #given;
+  /** @type {number | undefined} */
+  #generation;
+  /** @type {Promise<void>} */
+  #ready = Promise.resolve();
+  #works = true;
+  #dirty = false;
+  /** @type {Set<string>} */
+  #remove = new Set();
+  /** @type {any} */
+  #later;
+  /** @type {any} */
+  #again;
+
+  /**
+   * @param {object} given
+   * @param {any} given.env
+   * @param {import("./types.js").Store} given.store
+   * @param {() => import("./types.js").Base} given.base the committed state
+   * @param {() => Changes} given.all everything, for a store that lost it
+   * @param {() => void} given.onState
+   * @param {() => void} given.onFenced another client writes to the store now
+   */
+  constructor(given) {
+    this.#given = given;
+    this.#env = given.env;
+    this.#store = given.store;
+  }
+
+  /** Loads what is stored, and is from then on the one that writes it. Gives undefined if the store fails.
+   * @param {{ clientId: string }} fresh */
+  async open(fresh) {
+    let open = () => {};
+    this.#ready = new Promise((done) => (open = done));
+    try {
+      const stored = await this.#limited(this.#store.load(fresh));
+      this.#generation = stored.generation;
+      this.#works = true;
+      this.#say();
+      return stored;
+    } catch (error) {
+      this.#failed(error);
+      return undefined;
+    } finally {
+      open();
+    }
+  }
+
+  /** Stores a draft. Gives whether it lies in the store. `shared` is for a tab that does not lead.
+   * @param {import("./types.js").DraftRow} row @param {boolean} shared */
+  async put(row, shared) {
+    if (!shared) await this.#ready;
+    if (!this.#works) return false;
+    try {
+      await this.#limited(this.#store.write({ put: [row] }, shared ? undefined : this.#generation));
+      return true;
+    } catch (error) {
+      if (!shared) this.#failed(error);
+      return false;
+    }
+  }
+
+  /** The state moved on; a draft that is in it goes from the store together with that. @param {string} [settled] */
+  later(settled) {
+    if (settled !== undefined) this.#remove.add(settled);
+    this.#dirty = true;
+    this.#later ??= this.#env.setTimeout(() => void this.flush(), LATER_MS);
+  }
+
+  /** Writes something small at once. @param {Changes} changes */
+  async write(changes) {
+    await this.#ready;
+    if (!this.#works) return;
+    try {
+      await this.#limited(this.#store.write(changes, this.#generation));
+    } catch (error) {
+      this.#failed(error);
+    }
+  }
+
+  /** Writes what waits. */
+  async flush() {
+    this.#env.clearTimeout(this.#later);
+    this.#later = undefined;
+    if (!this.#dirty || !this.#works) return;
+    this.#dirty = false;
+    const remove = [...this.#remove];
+    this.#remove.clear();
+    await this.write({ base: this.#given.base(), remove });
+  }
+
+  /** Ends the writing, not the store. */
+  stop() {
+    this.#env.clearTimeout(this.#later);
+    this.#env.clearTimeout(this.#again);
+    this.#later = this.#again = this.#generation = undefined;
+    this.#dirty = false;
+    this.#remove.clear();
+  }
+
+  /** @template T @param {Promise<T>} work @returns {Promise<T>} */
+  #limited(work) {
+    work.catch(() => {});
+    return new Promise((resolve, reject) => {
+      const timer = this.#env.setTimeout(() => reject({ code: "blocked" }), STORE_MS);
+      work.then(resolve, reject).finally(() => this.#env.clearTimeout(timer));
+    });
+  }
+
+  #say() {
+    this.state = Object.freeze(this.#store.durable ? { kind: "durable" } : { kind: "memory" });
+    this.#given.onState();
+  }
+
+  /** @param {any} error */
+  #failed(error) {
+    if (error?.code === "fenced") return this.#given.onFenced();
+    this.#works = false;
+    this.state = Object.freeze({ kind: "memory", reason: error?.code ?? "broken" });
+    this.#again ??= this.#env.setTimeout(() => void this.#tryAgain(), AGAIN_MS);
+    this.#given.onState();
+  }
+
+  async #tryAgain() {
+    this.#again = undefined;
+    try {
+      const { generation } = await this.#limited(this.#store.load({ clientId: "" }));
+      await this.#limited(this.#store.write(this.#given.all(), generation));
+      this.#generation = generation;
+      this.#works = true;
+      this.#say();
+    } catch (error) {
+      this.#failed(error);
+    }
+  }
+}

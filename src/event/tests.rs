@@ -219,4 +219,37 @@ proptest! {
             }
         }
     }
+
+    /// What a frontend counts is never less than what it sends: a draft that it takes fits.
+    #[test]
+    fn bytes_in_json_are_counted_and_not_guessed(
+        texts in vec("[\\x00-\\x7f\u{e9}\u{20ac}\u{1f600}]{1,20}", 6),
+        base in any::<Option<u64>>(),
+        of_v1 in any::<bool>(),
+        has_user in any::<bool>(),
+        payload in vec(any::<i64>(), 0..20),
+        permissions in vec("[\\x00-\\x7f]{0,12}", 0..5),
+    ) {
+        let user = has_user.then(|| texts[3].clone());
+        let v1 = V1Fields {
+            label: texts[2].clone(),
+            schema_version: u64::MAX,
+            user_id: user.clone(),
+            meta: raw(&serde_json::json!({ "clientTs": texts[4] }).to_string()),
+        };
+        let draft = Draft {
+            draft_id: texts[0].clone(),
+            event_type: texts[1].clone(),
+            payload: raw(&serde_json::to_string(&payload).unwrap()),
+            base_event_id: base.map(EventId),
+            v1: of_v1.then_some(v1),
+        };
+        let (written, counted) = (serde_json::to_string(&draft).unwrap().len(), draft.json_bytes());
+        prop_assert!(written <= counted && counted <= written + 220, "{written} bytes, counted {counted}");
+        let client_id = ClientId::new(texts[5].clone()).unwrap();
+        let counted = Submitter::json_bytes_of(&client_id, user.as_deref(), &permissions);
+        let submitter = Submitter { client_id, user_id: user, permissions };
+        let written = serde_json::to_string(&submitter).unwrap().len();
+        prop_assert!(written <= counted && counted <= written + 64, "{written} bytes, counted {counted}");
+    }
 }

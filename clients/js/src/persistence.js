@@ -84,12 +84,15 @@ export class Persistence {
 
   /** Writes something small at once. @param {Changes} changes */
   async write(changes) {
+    // Before anything else: what is written last is written while this client stops.
+    let generation = this.#generation;
     await this.#ready;
+    generation ??= this.#generation;
     if (!this.#works) return;
     try {
-      await this.#limited(this.#store.write(changes, this.#generation));
+      await this.#limited(this.#store.write(changes, generation));
     } catch (error) {
-      this.#failed(error);
+      if (generation === this.#generation) this.#failed(error);
     }
   }
 

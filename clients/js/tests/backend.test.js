@@ -13,6 +13,7 @@ import { createClient, memoryStore } from "../src/index.js";
 import { action, canonical, random } from "./lib/model.js";
 import { Proxy } from "./lib/proxy.mjs";
 import { until } from "./lib/setup.js";
+import { write } from "./lib/writer.mjs";
 
 const SECRET = "a secret that is long enough for HS256";
 const BINARY =
@@ -155,42 +156,13 @@ test("another log in the place of the one it knew: told, drafts kept, state take
   await second.close();
 });
 
-/** Commits events as fast as a few plain connections can, each with some under way. */
-function write(partition, total, writers = 4) {
-  const each = (index) =>
-    new Promise((done, fail) => {
-      const socket = new WebSocket(backend.url);
-      const send = (type, payload) => socket.send(JSON.stringify({ id: "m", type, timestamp: 0, payload }));
-      let sent = 0;
-      let answers = 0;
-      const next = () => {
-        for (; sent < total / writers && sent < answers + 100; sent += 1) {
-          const event = { type: "set", payload: { target: `w${index}.k${sent % 50}`, value: sent } };
-          send("submit_event", { draftId: `${sent}`, event });
-        }
-      };
-      socket.on("error", fail);
-      socket.on("open", () => send("connect", { clientId: `w${index}`, version: "1", partition }));
-      socket.on("message", (data) => {
-        const message = JSON.parse(data);
-        if (message.type === "event_rejected" || message.type === "error") fail(new Error(data));
-        if (message.type === "event_accepted") answers += 1;
-        if (message.type !== "broadcast") next();
-        if (answers < total / writers) return;
-        socket.terminate();
-        done();
-      });
-    });
-  return Promise.all(Array.from({ length: writers }, (_, index) => each(index)));
-}
-
 test("10,000 missed events are caught up with as events, told in frames", async (t) => {
   const store = memoryStore();
   const first = open("many", { store });
   first.submit("set", { target: "x", value: 1 });
   await until("the first commit", () => idle(first));
   await first.close();
-  await write("many", 10_000);
+  await write(backend.url, "many", 10_000);
   const client = open("many", { store });
   let events = 0;
   let notified = 0;

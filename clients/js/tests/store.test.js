@@ -186,6 +186,20 @@ test("state is written lazily, and drafts go from the store together with it", a
   await client.close();
 });
 
+test("a page that goes away writes its state, and the next one has it", async () => {
+  const store = memoryStore();
+  const { env, client, run } = await setup({ store });
+  const draft = client.submit("set", { target: "x", value: 1 });
+  await run();
+  await draft.settled;
+  env.window.dispatchEvent(new Event("pagehide"));
+  await env.settle();
+  const stored = await store.load({ clientId: "" });
+  assert.equal(stored.base.state.x, 1);
+  assert.deepEqual(stored.drafts, []);
+  await client.close();
+});
+
 test("clear forgets everything and begins again", async () => {
   const store = memoryStore();
   const { server, client, run } = await setup({ store, clientId: undefined });

@@ -30,6 +30,11 @@ export class Proxy {
     return `ws://127.0.0.1:${this.port}`;
   }
 
+  /** How many connections there are. */
+  get open() {
+    return this.#pairs.size;
+  }
+
   /** Resets every connection. */
   reset() {
     for (const { client, server } of [...this.#pairs]) {

@@ -194,7 +194,10 @@ export function createClient(options) {
   /** @returns {import("./types.js").Base} */
   function base() {
     const { state, cursor, stamp, logId } = replica;
-    return { state, cursor, stamp, logId, rules: rulesKey };
+    /** @type {[string, number][]} */
+    const folded = [];
+    for (const [id, { foldedAs }] of replica.entries) if (foldedAs !== undefined) folded.push([id, foldedAs]);
+    return { state, cursor, stamp, logId, rules: rulesKey, folded };
   }
 
   function all() {
@@ -249,6 +252,10 @@ export function createClient(options) {
     if (base.cursor >= replica.cursor) {
       replica.replace(base.state, base.cursor, base.stamp);
       replica.logId = base.logId;
+      for (const [id, foldedAs] of base.folded) {
+        const entry = replica.entries.get(id);
+        if (entry) entry.foldedAs = foldedAs;
+      }
     }
     return false;
   }

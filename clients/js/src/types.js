@@ -31,8 +31,8 @@
 
 /** One draft as a store keeps it. @typedef {{ id: string, type: string, payload: any, baseEventId?: number }} DraftRow */
 
-/** The committed state as a store keeps it.
- * @typedef {{ state: any, cursor: number, stamp?: string, logId?: string, rules?: string }} Base */
+/** The committed state as a store keeps it; `folded` are the drafts in it that the server has not answered yet.
+ * @typedef {{ state: any, cursor: number, stamp?: string, logId?: string, rules?: string, folded: [string, number][] }} Base */
 
 /** What one write changes. All of it is stored, or nothing.
  * @typedef {{ put?: DraftRow[], remove?: string[], base?: Base, reject?: RejectedDraft[], dismiss?: string[] }} Changes */

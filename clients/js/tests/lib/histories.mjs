@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { createClient, memoryStore } from "../../src/index.js";
 import { FakeEnv, FakeServer } from "./fake.js";
-import { action, canonical, model, random } from "./model.js";
+import { action, canonical, model, noteRules, random } from "./model.js";
 
 const STEPS = 30;
 
@@ -32,14 +32,25 @@ class History {
   load() {
     this.env?.die();
     this.env = new FakeEnv({ server: this.server, random: this.dice.next, name: `${this.reloads}-` });
-    this.client = createClient({ url: "ws://test", clientId: "me", env: this.env, store: this.store });
-    this.client.on("rejected", ({ id }) => this.rejected.add(id));
+    this.client = createClient({ url: "ws://test", clientId: "me", env: this.env, store: this.store, rules: noteRules });
+    this.client.on("rejected", ({ id, reason }) => {
+      assert.ok(["conflict", "validation_failed"].includes(reason), `${reason} is no final answer`);
+      this.rejected.add(id);
+    });
     this.notified = undefined;
     this.client.subscribe(() => {
       this.notified = this.client.getSnapshot();
       this.check("a notification");
     });
     this.reloads += 1;
+    if (this.dice.chance(0.3)) for (let count = 0; count < 2; count += 1) this.submit();
+  }
+
+  submit() {
+    const text = String(this.submitted.length);
+    const [type, payload] = this.dice.chance(0.5) ? ["note", { text }] : action(this.dice);
+    const { id } = this.client.submit(type, payload);
+    this.submitted.push({ id, type, payload });
   }
 
   /** What must be shown, from what the server knows. */
@@ -76,9 +87,7 @@ class History {
       case 0:
       case 1:
       case 2: {
-        const [type, payload] = action(this.dice);
-        const { id } = client.submit(type, payload);
-        this.submitted.push({ id, type, payload });
+        this.submit();
         this.check("after submit");
         await env.settle();
         break;

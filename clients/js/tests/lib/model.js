@@ -111,10 +111,26 @@ export function model(before, { type, payload }) {
       insert(tree, take(tree, options.id), options);
       return state;
     }
+    case "note":
+      state.notes = [...(state.notes ?? []), payload.text];
+      return state;
     default:
       return state;
   }
 }
+
+/** An event type of an application's own. Unlike the built-in actions, it shows when it is folded twice, and in
+ * which order. */
+export const noteRules = {
+  events: {
+    note: {
+      reduce: ({ state, payload }) => {
+        state.notes ??= [];
+        state.notes.push(payload.text);
+      },
+    },
+  },
+};
 
 /** RFC 8785. */
 export function canonical(value) {

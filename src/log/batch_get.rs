@@ -12,16 +12,17 @@ use std::time::Duration;
 
 use async_nats::{Message, StatusCode, Subscriber, header};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::connection::Log;
+use super::connection::{Log, reconnected};
 use super::error::LogError;
-use super::subjects;
+use super::{metrics, subjects};
+use crate::fault;
 
 /// What to get; the field names are NATS's.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct BatchGet {
     /// The first sequence number to look at.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,15 +48,42 @@ pub(super) struct Stored {
 }
 
 /// The reply to a [`BatchGet`], message by message.
+///
+/// Every message names the one before it in the answer (`Nats-Last-Sequence`), and the end names the last one. So
+/// an answer that lost messages is noticed: when the connection is replaced in the middle, `async-nats` subscribes
+/// the inbox again, and the rest of the answer arrives without the part that went down with the old connection. What
+/// was given out until then is whole; the rest is asked for again, a bounded number of times.
 pub(super) struct Batch {
+    log: Log,
     what: &'static str,
     stream: &'static str,
+    /// What is still to come.
     request: BatchGet,
     replies: Subscriber,
-    wait: Duration,
+    /// Reconnects before this answer was asked for.
+    reconnects: u64,
+    /// Messages of this answer so far, and their bytes as `max_bytes` counts them.
     got: usize,
+    bytes: usize,
+    /// The last of them; 0 before the first.
     last: u64,
+    /// Its `Nats-Num-Pending`, where no more messages were asked for.
+    left: Option<u64>,
+    /// Answers in a row that were not whole and brought nothing.
+    torn: u32,
     pending: u64,
+}
+
+/// How often in a row an answer that is not whole is asked for again.
+const TORN_MAX: u32 = 8;
+/// How long the next message may take after a reconnect: it may have gone down with the old connection.
+const AFTER_RECONNECT: Duration = Duration::from_millis(500);
+
+/// Why there is no next message.
+enum Flaw {
+    /// The answer is not whole; asked again, it may be.
+    Torn(String),
+    Failed(LogError),
 }
 
 impl Log {
@@ -67,12 +95,23 @@ impl Log {
         stream: &'static str,
         request: BatchGet,
     ) -> Result<Vec<Stored>, LogError> {
-        let mut batch = self.open_batch(what, stream, request).await?;
-        let mut found = Vec::new();
-        while let Some(stored) = batch.next().await? {
-            found.push(stored);
+        let mut torn = 0;
+        loop {
+            let mut batch = self.open_batch(what, stream, request.clone()).await?;
+            let mut found = Vec::new();
+            let failed = loop {
+                match batch.next().await {
+                    Ok(Some(stored)) => found.push(stored),
+                    Ok(None) => return Ok(found),
+                    Err(error) => break error,
+                }
+            };
+            // The last messages of many subjects are one answer, which cannot be continued, only asked for again.
+            torn += 1;
+            if batch.torn == 0 || batch.resumes() || torn >= TORN_MAX {
+                return Err(failed);
+            }
         }
-        Ok(found)
     }
 
     /// Asks for messages from `stream`, to be taken one by one as they come.
@@ -82,7 +121,21 @@ impl Log {
         stream: &'static str,
         request: BatchGet,
     ) -> Result<Batch, LogError> {
-        let body = serde_json::to_vec(&request).map_err(|error| LogError::malformed(what, error))?;
+        let (replies, reconnects) = self.ask_for_batch(what, stream, &request).await?;
+        let log = self.clone();
+        let (got, bytes, last, left, torn, pending) = (0, 0, 0, None, 0, 0);
+        Ok(Batch { log, what, stream, request, replies, reconnects, got, bytes, last, left, torn, pending })
+    }
+
+    /// Sends the request. Gives the inbox, and the number of reconnects before.
+    async fn ask_for_batch(
+        &self,
+        what: &'static str,
+        stream: &str,
+        request: &BatchGet,
+    ) -> Result<(Subscriber, u64), LogError> {
+        let reconnects = self.state().borrow().reconnects;
+        let body = serde_json::to_vec(request).map_err(|error| LogError::malformed(what, error))?;
         let inbox = self.client.new_inbox();
         let replies =
             self.client.subscribe(inbox.clone()).await.map_err(|error| LogError::unavailable(what, error))?;
@@ -90,38 +143,36 @@ impl Log {
             .publish_with_reply(self.api(&format!("DIRECT.GET.{stream}")), inbox, Bytes::from(body))
             .await
             .map_err(|error| LogError::unavailable(what, error))?;
-        let wait = self.settings.request_timeout;
-        Ok(Batch { what, stream, request, replies, wait, got: 0, last: 0, pending: 0 })
+        Ok((replies, reconnects))
     }
 }
 
 impl Batch {
-    /// The next message; `None` behind the last. After an error the batch is over.
+    /// The next message; `None` after the last. After an error the batch is over.
     pub(super) async fn next(&mut self) -> Result<Option<Stored>, LogError> {
-        let what = self.what;
-        let reply = timeout(self.wait, self.replies.next())
-            .await
-            .map_err(|_| LogError::unavailable(what, "timed out"))?
-            .ok_or_else(|| LogError::unavailable(what, "the connection is closing"))?;
-        match reply.status {
-            // 204: the end of the batch. 404: there is nothing.
-            Some(status) if status.as_u16() == 204 || status == StatusCode::NOT_FOUND => {
-                self.pending = header_u64(&reply, subjects::NUM_PENDING).unwrap_or(0);
-                Ok(None)
-            }
-            Some(StatusCode::NO_RESPONDERS) => {
-                Err(LogError::unavailable(what, format!("stream {} does not answer", self.stream)))
-            }
-            Some(status) if status != StatusCode::OK => {
-                let why = reply.description.as_ref().map_or("no reason given", |text| text.as_str());
-                Err(LogError::refused(what, format!("{status} {why}")))
-            }
-            _ => {
-                let stored = stored(what, reply)?;
-                self.check(&stored)?;
-                self.got += 1;
-                self.last = stored.sequence;
-                Ok(Some(stored))
+        loop {
+            match self.take().await {
+                Ok(next) => return Ok(next),
+                Err(Flaw::Failed(error)) => return Err(error),
+                Err(Flaw::Torn(why)) => {
+                    metrics::torn_read();
+                    self.torn = if self.got > 0 { 1 } else { self.torn + 1 };
+                    if self.torn >= TORN_MAX || !self.resumes() {
+                        return Err(LogError::unavailable(self.what, format!("an incomplete answer: {why}")));
+                    }
+                    tracing::debug!(
+                        what = self.what,
+                        why,
+                        torn = self.torn,
+                        "an incomplete answer; asking again"
+                    );
+                    if let Some(pending) = self.left {
+                        // Only the end of the answer is missing.
+                        self.pending = pending;
+                        return Ok(None);
+                    }
+                    self.ask_again().await?;
+                }
             }
         }
     }
@@ -129,6 +180,96 @@ impl Batch {
     /// How many more there were in the stream, known once [`next`](Self::next) has given the last.
     pub(super) fn pending(&self) -> u64 {
         self.pending
+    }
+
+    /// Whether the rest of the answer can be asked for.
+    fn resumes(&self) -> bool {
+        self.request.multi_last.is_empty() || self.got == 0
+    }
+
+    /// Asks for what is still to come.
+    async fn ask_again(&mut self) -> Result<(), LogError> {
+        if self.got > 0 {
+            self.request.seq = Some(self.last + 1);
+            self.request.batch -= self.got;
+            if let Some(bytes_max) = &mut self.request.max_bytes {
+                *bytes_max = bytes_max.saturating_sub(self.bytes).max(1);
+            }
+        }
+        (self.replies, self.reconnects) =
+            self.log.ask_for_batch(self.what, self.stream, &self.request).await?;
+        (self.got, self.bytes, self.last) = (0, 0, 0);
+        Ok(())
+    }
+
+    async fn take(&mut self) -> Result<Option<Stored>, Flaw> {
+        let what = self.what;
+        let reply = self.reply().await?;
+        match reply.status {
+            // 204: the end of the answer.
+            Some(status) if status.as_u16() == 204 => {
+                self.check_joins(&reply)?;
+                self.pending = header_u64(&reply, subjects::NUM_PENDING).unwrap_or(0);
+                Ok(None)
+            }
+            // 404: there is nothing.
+            Some(StatusCode::NOT_FOUND) if self.got == 0 => Ok(None),
+            Some(StatusCode::NOT_FOUND) => Err(Flaw::Torn("it ends with 'not found'".to_owned())),
+            Some(StatusCode::NO_RESPONDERS) => {
+                Err(LogError::unavailable(what, format!("stream {} does not answer", self.stream)).into())
+            }
+            Some(status) if status != StatusCode::OK => {
+                let why = reply.description.as_ref().map_or("no reason given", |text| text.as_str());
+                Err(LogError::refused(what, format!("{status} {why}")).into())
+            }
+            _ => {
+                self.check_joins(&reply)?;
+                let stored = stored(what, reply)?;
+                self.check(&stored)?;
+                self.got += 1;
+                self.bytes += stored.subject.len() + stored.message.length;
+                self.last = stored.sequence;
+                if self.got == self.request.batch {
+                    self.left = header_u64(&stored.message, subjects::NUM_PENDING);
+                }
+                Ok(Some(stored))
+            }
+        }
+    }
+
+    /// The next reply, of whatever kind.
+    async fn reply(&mut self) -> Result<Message, Flaw> {
+        // Most replies are here already.
+        if let Some(reply) = self.replies.next().now_or_never() {
+            return reply.ok_or_else(|| self.closing());
+        }
+        let mut state = self.log.state();
+        let replaced = tokio::select! {
+            biased;
+            reply = timeout(self.log.settings.request_timeout, self.replies.next()) => match reply {
+                Ok(reply) => return reply.ok_or_else(|| self.closing()),
+                Err(_) => return Err(LogError::unavailable(self.what, "timed out").into()),
+            },
+            () = reconnected(&mut state, self.reconnects) => timeout(AFTER_RECONNECT, self.replies.next()).await,
+        };
+        match replaced {
+            Ok(reply) => reply.ok_or_else(|| self.closing()),
+            Err(_) => Err(Flaw::Torn("the connection was replaced before the end".to_owned())),
+        }
+    }
+
+    fn closing(&self) -> Flaw {
+        LogError::unavailable(self.what, "the connection is closing").into()
+    }
+
+    /// Whether a reply follows the last one.
+    fn check_joins(&self, reply: &Message) -> Result<(), Flaw> {
+        let previous = header_u64(reply, header::NATS_LAST_SEQUENCE);
+        if previous == Some(self.last) || fault::broken("believe_batches") {
+            return Ok(());
+        }
+        let previous = previous.map_or("none".to_owned(), |previous| previous.to_string());
+        Err(Flaw::Torn(format!("a reply follows message {previous}, and {} was the last", self.last)))
     }
 
     /// Whether this is what was asked for. What is not makes the whole answer unknown, so the question is asked
@@ -146,6 +287,12 @@ impl Batch {
             "a stored message that was not asked for; asking again"
         );
         Err(LogError::unavailable(self.what, format!("message {sequence} on {subject} was not asked for")))
+    }
+}
+
+impl From<LogError> for Flaw {
+    fn from(error: LogError) -> Self {
+        Self::Failed(error)
     }
 }
 

@@ -116,6 +116,13 @@ impl Log {
         format!("{}.{request}", self.settings.api_prefix)
     }
 
+    /// Which connection this is, of which server. What was sent over one connection does not come whole if it is
+    /// another one at the end.
+    pub(super) fn connection(&self) -> (String, u64) {
+        let info = self.client.server_info();
+        (info.server_id, info.client_id)
+    }
+
     /// The number of slots.
     pub fn slots(&self) -> u16 {
         self.settings.slots
@@ -181,7 +188,7 @@ impl Log {
 }
 
 /// Waits for a reconnect beyond so many; for ever once the client is gone.
-async fn reconnected(state: &mut watch::Receiver<ConnectionState>, reconnects: u64) {
+pub(super) async fn reconnected(state: &mut watch::Receiver<ConnectionState>, reconnects: u64) {
     if state.wait_for(|state| state.reconnects > reconnects).await.is_err() {
         std::future::pending::<()>().await;
     }

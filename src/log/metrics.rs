@@ -18,6 +18,8 @@ const STORE_BYTES_MAX: &str = "insieme_store_bytes_max";
 const STRAYS: &str = "insieme_drafts_stray_total";
 const DAMAGED: &str = "insieme_log_damaged";
 const CLOCK_OFFSET: &str = "insieme_clock_offset_seconds";
+const TORN_READS: &str = "insieme_log_torn_reads_total";
+const INCOMPLETE_INDEXES: &str = "insieme_log_incomplete_indexes_total";
 const LOOK_FAILURES: &str = "insieme_store_look_failures_total";
 
 /// Tells the metrics recorder what each metric is, and how many slots there are. Called when connected.
@@ -39,13 +41,23 @@ pub(super) fn describe(slots: u16) {
     describe_counter!(LOOK_FAILURES, Unit::Count, "Looks at streams and store that failed");
     describe_gauge!(CLOCK_OFFSET, Unit::Seconds, "How far this process's clock is ahead of NATS's");
     describe_counter!(STRAYS, Unit::Count, "Drafts in no slot's reach that were thrown away; must stay 0");
+    describe_counter!(
+        TORN_READS,
+        Unit::Count,
+        "Answers of the log that came without some of their messages, and were asked for again"
+    );
+    describe_counter!(
+        INCOMPLETE_INDEXES,
+        Unit::Count,
+        "Draft indexes that lacked drafts of the log, and were made again from it"
+    );
     describe_gauge!(DAMAGED, Unit::Count, "Whether the streams are not what they were, by kind of damage");
     for kind in DAMAGE_KINDS {
         damaged(kind, false);
     }
     gauge!(CONNECTED).set(1.0);
     gauge!(SLOTS).set(f64::from(slots));
-    for name in [RECONNECTS, SLOW, LOOK_FAILURES, STRAYS] {
+    for name in [RECONNECTS, SLOW, LOOK_FAILURES, STRAYS, TORN_READS, INCOMPLETE_INDEXES] {
         counter!(name).increment(0);
     }
 }
@@ -61,6 +73,14 @@ pub(super) fn strays(count: u64) {
 
 pub(super) fn reconnected() {
     counter!(RECONNECTS).increment(1);
+}
+
+pub(super) fn torn_read() {
+    counter!(TORN_READS).increment(1);
+}
+
+pub(super) fn incomplete_index() {
+    counter!(INCOMPLETE_INDEXES).increment(1);
 }
 
 pub(super) fn slow_subscription() {

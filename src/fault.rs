@@ -23,6 +23,9 @@ pub fn connection_number(number: u64, port: u16) -> u64 {
     if is_on(TELL_ORIGIN) { (number << 16) | u64::from(port) } else { number }
 }
 
+/// Read and write no snapshot of more than 16 KiB.
+pub const SMALL_SNAPSHOTS: &str = "small_snapshots";
+
 /// Whether a fault is switched on.
 #[cfg(feature = "fault-points")]
 pub fn is_on(name: &str) -> bool {

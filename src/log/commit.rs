@@ -61,7 +61,9 @@ impl Log {
         if !fault::broken("commit_unchecked") {
             headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.0.to_string());
         }
-        self.stored_publish(subjects::committed(token), headers, body).await.map(EventId)
+        let id = EventId(self.stored_publish(subjects::committed(token), headers, body).await?);
+        self.note_seen(id);
+        Ok(id)
     }
 
     /// Commits all events of all parts, or none. Gives the id of each part's first event; the others of a
@@ -103,6 +105,7 @@ impl Log {
         }
         // The acknowledgement names the last event; the others stand right before it.
         let last = last_ack.unwrap_or_default();
+        self.note_seen(EventId(last));
         let mut first = last + 1 - total as u64;
         Ok(parts
             .iter()

@@ -15,7 +15,6 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::jetstream::object_store::ObjectMetadata;
 use async_nats::jetstream::stream::{Config, Info};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info};
@@ -207,6 +206,10 @@ const LOOKS_WITH_REPLICAS: u32 = 60;
 const LOOKS: u32 = 2;
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
 
+/// How often the mark follows the commits. If the log loses its last events while no process is running, what was
+/// committed in this time before cannot be told from what never was.
+const MARK_EVERY: Duration = Duration::from_millis(500);
+
 /// Who looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Looker {
@@ -238,11 +241,20 @@ impl Log {
     pub async fn watch_integrity(&self, every: Duration, looker: Looker) -> Damage {
         let mut ticks = tokio::time::interval(every.max(Duration::from_millis(100)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut mark_ticks = tokio::time::interval(MARK_EVERY);
+        mark_ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut state = self.state();
         let mut seen = None;
+        let mut marked = 0;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
+                _ = mark_ticks.tick(), if looker == Looker::Marks => {
+                    if let Some(seen) = seen {
+                        self.keep_mark_logged(seen, &mut marked).await;
+                    }
+                    continue;
+                }
                 // Whatever is behind the new connection may be another server, on another store.
                 Ok(()) = state.changed() => {}
             }
@@ -259,16 +271,28 @@ impl Log {
             }
             if looker == Looker::Marks
                 && let Some(seen) = seen
-                && let Err(error) = self.keep_mark(seen).await
             {
-                debug!(%error, "how far the log has come could not be noted");
+                self.keep_mark_logged(seen, &mut marked).await;
             }
+        }
+    }
+
+    /// Notes how far the log has come, if it has come further than `marked`. A mark that was not written is written
+    /// next time.
+    async fn keep_mark_logged(&self, seen: Mark, marked: &mut u64) {
+        let last = seen.last.max(self.newest.load(Ordering::Acquire));
+        if last <= *marked || !self.state().borrow().connected {
+            return;
+        }
+        match self.keep_mark(Mark { last, ..seen }).await {
+            Ok(()) => *marked = last,
+            Err(error) => debug!(%error, "failed to write the log's mark"),
         }
     }
 
     /// The log's mark, and what is wrong with the log by it. For whoever is to accept the log as it is.
     pub async fn compare_with_mark(&self) -> Result<(Option<Mark>, Option<Mark>, Vec<Damage>), LogError> {
-        let mark = self.mark().await?;
+        let mark = self.mark().await?.map(|(mark, _)| mark);
         let Some(info) = self.stream_info(subjects::COMMITTED_STREAM).await? else {
             return Ok((mark, None, vec![Damage::Gone { stream: subjects::COMMITTED_STREAM }]));
         };
@@ -282,7 +306,7 @@ impl Log {
     pub async fn accept(&self, before: Option<Mark>, now: Mark) -> Result<u64, LogError> {
         let is_another = before.is_some_and(|before| before.created_ns != now.created_ns);
         let deleted = self.delete_snapshots_behind(if is_another { 0 } else { now.last }).await?;
-        self.write_mark(now).await?;
+        self.write_mark(now, None).await?;
         Ok(deleted)
     }
 
@@ -291,7 +315,7 @@ impl Log {
     pub(super) async fn mark_restored(&self) -> Result<(), LogError> {
         match self.compare_with_mark().await? {
             (Some(mark), Some(now), _) => {
-                self.write_mark(Mark { created_ns: now.created_ns, last: now.last, ..mark }).await
+                self.write_mark(Mark { created_ns: now.created_ns, last: now.last, ..mark }, None).await
             }
             // Without a mark the first validator makes one.
             _ => Ok(()),
@@ -341,7 +365,7 @@ impl Log {
                 continue;
             }
             let now = Mark::of(&info);
-            let mark = self.mark().await?.unwrap_or(now.untouched());
+            let mark = self.mark().await?.map_or(now.untouched(), |(mark, _)| mark);
             let mut found: Vec<Damage> =
                 [Some(mark), *seen].into_iter().flatten().flat_map(|mark| mark.compare(&now)).collect();
             // By what was seen and by the mark it may be the same.
@@ -383,35 +407,32 @@ impl Log {
         info.map_err(|error| LogError::unavailable("looking at a stream", format!("{name}: {error}")))
     }
 
-    async fn mark(&self) -> Result<Option<Mark>, LogError> {
+    /// The mark, and its place in the stream of snapshots.
+    async fn mark(&self) -> Result<Option<(Mark, u64)>, LogError> {
         const WHAT: &str = "reading the log's mark";
         match self.object_metadata(WHAT, MARK_OBJECT).await? {
             None => Ok(None),
-            Some(metadata) => Mark::from_metadata(&metadata)
-                .map(Some)
+            Some((metadata, place)) => Mark::from_metadata(&metadata)
+                .map(|mark| Some((mark, place)))
                 .ok_or_else(|| LogError::malformed(WHAT, format!("{metadata:?}"))),
         }
     }
 
-    /// Notes how far the log has come, if nobody has yet.
+    /// Notes how far the log has come, if nobody has yet. A mark of another log is left as it is: only an operator
+    /// says which one is meant.
     async fn keep_mark(&self, seen: Mark) -> Result<(), LogError> {
         match self.mark().await? {
-            Some(mark) if mark.last >= seen.last => Ok(()),
-            Some(mark) => self.write_mark(Mark { last: seen.last, ..mark }).await,
+            Some((mark, _)) if mark.last >= seen.last || mark.created_ns != seen.created_ns => Ok(()),
+            Some((mark, place)) => self.write_mark(Mark { last: seen.last, ..mark }, Some(place)).await,
             // The first one, of a log to which nothing has happened that could be seen.
-            None => self.write_mark(seen.untouched()).await,
+            None => self.write_mark(seen.untouched(), None).await,
         }
     }
 
-    async fn write_mark(&self, mark: Mark) -> Result<(), LogError> {
-        let metadata = ObjectMetadata {
-            name: MARK_OBJECT.to_owned(),
-            description: Some("How far the log has come; see insieme-backend accept-log".to_owned()),
-            metadata: mark.to_metadata(),
-            ..Default::default()
-        };
-        let written = self.snapshot_store().await?.put(metadata, &mut [].as_slice()).await;
-        written.map(drop).map_err(|error| LogError::unavailable("writing the log's mark", error))
+    /// Writes the mark; with a place, only if the mark that is there is the one that was read at that place.
+    async fn write_mark(&self, mark: Mark, read_at: Option<u64>) -> Result<(), LogError> {
+        const WHAT: &str = "writing the log's mark";
+        self.write_metadata(WHAT, MARK_OBJECT, mark.to_metadata(), read_at).await.map(drop)
     }
 }
 

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use super::connection::Log;
 use super::error::LogError;
+use super::metrics;
 use super::replay::StoredEvent;
-use super::snapshots::{SnapshotInfo, SnapshotPart};
+use super::snapshots::{SnapshotInfo, SnapshotPart, fits_snapshot};
 use crate::event::{CommittedEvent, ContentHash, DraftKey, EventId, EventRecord, Token};
+use crate::fault;
 use crate::state::{ApplyError, Fold, IndexEntry, IndexPart, PartitionState, SnapshotError, StatePart};
 
 /// A state that could not be had.
@@ -51,7 +53,7 @@ impl Log {
         fold: &Arc<dyn Fold>,
         with_index: bool,
     ) -> Result<Loaded, LoadError> {
-        self.load(token, fold, with_index, |_| {}).await
+        Ok(self.load(token, fold, with_index, false).await?.0)
     }
 
     /// Loads the state at the head of a partition, and the index entries of the events behind its snapshot, which it is
@@ -61,27 +63,58 @@ impl Log {
         token: &Token,
         fold: &Arc<dyn Fold>,
     ) -> Result<(Loaded, Vec<IndexEntry>), LoadError> {
-        let mut entries = Vec::new();
-        let loaded = self.load(token, fold, false, |event| entries.push(index_entry(event))).await?;
-        Ok((loaded, entries))
+        self.load(token, fold, false, true).await
     }
 
+    /// Loads a state, and the index entries of the events that it read if they are wanted. What looks like damage of
+    /// the log is called so only when a second read shows it again.
     async fn load(
         &self,
         token: &Token,
         fold: &Arc<dyn Fold>,
         with_index: bool,
+        with_entries: bool,
+    ) -> Result<(Loaded, Vec<IndexEntry>), LoadError> {
+        let mut use_index = with_index;
+        let mut looked_again = false;
+        loop {
+            let mut entries = Vec::new();
+            let seen = |event: &CommittedEvent<'_>| {
+                if with_entries {
+                    entries.push(index_entry(event));
+                }
+            };
+            match self.load_once(token, fold, with_index, use_index, seen).await {
+                Ok(Some(loaded)) => return Ok((loaded, entries)),
+                Ok(None) => use_index = false,
+                Err(LoadError::Broken { event, why }) if !looked_again => {
+                    tracing::warn!(%token, %event, why, "the log looks damaged; reading it again");
+                    looked_again = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Loads a state for [`load`](Self::load). Without `use_index` the snapshot's draft index is made from the log
+    /// instead. `None` if the index lacks drafts.
+    async fn load_once(
+        &self,
+        token: &Token,
+        fold: &Arc<dyn Fold>,
+        with_index: bool,
+        use_index: bool,
         seen: impl FnMut(&CommittedEvent<'_>),
-    ) -> Result<Loaded, LoadError> {
+    ) -> Result<Option<Loaded>, LoadError> {
         let Some(head) = self.head_for(token, with_index).await? else {
             if let Some(snapshot) = self.snapshot_info(token, SnapshotPart::State).await? {
                 return Err(gone_back(snapshot.event_id, EventId::NONE, with_index));
             }
             let state = Start::empty(with_index).state;
-            return Ok(Loaded { state, snapshot: SnapshotInfo::default(), indexed: 0 });
+            return Ok(Some(Loaded { state, snapshot: SnapshotInfo::default(), indexed: 0 }));
         };
-        let Start { mut state, replay_from, newest, snapshot, indexed } =
-            self.start(token, with_index).await?;
+        let Start { mut state, replay_from, newest, snapshot, index } =
+            self.start(token, with_index, use_index).await?;
         if newest > head.id {
             // It may have been replaced since the head was asked for: by that time there was a later head.
             let again = self.head_for(token, with_index).await?.map_or(EventId::NONE, |head| head.id);
@@ -89,23 +122,39 @@ impl Log {
                 return Err(gone_back(newest, again, with_index));
             }
         }
-        self.advance(token, fold, &mut state, replay_from, head.id, seen).await?;
+        let mut count = EventCount::up_to(index.event_id, &state);
+        self.advance(token, fold, &mut state, replay_from, head.id, &mut count, seen).await?;
+        if with_index && count.events != Some(index.drafts) && !fault::broken("believe_indexes") {
+            report_incomplete_index(token, index, count.events);
+            return Ok(None);
+        }
         #[cfg(feature = "fault-points")]
         if crate::fault::broken("forget_drafts") {
             state.forget_drafts();
         }
-        Ok(Loaded { state, snapshot, indexed })
+        Ok(Some(Loaded { state, snapshot, indexed: index.drafts }))
     }
 
-    /// Loads the draft index as of event `upto` of a partition, to be written. `entries` are those of all events
-    /// behind `known_from` up to there; the others are read from the log. `None` where nothing is new.
+    /// Loads the draft index as of event `upto` of a partition, to be written: that event is the partition's
+    /// `ordinal`th. `entries` are those of all events after `known_from` up to there; the others are read from the
+    /// log. `None` if nothing is new, or the index would be longer than what is read back.
+    ///
+    /// The index has a draft for every event. One that was written with fewer is made again from the log.
     pub async fn load_index(
         &self,
         token: &Token,
         upto: EventId,
+        ordinal: u64,
         known_from: EventId,
         entries: Vec<IndexEntry>,
     ) -> Result<Option<IndexPart>, LoadError> {
+        if !fits_snapshot(IndexPart::encoded_len(ordinal)) {
+            tracing::warn!(
+                %token, drafts = ordinal,
+                "the draft index is too long for a snapshot; a validator that loads the partition reads the later drafts from the log"
+            );
+            return Ok(None);
+        }
         let bytes = self.usable(token, SnapshotPart::Index).await?;
         let decoded = tokio::task::spawn_blocking(move || decode_index(bytes.as_deref()));
         let mut index =
@@ -113,6 +162,30 @@ impl Log {
         if index.event_id >= upto {
             return Ok(None);
         }
+        let summary = IndexSummary::of(&index);
+        self.extend_index(token, &mut index, upto, known_from, entries.clone()).await?;
+        if index.entries.len() as u64 != ordinal && !fault::broken("believe_indexes") {
+            report_incomplete_index(token, summary, None);
+            index = IndexPart::default();
+            self.extend_index(token, &mut index, upto, known_from, entries).await?;
+        }
+        let drafts = index.entries.len() as u64;
+        if drafts != ordinal && !fault::broken("believe_indexes") {
+            let why = format!("the log has {drafts} events up to this one, which says it is the {ordinal}th");
+            return Err(LoadError::Broken { event: upto, why });
+        }
+        Ok(Some(index))
+    }
+
+    /// Enters the drafts of all events after the index's own up to `upto`.
+    async fn extend_index(
+        &self,
+        token: &Token,
+        index: &mut IndexPart,
+        upto: EventId,
+        known_from: EventId,
+        entries: Vec<IndexEntry>,
+    ) -> Result<(), LoadError> {
         let mut new = Vec::new();
         let mut replay = self.replay(token, index.event_id, known_from);
         while let Some(stored) = replay.next().await? {
@@ -123,7 +196,7 @@ impl Log {
         }
         new.extend(entries);
         index.extend(upto, new);
-        Ok(Some(index))
+        Ok(())
     }
 
     /// Looks in the log, at the leader's, for a draft that may be committed as one of these events.
@@ -135,6 +208,17 @@ impl Log {
     ) -> Result<Option<(EventId, ContentHash)>, LoadError> {
         for id in candidates {
             let Some(stored) = self.leader_event(token, *id).await? else {
+                // A server that lags does not have it yet.
+                const WHAT: &str = "looking for a draft";
+                let head = self.leader_head(token).await?.map_or(EventId::NONE, |head| head.id);
+                if head < *id {
+                    return Err(
+                        LogError::unavailable(WHAT, format!("the log ends at {head}, before {id}")).into()
+                    );
+                }
+                if self.leader_event(token, *id).await?.is_some() {
+                    return Err(LogError::unavailable(WHAT, format!("{id} was missing a moment ago")).into());
+                }
                 let why = "the event is in the partition's index and no longer in its log".to_owned();
                 return Err(LoadError::Broken { event: *id, why });
             };
@@ -158,7 +242,16 @@ impl Log {
             return Ok(0);
         }
         let behind = parse(&head)?.record.ordinal.saturating_sub(state.ordinal());
-        self.advance(token, fold, state, state.head(), head.id, |_| {}).await?;
+        let from = state.head();
+        let mut count = EventCount::up_to(from, state);
+        let advanced = self.advance(token, fold, state, from, head.id, &mut count, |_| {}).await;
+        if let Err(LoadError::Broken { event, why }) = advanced {
+            // What is folded so far is good. The rest may have been read badly.
+            tracing::warn!(%token, %event, why, "the log looks damaged; reading it again");
+            let from = state.head();
+            let mut count = EventCount::up_to(from, state);
+            self.advance(token, fold, state, from, head.id, &mut count, |_| {}).await?;
+        }
         Ok(behind)
     }
 
@@ -187,14 +280,14 @@ impl Log {
         if deciding { self.leader_head(token).await } else { self.head(token).await }
     }
 
-    async fn start(&self, token: &Token, with_index: bool) -> Result<Start, LogError> {
+    async fn start(&self, token: &Token, with_index: bool, use_index: bool) -> Result<Start, LogError> {
         let (Some(snapshot), Some(state)) = (
             self.snapshot_info(token, SnapshotPart::State).await?,
             self.usable(token, SnapshotPart::State).await?,
         ) else {
             return Ok(Start::empty(with_index));
         };
-        let index = if with_index { self.usable(token, SnapshotPart::Index).await? } else { None };
+        let index = if use_index { self.usable(token, SnapshotPart::Index).await? } else { None };
         let decode = move || Start::decode(snapshot, &state, with_index.then_some(index.as_deref()));
         let decoded = tokio::task::spawn_blocking(decode)
             .await
@@ -232,12 +325,24 @@ impl Log {
         state: &mut PartitionState,
         from: EventId,
         upto: EventId,
+        count: &mut EventCount,
         mut seen: impl FnMut(&CommittedEvent<'_>),
     ) -> Result<(), LoadError> {
         let mut replay = self.replay(token, from, upto);
         let mut folded = 0_usize;
+        let mut before = None;
         while let Some(stored) = replay.next().await? {
             let event = parse(&stored)?;
+            let ordinal = event.record.ordinal;
+            // The state compares the ordinals of what is folded; what goes into the index alone, nobody else does.
+            if let Some(expected) = before.filter(|expected| *expected != ordinal)
+                && !fault::broken("believe_batches")
+            {
+                let id = event.id;
+                return Err(does_not_fold(&stored, ApplyError::Hole { id, found: ordinal, expected }));
+            }
+            before = Some(ordinal + 1);
+            count.see(event.id, ordinal);
             // What is in the state already goes into the index alone.
             state
                 .replay(fold.as_ref(), &event, stored.body.len())
@@ -261,14 +366,54 @@ struct Start {
     /// The last event that any part of the snapshot knows of.
     newest: EventId,
     snapshot: SnapshotInfo,
-    indexed: u64,
+    index: IndexSummary,
+}
+
+/// A draft index without its entries.
+#[derive(Debug, Clone, Copy, Default)]
+struct IndexSummary {
+    event_id: EventId,
+    drafts: u64,
+}
+
+impl IndexSummary {
+    fn of(index: &IndexPart) -> Self {
+        Self { event_id: index.event_id, drafts: index.entries.len() as u64 }
+    }
+}
+
+/// How many events a partition has up to one of them, as a replay of its events tells.
+struct EventCount {
+    upto: EventId,
+    /// `None` until it is known.
+    events: Option<u64>,
+}
+
+impl EventCount {
+    /// Up to `upto`, of which the state may know.
+    fn up_to(upto: EventId, state: &PartitionState) -> Self {
+        let events = match upto {
+            EventId::NONE => Some(0),
+            _ => (state.head() == upto).then(|| state.ordinal()),
+        };
+        Self { upto, events }
+    }
+
+    /// Takes the next event of the replay.
+    fn see(&mut self, id: EventId, ordinal: u64) {
+        if id == self.upto {
+            self.events = Some(ordinal);
+        } else if id > self.upto && self.events.is_none() {
+            self.events = ordinal.checked_sub(1);
+        }
+    }
 }
 
 impl Start {
     fn empty(with_index: bool) -> Self {
         let state = if with_index { PartitionState::new() } else { PartitionState::follower() };
-        let none = EventId::NONE;
-        Self { state, replay_from: none, newest: none, snapshot: SnapshotInfo::default(), indexed: 0 }
+        let (snapshot, index) = (SnapshotInfo::default(), IndexSummary::default());
+        Self { state, replay_from: EventId::NONE, newest: EventId::NONE, snapshot, index }
     }
 
     /// From a snapshot's parts: its state, and the index if one is wanted, and there.
@@ -279,9 +424,13 @@ impl Start {
     ) -> Result<Self, SnapshotError> {
         let part = StatePart::decode(state)?;
         let newest = snapshot.event_id.max(part.event_id);
+        // What was said of the snapshot was read before it, which may have been replaced meanwhile.
+        let StatePart { event_id, ordinal, log_bytes, .. } = part;
+        let snapshot = SnapshotInfo { event_id, ordinal, log_bytes, ..snapshot };
         let Some(index) = index else {
             let state = PartitionState::from_state_part(&part)?;
-            return Ok(Self { state, replay_from: part.event_id, newest, snapshot, indexed: 0 });
+            let index = IndexSummary::default();
+            return Ok(Self { state, replay_from: part.event_id, newest, snapshot, index });
         };
         let index = decode_index(index);
         Ok(Self {
@@ -289,9 +438,20 @@ impl Start {
             replay_from: PartitionState::replay_from(&part, &index),
             newest: newest.max(index.event_id),
             snapshot,
-            indexed: index.entries.len() as u64,
+            index: IndexSummary::of(&index),
         })
     }
+}
+
+/// An index that lacks drafts, or has some too many: an older version read the log with a hole, or it was damaged.
+/// What it lacks could be committed a second time, so the log is read instead.
+fn report_incomplete_index(token: &Token, index: IndexSummary, events: Option<u64>) {
+    metrics::incomplete_index();
+    let IndexSummary { event_id, drafts } = index;
+    tracing::error!(
+        %token, %event_id, drafts, events,
+        "the snapshot's draft index does not have a draft for every event; making it again from the log"
+    );
 }
 
 /// A draft index; an empty one where there is none, or none that can be used: the log has it all.

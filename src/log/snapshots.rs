@@ -10,24 +10,35 @@
 use std::collections::HashMap;
 
 use async_nats::jetstream::object_store::{self, ObjectStore};
+use async_nats::{HeaderMap, header};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
-use futures_util::StreamExt;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::batch_get::BatchGet;
 use super::bootstrap::stream_info;
+use super::commit::CommitError;
 use super::connection::Log;
 use super::error::LogError;
 use super::subjects::{self, SNAPSHOT_BUCKET, SNAPSHOT_STREAM};
 use crate::event::{EventId, Token, is_plain};
+use crate::fault;
 
 /// The largest snapshot object that is read back, in bytes, before decompression and after.
 const SNAPSHOT_BYTES_MAX: usize = 1 << 30;
+
+/// Whether a snapshot part of so many bytes can be read back. One that cannot is not written.
+pub(super) fn fits_snapshot(bytes: u64) -> bool {
+    let bytes_max = if fault::is_on(fault::SMALL_SNAPSHOTS) { 16 << 10 } else { SNAPSHOT_BYTES_MAX };
+    bytes <= bytes_max as u64
+}
+
 /// The most chunks and bytes of an object that are asked for at a time.
 const CHUNKS_AT_ONCE: usize = 4096;
 const BYTES_AT_ONCE: usize = 4 << 20;
+/// The most objects that are looked at at a time.
+const OBJECTS_AT_ONCE: usize = 256;
 const COMPRESSION_LEVEL: i32 = 1;
 
 /// One of the two objects of a snapshot.
@@ -89,6 +100,8 @@ impl SnapshotInfo {
 #[derive(Deserialize)]
 struct StoredObject {
     #[serde(default)]
+    name: String,
+    #[serde(default)]
     metadata: HashMap<String, String>,
     #[serde(default)]
     nuid: String,
@@ -99,6 +112,9 @@ struct StoredObject {
     digest: Option<String>,
     #[serde(default)]
     deleted: bool,
+    /// The place of this description in the stream.
+    #[serde(skip)]
+    sequence: u64,
 }
 
 impl Log {
@@ -134,7 +150,7 @@ impl Log {
         let packed = self.chunks(WHAT, &object).await?;
         blocking(WHAT, move || {
             zstd::bulk::Decompressor::upper_bound(&packed)
-                .filter(|bytes| *bytes <= SNAPSHOT_BYTES_MAX)
+                .filter(|bytes| fits_snapshot(*bytes as u64))
                 .ok_or_else(|| std::io::Error::other("not zstd, or larger than any snapshot"))
                 .and_then(|bytes| zstd::bulk::decompress(&packed, bytes))
         })
@@ -142,13 +158,46 @@ impl Log {
         .map(Some)
     }
 
-    /// What was written beside an object, by its name.
+    /// What was written beside an object, by its name, and the place of that in the stream.
     pub(super) async fn object_metadata(
         &self,
         what: &'static str,
         name: &str,
-    ) -> Result<Option<HashMap<String, String>>, LogError> {
-        Ok(self.stored_object(what, name).await?.map(|object| object.metadata))
+    ) -> Result<Option<(HashMap<String, String>, u64)>, LogError> {
+        Ok(self.stored_object(what, name).await?.map(|object| (object.metadata, object.sequence)))
+    }
+
+    /// Writes an object without bytes in place of the one that was there, in one publish. With `expected`, only if
+    /// that is still the place of the one that is there. False if it is not.
+    pub(super) async fn write_metadata(
+        &self,
+        what: &'static str,
+        name: &str,
+        metadata: HashMap<String, String>,
+        expected: Option<u64>,
+    ) -> Result<bool, LogError> {
+        let inbox = self.client.new_inbox();
+        let object = serde_json::json!({
+            "name": name,
+            "bucket": SNAPSHOT_BUCKET,
+            "nuid": inbox.rsplit('.').next(),
+            "size": 0,
+            "chunks": 0,
+            "digest": format!("SHA-256={}", URL_SAFE.encode(Sha256::digest([]))),
+            "metadata": metadata,
+        });
+        let mut headers = HeaderMap::new();
+        headers.insert(header::NATS_ROLLUP, "sub");
+        if let Some(expected) = expected {
+            headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
+        }
+        let subject = subjects::snapshot_info(&URL_SAFE.encode(name));
+        match self.stored_publish(subject, headers, object.to_string().into()).await {
+            Ok(_) => Ok(true),
+            Err(CommitError::Conflict) => Ok(false),
+            Err(CommitError::NotStored(why)) => Err(LogError::refused(what, why)),
+            Err(CommitError::Unknown(error)) => Err(error),
+        }
     }
 
     /// What the object store says of a snapshot object. Where the object store is gone, there is none, and the log has
@@ -175,15 +224,16 @@ impl Log {
         let get =
             BatchGet { multi_last: vec![subjects::snapshot_info(&name)], batch: 1, ..BatchGet::default() };
         let Some(stored) = self.batch_get(what, SNAPSHOT_STREAM, get).await?.pop() else { return Ok(None) };
-        let object: StoredObject = serde_json::from_slice(&stored.message.payload)
+        let mut object: StoredObject = serde_json::from_slice(&stored.message.payload)
             .map_err(|error| LogError::malformed(what, error))?;
+        object.sequence = stored.sequence;
         Ok((!object.deleted).then_some(object))
     }
 
     /// An object's bytes.
     async fn chunks(&self, what: &'static str, object: &StoredObject) -> Result<Vec<u8>, LogError> {
         let wrong = |why: &str| LogError::malformed(what, why);
-        if object.size > SNAPSHOT_BYTES_MAX {
+        if !fits_snapshot(object.size as u64) {
             return Err(wrong("larger than any snapshot"));
         }
         if object.chunks > 0 && !is_plain(&object.nuid) {
@@ -225,15 +275,26 @@ impl Log {
     pub(super) async fn delete_snapshots_behind(&self, last: u64) -> Result<u64, LogError> {
         const WHAT: &str = "deleting snapshots";
         let store = self.snapshot_store().await?;
-        let mut list = store.list().await.map_err(|error| LogError::unavailable(WHAT, error))?;
-        let mut outdated = Vec::new();
-        while let Some(object) = list.next().await {
-            let object = object.map_err(|error| LogError::unavailable(WHAT, error))?;
-            let is_ours = object.name.starts_with("state.") || object.name.starts_with("index.");
-            let within =
-                SnapshotInfo::from_metadata(&object.metadata).is_some_and(|info| info.event_id.0 <= last);
-            if is_ours && !within {
-                outdated.push(object.name);
+        let (mut outdated, mut after) = (Vec::new(), 0);
+        loop {
+            let get = BatchGet {
+                seq: Some(after + 1),
+                next_by_subj: Some(subjects::snapshot_info(">")),
+                batch: OBJECTS_AT_ONCE,
+                ..BatchGet::default()
+            };
+            let found = self.batch_get(WHAT, SNAPSHOT_STREAM, get).await?;
+            let Some(last_found) = found.last() else { break };
+            after = last_found.sequence;
+            for stored in found {
+                let object: StoredObject = serde_json::from_slice(&stored.message.payload)
+                    .map_err(|error| LogError::malformed(WHAT, error))?;
+                let is_ours = object.name.starts_with("state.") || object.name.starts_with("index.");
+                let within =
+                    SnapshotInfo::from_metadata(&object.metadata).is_some_and(|info| info.event_id.0 <= last);
+                if is_ours && !within && !object.deleted {
+                    outdated.push(object.name);
+                }
             }
         }
         for name in &outdated {
@@ -243,6 +304,12 @@ impl Log {
                 .map_err(|error| LogError::unavailable(WHAT, format!("{name}: {error}")))?;
         }
         Ok(outdated.len() as u64)
+    }
+
+    /// Deletes a partition's draft index. The next one is made from the log.
+    pub async fn delete_index(&self, token: &Token) -> Result<(), LogError> {
+        let deleted = self.snapshot_store().await?.delete(SnapshotPart::Index.object(token)).await;
+        deleted.map_err(|error| LogError::unavailable("deleting a draft index", error))
     }
 
     /// Writes a snapshot object in place of the one that was there.
@@ -255,7 +322,15 @@ impl Log {
     ) -> Result<(), LogError> {
         const WHAT: &str = "writing a snapshot";
         let info = SnapshotInfo { bytes: bytes.len() as u64, ..info };
+        let too_long =
+            |bytes: u64| LogError::refused(WHAT, format!("{bytes} bytes are more than a snapshot may have"));
+        if !fits_snapshot(info.bytes) {
+            return Err(too_long(info.bytes));
+        }
         let packed = blocking(WHAT, move || zstd::bulk::compress(&bytes, COMPRESSION_LEVEL)).await?;
+        if !fits_snapshot(packed.len() as u64) {
+            return Err(too_long(packed.len() as u64));
+        }
         let metadata = object_store::ObjectMetadata {
             name: part.object(token),
             metadata: info.to_metadata(),

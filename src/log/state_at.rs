@@ -43,6 +43,22 @@ impl Log {
             Some(_) => return Err(StateAtError::OtherPartition(id)),
             None => return Err(StateAtError::NoEvent(id)),
         }
+        match self.fold_to(token, fold, id).await {
+            // What looks like damage of the log is called so only when a second read shows it again.
+            Err(StateAtError::Load(LoadError::Broken { event, why })) => {
+                tracing::warn!(%token, %event, why, "the log looks damaged; reading it again");
+                self.fold_to(token, fold, id).await
+            }
+            folded => folded,
+        }
+    }
+
+    async fn fold_to(
+        &self,
+        token: &Token,
+        fold: &Arc<dyn Fold>,
+        id: EventId,
+    ) -> Result<PartitionState, StateAtError> {
         let mut state = self.snapshot_before(token, id).await?.unwrap_or_else(PartitionState::follower);
         let mut replay = self.replay(token, state.head(), id);
         while let Some(stored) = replay.next().await? {

@@ -116,6 +116,11 @@ impl IndexPart {
         self.entries.sort_by_key(|(key, ..)| *key);
     }
 
+    /// The bytes of an index with so many drafts.
+    pub fn encoded_len(drafts: u64) -> u64 {
+        drafts.saturating_mul(32).saturating_add(8 + 16 + HASH_BYTES as u64)
+    }
+
     /// The part as bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = begin(INDEX_MAGIC, self.entries.len() * 32 + 64);

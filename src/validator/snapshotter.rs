@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::cache::{IndexDue, SnapshotProgress};
 use super::metrics;
 use crate::event::{EventId, Token};
-use crate::log::{Log, SnapshotInfo, SnapshotPart};
+use crate::log::{Log, SnapshotInfo, SnapshotPart, parse};
 use crate::state::{Fold, IndexEntry, SnapshotError};
 
 #[derive(Clone)]
@@ -117,6 +117,7 @@ impl Work {
                 (self.log.load_partition(token, &self.fold, false).await?, Vec::new())
             }
         };
+        // What the state's own reading began with: the entries are those of the events after it.
         let before = loaded.snapshot.event_id;
         if loaded.state.head() <= before {
             progress.written(loaded.snapshot);
@@ -147,27 +148,30 @@ impl Work {
         metrics::snapshot_written(started.elapsed(), info.bytes, events);
         info!(%token, event_id = %info.event_id, bytes = info.bytes, "snapshot written");
         if *index == IndexDue::WithState {
-            self.extend_index(token, progress, info.event_id, before, entries).await?;
+            let upto = (info.event_id, info.ordinal);
+            self.extend_index(token, progress, upto, before, entries).await?;
         }
         Ok(())
     }
 
     async fn write_index(&self, Request { token, progress, .. }: &Request) -> anyhow::Result<()> {
         let Some(head) = self.log.leader_head(token).await? else { return Ok(()) };
-        self.extend_index(token, progress, head.id, head.id, Vec::new()).await
+        let ordinal = parse(&head)?.record.ordinal;
+        self.extend_index(token, progress, (head.id, ordinal), head.id, Vec::new()).await
     }
 
-    /// Writes an index up to event `upto`. `entries` are those of the events behind `known_from`.
+    /// Writes an index up to event `upto`, which is the partition's `ordinal`th. `entries` are those of the events behind `known_from`.
     async fn extend_index(
         &self,
         token: &Token,
         progress: &SnapshotProgress,
-        upto: EventId,
+        (upto, ordinal): (EventId, u64),
         known_from: EventId,
         entries: Vec<IndexEntry>,
     ) -> anyhow::Result<()> {
         let started = Instant::now();
-        let Some(index) = self.log.load_index(token, upto, known_from, entries).await? else { return Ok(()) };
+        let index = self.log.load_index(token, upto, ordinal, known_from, entries).await?;
+        let Some(index) = index else { return Ok(()) };
         let (event_id, drafts) = (index.event_id, index.entries.len() as u64);
         let bytes =
             tokio::task::spawn_blocking(move || index.encode()).await.context("encoding a draft index")?;

@@ -16,6 +16,7 @@ use super::entry::Entry;
 use super::memory::Hold;
 use super::{lock, metrics};
 use crate::event::{EventId, Token};
+use crate::fault;
 use crate::log::{Log, LogError, PageReader};
 
 /// The cache.
@@ -85,6 +86,8 @@ pub(super) struct LogPage {
     pub last: EventId,
     /// Its ordinal, if it is known.
     ordinal: Option<u64>,
+    /// The ordinal of the first event that it covers, if it is known.
+    first: Option<u64>,
     bytes: usize,
     /// Whether it will always be what it is, since the log goes on behind it: only such a page is kept.
     pub full: bool,
@@ -121,18 +124,26 @@ impl Pages {
         Self { log, events_max, bytes_max, cache_bytes_max, cache }
     }
 
-    /// A page with what is behind `after`; it may begin before. `None` when the log has nothing there, or the
-    /// replica that answered does not have it yet.
-    pub(super) async fn page(&self, token: &Token, after: EventId) -> Result<Option<Arc<LogPage>>, LogError> {
+    /// A page with what is after a place; it may begin before. `None` when the log has nothing there, or the
+    /// replica that answered does not have it yet. [`LogError::Malformed`] if events are missing there.
+    pub(super) async fn page(&self, token: &Token, place: Place) -> Result<Option<Arc<LogPage>>, LogError> {
+        let Place { after, ordinal } = place;
         let (key, slot) = {
             let mut cache = lock(&self.cache);
             let key = cache.begin(token, after);
             let slot = cache.slots.get_or_insert(key.clone(), Default::default).0.clone();
             (key, slot)
         };
-        let page = slot.get_or_try_init(|| self.read(&key)).await.cloned();
+        // What is inside a page follows; what it begins with, only its reader knows.
+        let ordinal = ordinal.filter(|_| key.1 == after);
+        let page = slot.get_or_try_init(|| self.read(&key, ordinal)).await.cloned();
         self.settle(&key, &slot, page.as_deref().ok());
-        page.map(|page| (page.last > after).then_some(page))
+        let page = page?;
+        if !follows(ordinal, page.first) {
+            let why = format!("the page after {after} does not begin with the next event");
+            return Err(LogError::Malformed { what: "reading a page of the log", why });
+        }
+        Ok((page.last > after).then_some(page))
     }
 
     /// Has `pages` pages asked for in one request, from the first one on that is not here of as many from `from` on.
@@ -146,7 +157,7 @@ impl Pages {
                 Some((slot, _)) => place = slot.get().filter(|page| page.full)?.end(),
                 None if cache.runs.contains_key(&key) => return None,
                 None => {
-                    cache.runs.insert(key, Run { at: place, left: pages, events: None });
+                    cache.runs.insert(key, Run::new(place, pages));
                     return Some(place.after);
                 }
             }
@@ -156,11 +167,11 @@ impl Pages {
 
     /// Reads the pages of a run, or has others read them, who need them sooner.
     pub(super) async fn read_run(&self, token: &Token, from: EventId, pages: usize) -> Result<(), LogError> {
-        let mut after = from;
+        let mut place = Place { after: from, ordinal: None };
         let mut read = Ok(());
         for _ in 0..pages {
-            match self.page(token, after).await {
-                Ok(Some(page)) if page.full => after = page.last,
+            match self.page(token, place).await {
+                Ok(Some(page)) if page.full => place = page.end(),
                 Ok(_) => break,
                 Err(error) => {
                     read = Err(error);
@@ -169,14 +180,16 @@ impl Pages {
             }
         }
         // Where it ended too soon.
-        lock(&self.cache).runs.remove(&(token.clone(), after));
+        lock(&self.cache).runs.remove(&(token.clone(), place.after));
         read
     }
 
     /// Reads the page that begins there: the next one of a run, or one by itself.
-    async fn read(&self, key: &Key) -> Result<Arc<LogPage>, LogError> {
+    async fn read(&self, key: &Key, ordinal: Option<u64>) -> Result<Arc<LogPage>, LogError> {
+        let ordinal = if key.1 == EventId::NONE { Some(0) } else { ordinal };
         let run = lock(&self.cache).runs.remove(key);
-        let mut run = run.unwrap_or(Run { at: Place { after: key.1, ordinal: None }, left: 1, events: None });
+        let mut run = run.unwrap_or_else(|| Run::new(Place { after: key.1, ordinal }, 1));
+        run.at.ordinal = run.at.ordinal.or(ordinal);
         let page = run.page(self, &key.0).await?;
         if page.full && run.left > 0 {
             // Before anybody knows of this page, and asks for the next.
@@ -229,6 +242,18 @@ impl Pages {
     }
 }
 
+/// Whether an event with ordinal `next` comes right after that with ordinal `before`, as far as these are known.
+fn follows(before: Option<u64>, next: Option<u64>) -> bool {
+    before.zip(next).is_none_or(|(before, next)| next == before + 1) || fault::broken("believe_batches")
+}
+
+/// Events are missing in the log before this one.
+fn hole_before(token: &Token, before: EventId, entry: &Entry, expected: u64) -> LogError {
+    super::feed::report_hole(token, before, entry.id, expected, entry.ordinal);
+    let why = format!("events are missing between {before} and {}", entry.id);
+    LogError::Malformed { what: "reading a page of the log", why }
+}
+
 /// Successive pages, out of one request as far as its limits go.
 struct Run {
     /// Where the next page begins.
@@ -237,16 +262,22 @@ struct Run {
     left: usize,
     /// What is coming.
     events: Option<PageReader>,
+    /// An event before which events seem to be missing.
+    doubted: Option<EventId>,
 }
 
 impl Run {
+    fn new(at: Place, left: usize) -> Self {
+        Self { at, left, events: None, doubted: None }
+    }
+
     /// The next page: up to the next event whose ordinal is a multiple of a page's length, or as many bytes as a page
-    /// may have, or the end of the log.
+    /// may have, or the end of the log. Where events are missing, a second read must show it; then there is no page.
     async fn page(&mut self, pages: &Pages, token: &Token) -> Result<LogPage, LogError> {
         metrics::count(metrics::PAGES_READ);
         let started = Instant::now();
-        let mut page =
-            LogPage { entries: Vec::new(), last: self.at.after, ordinal: None, bytes: 0, full: false };
+        let (entries, last) = (Vec::new(), self.at.after);
+        let mut page = LogPage { entries, last, ordinal: None, first: None, bytes: 0, full: false };
         let (mut events, mut bytes) = (0, 0);
         let mut goes_on = self.events.take();
         while !page.full {
@@ -264,16 +295,24 @@ impl Run {
                 }
                 break;
             };
-            let id = stored.id;
-            (events, bytes) = (events + 1, bytes + stored.body.len());
-            page.full = events >= pages.events_max || bytes >= pages.bytes_max;
+            let (id, size) = (stored.id, stored.body.len());
+            let expected = self.at.ordinal.map(|before| before + 1);
             match Entry::parse(stored) {
                 Ok(entry) => {
-                    let expected = self.at.ordinal.map(|before| before + 1);
-                    if let Some(expected) = expected.filter(|expected| *expected != entry.ordinal) {
-                        super::feed::report_hole(token, page.last, id, expected, entry.ordinal);
+                    let hole = expected.filter(|expected| *expected != entry.ordinal);
+                    if let Some(expected) = hole.filter(|_| !fault::broken("believe_batches")) {
+                        if self.doubted == Some(id) {
+                            return Err(hole_before(token, page.last, &entry, expected));
+                        }
+                        self.doubted = Some(id);
+                        goes_on = None;
+                        self.at.after = page.last;
+                        continue;
                     }
                     self.at.ordinal = Some(entry.ordinal);
+                    if events == 0 {
+                        page.first = self.at.ordinal;
+                    }
                     page.full |= entry.ordinal.is_multiple_of(pages.events_max as u64);
                     page.bytes += entry.cost();
                     if !entry.is_mark {
@@ -282,9 +321,11 @@ impl Run {
                 }
                 Err(error) => {
                     super::feed::report_unreadable(token, id, &error);
-                    self.at.ordinal = None;
+                    self.at.ordinal = expected;
                 }
             }
+            (events, bytes) = (events + 1, bytes + size);
+            page.full |= events >= pages.events_max || bytes >= pages.bytes_max;
             page.last = id;
         }
         self.at.after = page.last;

@@ -15,8 +15,8 @@ pub(super) struct Ring {
     /// The event before the first one here.
     base: EventId,
     head: EventId,
-    /// The head's ordinal.
-    ordinal: u64,
+    /// The head's ordinal, if the head can be read.
+    ordinal: Option<u64>,
     entries: VecDeque<Arc<Entry>>,
     bytes: usize,
     events_max: usize,
@@ -33,9 +33,16 @@ pub(super) enum RingRead<T> {
 }
 
 impl Ring {
-    /// A ring that begins behind `head`, the partition's last event so far.
-    pub(super) fn new(head: EventId, ordinal: u64, events_max: usize, bytes_max: usize) -> Self {
-        Self { base: head, head, ordinal, entries: VecDeque::new(), bytes: 0, events_max, bytes_max }
+    /// A ring that begins after `head`, the partition's last event so far. `ordinal` is the head's, if that can be
+    /// read.
+    pub(super) fn new(
+        head: EventId,
+        ordinal: impl Into<Option<u64>>,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Self {
+        let (ordinal, entries) = (ordinal.into(), VecDeque::new());
+        Self { base: head, head, ordinal, entries, bytes: 0, events_max, bytes_max }
     }
 
     /// The last event.
@@ -45,7 +52,7 @@ impl Ring {
 
     /// The last event's ordinal: how many events the partition has.
     pub(super) fn ordinal(&self) -> u64 {
-        self.ordinal
+        self.ordinal.unwrap_or(0)
     }
 
     /// Roughly what it holds, in bytes.
@@ -53,18 +60,24 @@ impl Ring {
         self.bytes
     }
 
-    /// Appends the event that comes right behind the head. Returns the ordinal that it should have had,
-    /// if it has another: the log has a hole.
-    pub(super) fn push(&mut self, entry: Arc<Entry>) -> Option<u64> {
+    /// The ordinal that the next event must have, if the event does not have it: events are missing in between.
+    pub(super) fn is_hole_before(&self, entry: &Entry) -> Option<u64> {
+        let expected = self.ordinal? + 1;
+        (entry.ordinal != expected && !fault::broken("believe_batches")).then_some(expected)
+    }
+
+    /// Appends the event that comes right after the head. Does not take any other: see
+    /// [`is_hole_before`](Self::is_hole_before).
+    pub(super) fn push(&mut self, entry: Arc<Entry>) {
         debug_assert!(entry.id > self.head);
-        let expected = self.ordinal + 1;
-        let hole = (entry.ordinal != expected).then_some(expected);
+        if self.is_hole_before(&entry).is_some() {
+            return;
+        }
         self.head = entry.id;
-        self.ordinal = entry.ordinal;
+        self.ordinal = Some(entry.ordinal);
         self.bytes += entry.cost();
         self.entries.push_back(entry);
         self.keep(self.bytes_max);
-        hole
     }
 
     /// Lets the oldest events go until so many bytes are left, and as many events as may be here; but one stays.
@@ -76,22 +89,28 @@ impl Ring {
         }
     }
 
-    /// Passes over the event that comes right behind the head, which no client is shown. Returns what
-    /// [`push`](Self::push) does.
-    pub(super) fn pass(&mut self, id: EventId, ordinal: u64) -> Option<u64> {
-        let expected = self.ordinal + 1;
+    /// Begins again with this event, before which the log has a hole. Readers before the hole have left the ring.
+    pub(super) fn restart(&mut self, entry: Arc<Entry>) {
+        (self.entries, self.bytes) = (VecDeque::new(), 0);
+        self.base = EventId(entry.id.0.saturating_sub(1));
+        self.head = self.base;
+        self.ordinal = None;
+        if entry.is_mark { self.pass(entry.id, entry.ordinal) } else { self.push(entry) }
+    }
+
+    /// Passes over the event that comes right after the head, which no client is shown.
+    pub(super) fn pass(&mut self, id: EventId, ordinal: u64) {
         self.head = id;
-        self.ordinal = ordinal;
+        self.ordinal = Some(ordinal);
         if self.entries.is_empty() {
             self.base = id;
         }
-        (ordinal != expected).then_some(expected)
     }
 
     /// Passes over an event that cannot be read.
     pub(super) fn skip(&mut self, id: EventId) {
         self.head = id;
-        self.ordinal += 1;
+        self.ordinal = self.ordinal.map(|ordinal| ordinal + 1);
         if self.entries.is_empty() {
             self.base = id;
         }
@@ -136,11 +155,31 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_in_the_ordinals_is_reported() {
+    fn only_the_successor_is_taken() {
         let mut ring = Ring::new(EventId(7), 3, 4, 1 << 20);
-        assert_eq!(ring.push(entry(9, 4)), None);
-        assert_eq!(ring.push(entry(12, 6)), Some(5));
-        assert_eq!(ring.push(entry(13, 7)), None, "one hole is one report");
+        ring.push(entry(9, 4));
+        assert_eq!(ring.is_hole_before(&entry(12, 6)), Some(5));
+        ring.push(entry(12, 6));
+        assert_eq!((ring.head(), ring.ordinal()), (EventId(9), 4));
+        ring.push(entry(11, 5));
+        assert_eq!(ids(ring.read(EventId(7), 9)), Some(vec![9, 11]));
+    }
+
+    #[test]
+    fn a_ring_that_begins_again_after_a_hole_serves_nobody_across_it() {
+        let mut ring = Ring::new(EventId(7), 3, 4, 1 << 20);
+        ring.push(entry(9, 4));
+        ring.restart(entry(12, 6));
+        assert_eq!(ids(ring.read(EventId(9), 9)), None);
+        ring.push(entry(13, 7));
+        assert_eq!(ids(ring.read(EventId(12), 9)), Some(vec![13]));
+    }
+
+    #[test]
+    fn after_a_head_that_cannot_be_read_any_event_is_taken() {
+        let mut ring = Ring::new(EventId(7), None, 4, 1 << 20);
+        ring.push(entry(9, 4));
+        assert_eq!((ring.head(), ring.ordinal()), (EventId(9), 4));
     }
 
     #[test]
@@ -173,7 +212,8 @@ mod tests {
             let mut unread: VecDeque<u64> = VecDeque::new();
             for (n, gap) in gaps.iter().enumerate() {
                 id += gap;
-                prop_assert_eq!(ring.push(entry(id, 11 + n as u64)), None);
+                ring.push(entry(id, 11 + n as u64));
+                prop_assert_eq!(ring.head(), EventId(id));
                 unread.push_back(id);
                 if !reads[n] {
                     continue;

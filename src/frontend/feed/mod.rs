@@ -132,6 +132,14 @@ pub(super) struct Stretch {
     pub end: EventId,
 }
 
+impl Stretch {
+    /// Where it ends, with the ordinal of the last event if that is there.
+    pub(super) fn end_place(&self) -> Place {
+        let last = self.entries.last().filter(|last| last.id == self.end);
+        Place { after: self.end, ordinal: last.map(|last| last.ordinal) }
+    }
+}
+
 impl Feed {
     fn new(shared: Arc<Shared>, partition: PartitionKey) -> Self {
         let settings = &shared.settings;
@@ -182,7 +190,8 @@ impl Feed {
 
     /// How many events the partition has up to `position`, of which there must be one behind it.
     pub(super) async fn ordinal_at(&self, position: EventId) -> Result<u64, LogError> {
-        let next = self.read(position, self.head_now(), 1).await?.entries;
+        let place = Place { after: position, ordinal: None };
+        let next = self.read(place, self.head_now(), 1).await?.entries;
         Ok(next.first().map_or(self.ordinal(), |entry| entry.ordinal.saturating_sub(1)))
     }
 
@@ -191,14 +200,11 @@ impl Feed {
         self.nudge.notify_one();
     }
 
-    /// At most `max` events behind `position`, up to `upto`, which must be at most the head: from the ring,
-    /// or where the position has left it, from the log. Never skips one.
-    pub(super) async fn read(
-        &self,
-        position: EventId,
-        upto: EventId,
-        max: usize,
-    ) -> Result<Stretch, LogError> {
+    /// At most `max` events after a place, up to `upto`, which must be at most the head: from the ring, or if the
+    /// place has left it, from the log. Never skips one: if the log lacks events there, that is
+    /// [`LogError::Malformed`].
+    pub(super) async fn read(&self, place: Place, upto: EventId, max: usize) -> Result<Stretch, LogError> {
+        let position = place.after;
         let read = self.ring().read(position, max);
         let (mut entries, mut end) = match read {
             RingRead::Events(entries) if entries.len() < max => (entries, upto),
@@ -209,7 +215,7 @@ impl Feed {
             RingRead::Left => {
                 metrics::hot().ring_misses.increment(1);
                 // Boxed: few connections at a time are here, and all would keep the room.
-                let page = Box::pin(self.shared.pages.page(&self.token, position)).await?;
+                let page = Box::pin(self.shared.pages.page(&self.token, place)).await?;
                 let page = page.ok_or_else(|| LogError::Unavailable {
                     what: "reading a page of the log",
                     why: format!("no event behind {position} yet, where {upto} is known"),

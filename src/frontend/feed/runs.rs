@@ -26,6 +26,8 @@ pub(in crate::frontend) struct Run {
     upto: EventId,
     /// The position behind it.
     pub end: EventId,
+    /// The ordinal of the last event, if that is where the run ends.
+    pub end_ordinal: Option<u64>,
     /// The frames, one behind the other.
     pub wire: Wire,
     /// How many they are.
@@ -53,10 +55,12 @@ impl Run {
             None => entries.len() >= max,
         };
         let last = frames.len().checked_sub(1).and_then(|last| entries.get(last));
+        let end = last.filter(|_| cut).map_or(upto, |last| last.id);
         Self {
             from,
             upto,
-            end: last.filter(|_| cut).map_or(upto, |last| last.id),
+            end,
+            end_ordinal: last.filter(|last| last.id == end).map(|last| last.ordinal),
             wire: Wire::joined(&frames),
             frames: frames.len(),
             bytes: frames.iter().map(|frame| frame.len()).sum(),

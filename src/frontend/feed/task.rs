@@ -146,14 +146,14 @@ async fn start_anew(feed: &Feed, last: EventId) -> Result<(), LogError> {
 /// Begins with an event as the head, and nothing before it at hand.
 fn begin(feed: &Feed, head: Option<StoredEvent>) {
     let (head, ordinal) = match head {
-        None => (EventId::NONE, 0),
+        None => (EventId::NONE, Some(0)),
         Some(stored) => {
             let id = stored.id;
             match Entry::parse(stored) {
-                Ok(entry) => (id, entry.ordinal),
+                Ok(entry) => (id, Some(entry.ordinal)),
                 Err(error) => {
                     report_unreadable(&feed.token, id, &error);
-                    (id, 0)
+                    (id, None)
                 }
             }
         }
@@ -162,7 +162,7 @@ fn begin(feed: &Feed, head: Option<StoredEvent>) {
     *feed.ring.write().unwrap_or_else(PoisonError::into_inner) =
         super::Ring::new(head, ordinal, settings.ring_events_max, settings.ring_bytes_max);
     feed.forget_runs();
-    info!(partition = %feed.partition, %head, ordinal, "feed started");
+    info!(partition = %feed.partition, %head, ordinal = feed.ordinal(), "feed started");
     feed.head.send_replace(Some(head));
 }
 
@@ -176,12 +176,12 @@ async fn take_in(feed: &Feed, live: &mut LiveFeed, first: LiveEvent) -> Result<(
         spans.extend(trace.and_then(|trace| broadcast_span(feed, event.id, &trace)));
         let head = feed.ring().head();
         if event.id > head {
-            if previous == head || fault::broken("believe_live") {
-                append(feed, event);
-            } else {
+            let id = event.id;
+            let follows = previous == head || fault::broken("believe_live");
+            if !follows || append(feed, event).is_err() {
                 // What was taken in so far need not wait for the log.
                 publish(feed);
-                fill(feed, event.id).await?;
+                fill(feed, id).await?;
             }
         }
         taken += 1;
@@ -232,6 +232,7 @@ async fn fill(feed: &Feed, upto: EventId) -> Result<(), LogError> {
     metrics::count(metrics::GAPS);
     let mut pause = Pause::default();
     let mut tries = 0;
+    let mut doubted = None;
     loop {
         let head = feed.ring().head();
         if head >= upto {
@@ -242,7 +243,14 @@ async fn fill(feed: &Feed, upto: EventId) -> Result<(), LogError> {
             Ok(events) if !events.is_empty() => {
                 metrics::add(metrics::GAP_EVENTS, events.len() as u64);
                 for event in events {
-                    append(feed, event);
+                    let Err(hole) = append(feed, event) else { continue };
+                    // Damage of the log only if a second, whole read shows it again.
+                    if doubted == Some(hole.after.id) {
+                        begin_after(feed, *hole);
+                    } else {
+                        doubted = Some(hole.after.id);
+                        break;
+                    }
                 }
                 publish(feed);
                 tries = 0;
@@ -264,8 +272,17 @@ async fn fill(feed: &Feed, upto: EventId) -> Result<(), LogError> {
     }
 }
 
-/// Appends the event behind the head: to the ring, and to the inboxes of those whose draft it was.
-fn append(feed: &Feed, stored: StoredEvent) {
+/// Events that are missing.
+struct Hole {
+    /// The event after them.
+    after: Arc<Entry>,
+    /// The ordinal that it should have.
+    expected: u64,
+}
+
+/// Appends the event after the head: to the ring, and to the inboxes of those whose draft it was. Events that are
+/// missing before it are an error, and it is not taken.
+fn append(feed: &Feed, stored: StoredEvent) -> Result<(), Box<Hole>> {
     let id = stored.id;
     feed.shared.log.note_seen(id);
     let entry = match Entry::parse(stored) {
@@ -273,25 +290,45 @@ fn append(feed: &Feed, stored: StoredEvent) {
         Err(error) => {
             report_unreadable(&feed.token, id, &error);
             feed.ring.write().unwrap_or_else(PoisonError::into_inner).skip(id);
-            return;
+            return Ok(());
         }
     };
-    if let Some(waiters) = lock(&feed.waiters).get(&entry.draft_key) {
-        for waiter in waiters {
-            // An inbox holds one notice for every draft of its connection; a full one is a defect that the
-            // republishing of unanswered drafts heals.
-            if let Err(TrySendError::Full(_)) = waiter.inbox.try_send(entry.clone()) {
-                metrics::count(metrics::INBOX_FULL);
-            }
-        }
+    let hole = feed.ring().is_hole_before(&entry);
+    if let Some(expected) = hole {
+        return Err(Box::new(Hole { after: entry, expected }));
     }
+    tell_waiters(feed, &entry);
     metrics::hot().seen.record(metrics::since_ms(entry.timestamp_ms));
     let mut ring = feed.ring.write().unwrap_or_else(PoisonError::into_inner);
-    let before = ring.head();
-    let hole = if entry.is_mark { ring.pass(id, entry.ordinal) } else { ring.push(entry.clone()) };
+    if entry.is_mark {
+        ring.pass(id, entry.ordinal);
+    } else {
+        ring.push(entry);
+    }
     lock(&feed.ring_bytes).set(ring.bytes());
-    if let Some(expected) = hole {
-        report_hole(&feed.token, before, id, expected, entry.ordinal);
+    Ok(())
+}
+
+/// The log is damaged. Begins after the hole; a connection that is before it is not shown what comes after.
+fn begin_after(feed: &Feed, hole: Hole) {
+    let Hole { after, expected } = hole;
+    report_hole(&feed.token, feed.ring().head(), after.id, expected, after.ordinal);
+    tell_waiters(feed, &after);
+    let mut ring = feed.ring.write().unwrap_or_else(PoisonError::into_inner);
+    ring.restart(after);
+    lock(&feed.ring_bytes).set(ring.bytes());
+}
+
+/// Tells those who wait for a draft that it is committed.
+fn tell_waiters(feed: &Feed, entry: &Arc<Entry>) {
+    let waiting = lock(&feed.waiters);
+    let Some(waiters) = waiting.get(&entry.draft_key) else { return };
+    for waiter in waiters {
+        // An inbox holds one notice for every draft of its connection; a full one is a defect that the
+        // republishing of unanswered drafts heals.
+        if let Err(TrySendError::Full(_)) = waiter.inbox.try_send(entry.clone()) {
+            metrics::count(metrics::INBOX_FULL);
+        }
     }
 }
 

@@ -151,7 +151,11 @@ impl Feed {
             };
             for entry in entries.iter().take_while(|entry| entry.id <= upto) {
                 let stored = StoredEvent { id: entry.id, body: entry.body.clone() };
-                apply(self.shared.fold.as_ref(), state, &stored).map_err(log_error)?;
+                if apply(self.shared.fold.as_ref(), state, &stored).is_err() {
+                    // The log says whether it is the log that does not fold.
+                    let caught_up = self.shared.log.catch_up(&self.token, &self.shared.fold, state).await;
+                    return caught_up.map(drop).map_err(log_error);
+                }
             }
             if entries.len() < EVENTS_PER_TURN {
                 break;

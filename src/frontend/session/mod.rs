@@ -41,6 +41,7 @@ use super::limits::{Admission, Entrance, Limits};
 use super::memory::{Account, Hold, Memory};
 use super::metrics;
 use super::outflow::Outflow;
+use super::pages::Place;
 use super::pending::Pending;
 use super::roster::{Dismissals, Listed, Roster};
 use super::settings::FrontendSettings;
@@ -48,7 +49,7 @@ use super::ws::WebSocket;
 use crate::auth::{Authenticator, Identity};
 use crate::control::Keeper;
 use crate::event::{DraftKey, EventId};
-use crate::log::{ConnectionState, Log};
+use crate::log::{ConnectionState, Log, LogError};
 use crate::protocol::{BadRequest, CloseCode, ErrorCode, Frame, Notice, Request};
 use crate::telemetry::traces::Span;
 
@@ -103,6 +104,8 @@ struct Session {
     epoch: u64,
     /// The last event that was sent, or that the client had when it came.
     position: EventId,
+    /// A position that it had, with the ordinal of the event there: what is sent next must be the next one.
+    counted: Place,
     /// When the log can be tried again, if a read of it failed.
     read_after: Option<Instant>,
     cycle: Option<Cycle>,
@@ -146,6 +149,12 @@ struct Leaving {
     from: Instant,
     /// When it ends whatever it owes.
     by: Instant,
+}
+
+/// The end of a connection that would be sent events with a gap: the log is damaged there.
+fn missing_events(after: EventId) -> End {
+    let why = format!("the log lacks events after {after}; connect without `lastEventId`");
+    End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway)
 }
 
 /// Serves a connection until it ends.
@@ -226,6 +235,7 @@ impl Session {
             log_state,
             epoch,
             position,
+            counted: Place { after: position, ordinal: (position == EventId::NONE).then_some(0) },
             read_after: None,
             cycle: None,
             batches: Batches::default(),
@@ -352,6 +362,7 @@ impl Session {
         if self.own.is_empty()
             && let Some(run) = self.feed.run(self.position, head, turn_max, self.socket.dialect())
         {
+            self.counted = Place { after: run.end, ordinal: run.end_ordinal };
             self.behind_share.set(usize::from(run.end < head));
             if run.frames > 0 {
                 self.socket.send_encoded(run.wire, run.frames).await?;
@@ -359,8 +370,9 @@ impl Session {
             count_broadcasts(run.frames as u64, run.bytes as u64);
             return Ok(self.written_to(run.end, head, run.came));
         }
-        let stretch = match self.feed.read(self.position, head, turn_max).await {
+        let stretch = match self.feed.read(self.place_of(self.position), head, turn_max).await {
             Ok(stretch) => stretch,
+            Err(LogError::Malformed { .. }) => return Err(missing_events(self.position)),
             Err(error) => {
                 warn!(%error, position = %self.position, "cannot read the log just now");
                 self.read_after = Some(Instant::now() + READ_PAUSE);
@@ -378,11 +390,11 @@ impl Session {
                     return Ok(false);
                 }
                 Some(true) => {
-                    self.position = entry.id;
+                    self.move_to(entry);
                     self.own.remove(&entry.id);
                     continue;
                 }
-                None => self.position = entry.id,
+                None => self.move_to(entry),
             }
             let frame = entry.encoded(self.socket.dialect()).frame.clone();
             bytes += frame.len() as u64;
@@ -391,6 +403,17 @@ impl Session {
         }
         count_broadcasts(broadcasts, bytes);
         Ok(self.written_to(stretch.end, head, stretch.entries.first().map(|entry| entry.came)))
+    }
+
+    /// A position with the ordinal of the event there, if that is known.
+    fn place_of(&self, position: EventId) -> Place {
+        let unknown = Place { after: position, ordinal: None };
+        if self.counted.after == position { self.counted } else { unknown }
+    }
+
+    fn move_to(&mut self, entry: &Entry) {
+        self.position = entry.id;
+        self.counted = Place { after: entry.id, ordinal: Some(entry.ordinal) };
     }
 
     /// All up to `end` is written, of which the first event came here at `came`. Tells whether it ends before the

@@ -99,9 +99,11 @@ impl Session {
         let limit = sync.limit.unwrap_or(settings.sync_events_default as u64);
         let limit = limit.clamp(1, settings.sync_events_max as u64) as usize;
         let (mut entries, mut bytes, mut last) = (Vec::new(), 0, since);
+        let mut place = self.place_of(since);
         while last < upto && entries.len() < limit && bytes < settings.sync_bytes_max {
-            let stretch = self.feed.read(last, upto, limit - entries.len()).await?;
+            let stretch = self.feed.read(place, upto, limit - entries.len()).await?;
             last = last.max(stretch.end);
+            place = stretch.end_place();
             for entry in stretch.entries {
                 bytes += entry.body.len();
                 if bytes > settings.sync_bytes_max && !entries.is_empty() {
@@ -121,6 +123,9 @@ impl Session {
         let sent = self.socket.send(id, &notice).await;
         self.answered_with(bytes);
         let idle_at = Instant::now() + Duration::from_millis(settings.sync_idle_ms_max);
+        if place.after == last {
+            self.counted = place;
+        }
         self.cycle = has_more.then_some(Cycle { upto, next: last, idle_at });
         if has_more {
             self.position = self.position.max(last);

@@ -4,7 +4,7 @@
 //! feed lags, does not know of that. A submission that says `since` what it is new would then take the old
 //! commit for its own, and the drafts before it for rejected (`validator/decide.rs`, `decided_before`). So a
 //! connection asks the log's leader once, before its first draft is published: whatever its client can have
-//! been told of on other connections is not after that.
+//! been told of on other connections is not after that. That it is the leader, `Log::last_of_all` makes sure.
 
 use std::time::{Duration, Instant};
 

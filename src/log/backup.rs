@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use super::connection::Log;
 use super::error::LogError;
 use super::subjects;
+use crate::fault;
 use crate::hex;
 
 /// The streams, in the order in which they are backed up and restored.
@@ -138,6 +139,7 @@ impl Log {
         let failed = |why: String| LogError::refused(WHAT, format!("{stream}: {why}"));
         let path = data_of(stream, folder);
         let mut out = File::create_new(&path).await.map_err(file(&path))?;
+        let connection = self.connection();
         let inbox = self.client.new_inbox();
         let mut pieces =
             self.client.subscribe(inbox.clone()).await.map_err(|error| failed(error.to_string()))?;
@@ -152,7 +154,7 @@ impl Log {
             return Err(LogError::malformed(WHAT, "neither settings nor state of the stream").into());
         };
         let (mut hash, mut bytes) = (Sha256::new(), 0);
-        loop {
+        for number in 1.. {
             let piece = timeout(PIECE_WAIT, pieces.next()).await;
             let piece = piece
                 .map_err(|_| LogError::unavailable(WHAT, format!("{stream}: no more pieces came")))?
@@ -164,6 +166,9 @@ impl Log {
             if piece.payload.is_empty() {
                 break;
             }
+            if piece.reply.as_ref().is_some_and(|reply| !is_piece(reply, number)) {
+                return Err(LogError::unavailable(WHAT, format!("{stream}: piece {number} was lost")).into());
+            }
             hash.update(&piece.payload);
             bytes += piece.payload.len() as u64;
             out.write_all(&piece.payload).await.map_err(file(&path))?;
@@ -171,6 +176,11 @@ impl Log {
             if let Some(reply) = piece.reply {
                 self.client.publish(reply, Bytes::new()).await.map_err(|error| failed(error.to_string()))?;
             }
+        }
+        // The last piece has no number. It was lost, if any was, with the connection on which it was sent.
+        if self.connection() != connection && !fault::broken("believe_pieces") {
+            let why = format!("{stream}: the connection was replaced while the backup was being sent");
+            return Err(LogError::unavailable(WHAT, why).into());
         }
         out.sync_all().await.map_err(file(&path))?;
         let description = Description {
@@ -222,10 +232,49 @@ impl Log {
                 return Err(refused(error).into());
             }
             if read == 0 {
-                return Ok(());
+                return self.check_restored(stream, description, folder).await;
             }
         }
     }
+
+    /// Whether a stream that was restored has all that it had when it was backed up.
+    async fn check_restored(
+        &self,
+        stream: &'static str,
+        description: &Description,
+        folder: &Path,
+    ) -> Result<(), BackupError> {
+        const WHAT: &str = "looking at a stream that was restored";
+        let subject = self.api(&format!("STREAM.INFO.{stream}"));
+        let reply: Reply = parse(WHAT, &self.request(WHAT, subject, None, Bytes::new()).await?.payload)?;
+        let state = reply.state.ok_or_else(|| LogError::malformed(WHAT, "no state of the stream"))?;
+        // Of the others, entries go by themselves when their time is up.
+        let keys: &[&str] = match stream {
+            subjects::COMMITTED_STREAM => &["messages", "first_seq", "last_seq"],
+            _ => &["last_seq"],
+        };
+        for key in keys {
+            let (is, was) = (state.get(key), description.state.get(key));
+            if is != was {
+                let show = |value: Option<&Value>| value.map_or("nothing".to_owned(), Value::to_string);
+                let why = format!(
+                    "the stream that was restored from it has {key} {}, and had {} when it was backed up: the backup \
+                     is not whole",
+                    show(is),
+                    show(was)
+                );
+                return Err(BackupError::Damaged { path: data_of(stream, folder), why });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a piece is the one with this number: JetStream names its length and number in the subject on which it
+/// waits to hear that the piece has arrived.
+fn is_piece(reply: &str, number: u64) -> bool {
+    let named = reply.rsplit('.').next().and_then(|last| last.parse().ok());
+    named == Some(number) || fault::broken("believe_pieces")
 }
 
 /// A stream's description, whose file is as it was written.

@@ -89,6 +89,15 @@ impl Quarantine {
                 self.from
             );
         }
+        // An index is made without folding, so it may hold what is taken out. First, so that a partition without these
+        // events never has an index with them.
+        if found.indexed_to.0 >= self.from {
+            log.delete_index(&found.token).await?;
+            say(&format!(
+                "the draft index of event {} is deleted; it is made again from the log",
+                found.indexed_to
+            ))?;
+        }
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -115,6 +124,8 @@ struct Inspected {
     problems: Vec<(EventId, String)>,
     /// The first of these and all behind it.
     behind: Vec<EventId>,
+    /// The last event in the snapshot's draft index.
+    indexed_to: EventId,
 }
 
 /// The most problems that are told.
@@ -129,6 +140,7 @@ impl Inspected {
             head: EventId::NONE,
             problems: Vec::new(),
             behind: Vec::new(),
+            indexed_to: EventId::NONE,
             token: token.clone(),
         };
         let mut state = PartitionState::new();
@@ -140,6 +152,16 @@ impl Inspected {
             let why =
                 format!("there is a snapshot of it, and the log ends at {}: it has lost events", found.head);
             found.problems.push((snapshot.event_id, why));
+        }
+        if let Some(index) = log.snapshot_info(&token, SnapshotPart::Index).await? {
+            found.indexed_to = index.event_id;
+            if found.problems.is_empty() && index.event_id > found.head {
+                let why = format!(
+                    "there is a draft index of it, and the log ends at {}: it has lost events, or they were taken out",
+                    found.head
+                );
+                found.problems.push((index.event_id, why));
+            }
         }
         Ok(found)
     }

@@ -18,7 +18,7 @@ use tokio::fs::{self, File};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::connection::Log;
+use super::connection::{Log, reconnected};
 use super::error::LogError;
 use super::subjects;
 use crate::fault;
@@ -139,7 +139,14 @@ impl Log {
         let failed = |why: String| LogError::refused(WHAT, format!("{stream}: {why}"));
         let path = data_of(stream, folder);
         let mut out = File::create_new(&path).await.map_err(file(&path))?;
+        let replaced = || {
+            let why =
+                format!("{stream}: the connection was replaced while the backup was being sent; try again");
+            LogError::unavailable(WHAT, why)
+        };
         let connection = self.connection();
+        let mut link = self.state();
+        let reconnects = link.borrow().reconnects;
         let inbox = self.client.new_inbox();
         let mut pieces =
             self.client.subscribe(inbox.clone()).await.map_err(|error| failed(error.to_string()))?;
@@ -155,7 +162,11 @@ impl Log {
         };
         let (mut hash, mut bytes) = (Sha256::new(), 0);
         for number in 1.. {
-            let piece = timeout(PIECE_WAIT, pieces.next()).await;
+            let piece = tokio::select! {
+                biased;
+                piece = timeout(PIECE_WAIT, pieces.next()) => piece,
+                () = reconnected(&mut link, reconnects) => return Err(replaced().into()),
+            };
             let piece = piece
                 .map_err(|_| LogError::unavailable(WHAT, format!("{stream}: no more pieces came")))?
                 .ok_or_else(|| LogError::unavailable(WHAT, "the connection was closed"))?;
@@ -167,7 +178,11 @@ impl Log {
                 break;
             }
             if piece.reply.as_ref().is_some_and(|reply| !is_piece(reply, number)) {
-                return Err(LogError::unavailable(WHAT, format!("{stream}: piece {number} was lost")).into());
+                return Err(LogError::unavailable(
+                    WHAT,
+                    format!("{stream}: piece {number} was lost; try again"),
+                )
+                .into());
             }
             hash.update(&piece.payload);
             bytes += piece.payload.len() as u64;
@@ -179,8 +194,7 @@ impl Log {
         }
         // The last piece has no number. It was lost, if any was, with the connection on which it was sent.
         if self.connection() != connection && !fault::broken("believe_pieces") {
-            let why = format!("{stream}: the connection was replaced while the backup was being sent");
-            return Err(LogError::unavailable(WHAT, why).into());
+            return Err(replaced().into());
         }
         out.sync_all().await.map_err(file(&path))?;
         let description = Description {

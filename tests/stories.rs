@@ -46,6 +46,7 @@ mod stories {
     mod schemas;
     mod tls;
     mod tokens;
+    mod torn_reads;
     mod traces;
     mod two_owners;
     mod unknown;

@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod disk;
 pub mod http;
 pub mod key_server;
+pub mod lossy;
 pub mod model;
 pub mod nats;
 pub mod nats_cluster;

@@ -4,6 +4,8 @@
 use serde_json::json;
 
 use crate::harness::cluster::Cluster;
+use crate::harness::lossy::LossyProxy;
+use crate::harness::proxy::{Proxy, Reset};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_made_under_load_is_restored_with_every_id() {
@@ -71,4 +73,57 @@ async fn a_backup_made_under_load_is_restored_with_every_id() {
     assert!(next > accepted);
     ann.caught_up(next).await;
     assert_eq!(ann.replica.hash(), other.state_hash("default").1);
+}
+
+/// Makes a backup over a proxy. Whether it says that it is made, the size of the log in it, and what else it says.
+fn backed_up_by(nats: &str, fault: &str) -> (bool, u64, String) {
+    let dir = crate::harness::temp_dir();
+    let folder = dir.path().join("backup");
+    let mut command = crate::harness::cluster::binary();
+    command.args(["backup", folder.to_str().unwrap(), "--nats", nats]).env("INSIEME_FAULT", fault);
+    let output = command.output().unwrap();
+    let size = std::fs::metadata(folder.join("COMMITTED.tar.s2")).map_or(0, |file| file.len());
+    (output.status.success(), size, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_lost_a_piece_is_no_backup() {
+    let cluster = Cluster::start().await;
+    let mut ann = cluster.client(0, "ann").await;
+    for n in 0..300 {
+        // What does not compress.
+        let noise: String = (0..4_000).map(|_| char::from(rand::random_range(b'a'..=b'z'))).collect();
+        ann.submit("set", json!({ "target": format!("k{n}"), "value": noise })).await;
+        ann.settle_to(8).await;
+    }
+    ann.settle().await;
+    assert_eq!(cluster.log("default").len(), 300);
+    let port = cluster.nats.url().rsplit(':').next().unwrap().parse().unwrap();
+    let (made, size, _) = backed_up_by(&cluster.nats.url(), "");
+    assert!(made && size > 500_000, "{size} bytes");
+
+    // A reset in the middle, in the last piece, and right before the end.
+    let proxy = Proxy::start(port).await;
+    for after in [size / 2, size - size / 10, size - 1_000, size + 2_000] {
+        let resets = proxy.resets();
+        proxy.reset(Reset::AfterTold(after));
+        let (made, _, why) = backed_up_by(&proxy.url(), "");
+        proxy.disarm();
+        let is_whole = made && proxy.resets() == resets;
+        let is_told = !made && (why.contains("replaced") || why.contains("was lost"));
+        assert!(is_whole || is_told, "a reset after {after} bytes of {size}: {made}, {why}");
+    }
+    assert!(proxy.resets() >= 3, "{} resets", proxy.resets());
+
+    let proxy = LossyProxy::start(port).await;
+    for fault in ["", "believe_pieces"] {
+        proxy.lose(1, &["$JS.SNAPSHOT.ACK.COMMITTED.", ".131072.3 "]);
+        let (made, got, why) = backed_up_by(&proxy.url(), fault);
+        assert_eq!(proxy.lost(), 1);
+        if fault.is_empty() {
+            assert!(!made && why.contains("piece 4 was lost"), "{why}");
+        } else {
+            assert!(made && got < size, "without the check: {made}, {got} bytes of {size}");
+        }
+    }
 }

@@ -127,6 +127,14 @@ impl Tokens {
 }
 
 impl Authenticator {
+    /// How far clocks may be apart, in seconds.
+    pub fn leeway_s(&self) -> u64 {
+        match self {
+            Self::Anyone => 0,
+            Self::Jwt(tokens) => tokens.verifier.leeway_s(),
+        }
+    }
+
     /// The longest token that is looked at, in bytes.
     pub fn token_bytes_max(&self) -> usize {
         match self {

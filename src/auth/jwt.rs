@@ -104,6 +104,11 @@ impl JwtVerifier {
         Self { rules, validation }
     }
 
+    /// How far clocks may be apart, in seconds.
+    pub fn leeway_s(&self) -> u64 {
+        self.rules.leeway_s
+    }
+
     /// The longest token that is looked at, in bytes.
     pub fn token_bytes_max(&self) -> usize {
         self.rules.token_bytes_max

@@ -146,7 +146,7 @@ async fn every_role_works_as_its_user() {
     let mut guarded = with_tokens("frontend", "frontend", &["--set", "frontend.id=guarded"]);
     let guarded_at = guarded.line_with("frontend ready: ").await;
     let mut admin = with_tokens("admin", "operator", &["serve"]);
-    let token = TestKey::secret(SECRET).token("cid", json!({ "jti": "t-1" }));
+    let token = TestKey::secret(SECRET).token("cid", json!({ "jti": "t-1", "permissions": ["*", "admin"] }));
     let ops = Operator::new(&admin.line_with("admin ready: ").await, Some(&token));
     let cid = until("the frontend to know what was revoked", async || {
         let mut socket = Socket::open(&guarded_at).await.ok()?;

@@ -1,6 +1,5 @@
-//! Drafts in no slot's reach. No frontend of ours publishes them and no validator would ever take them, so that
-//! whoever has a frontend's password could fill the queue with them, for as long as drafts are kept. Validators
-//! throw them away.
+//! Drafts in no slot's reach. No frontend of ours publishes them, and no validator takes them. A thief of a
+//! frontend's password could fill the queue with them for as long as drafts are kept, so validators throw them away.
 //!
 //! A look costs one question to NATS. Only when the oldest draft is the same as at the look before, which it is
 //! never for long while validators get on, the queue's subjects are gone through.
@@ -46,7 +45,7 @@ impl Log {
             let oldest = match stream_info(self, subjects::DRAFTS_STREAM).await {
                 Ok(info) => info.filter(|info| info.state.messages > 0).map(|info| info.state.first_sequence),
                 Err(error) => {
-                    debug!(%error, "cannot look for stray drafts just now");
+                    debug!(%error, "cannot look for stray drafts");
                     continue;
                 }
             };

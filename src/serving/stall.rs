@@ -1,4 +1,4 @@
-//! A stream on which no write may stand still for too long: whoever does not read is not waited for.
+//! A stream on which no write may stand still for too long: nobody waits for a peer that does not read.
 
 use std::future::Future;
 use std::io;

@@ -233,8 +233,8 @@ async fn names(table: &mut Table<'_>) {
     let frontend = table.frontend;
     let taken = "as client and partition `connected`, as draft `event_accepted`";
     let refused = "as client and partition `bad_request`, as draft `bad_request`";
-    let long = "n".repeat(10 * 1024);
-    let wild = ">".repeat(10 * 1024);
+    let long = "n".repeat(3 * 1024);
+    let wild = ">".repeat(3 * 1024);
     for (shown, name, expected) in [
         ("`..`", "..", taken),
         ("`*`", "*", taken),
@@ -245,8 +245,8 @@ async fn names(table: &mut Table<'_>) {
         ("newline and a NATS command", "a\r\nPUB x 1\r\n1", taken),
         ("`__proto__`", "__proto__", taken),
         ("`constructor`", "constructor", taken),
-        ("10 KiB", long.as_str(), refused),
-        ("10 KiB of `>`", wild.as_str(), refused),
+        ("3 KiB", long.as_str(), refused),
+        ("3 KiB of `>`", wild.as_str(), refused),
     ] {
         // Once: the second time the drafts would be known.
         table.row(&format!("{shown} as a name"), 1, &[expected], async || named(frontend, name).await).await;

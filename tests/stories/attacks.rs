@@ -233,8 +233,8 @@ fn names() -> Vec<(String, String)> {
     .iter()
     .map(|name| (format!("{name:?}"), (*name).to_owned()))
     .collect();
-    names.push(("10 KiB".to_owned(), "n".repeat(10 * 1024)));
-    names.push(("10 KiB of `>`".to_owned(), ">".repeat(10 * 1024)));
+    names.push(("3 KiB".to_owned(), "n".repeat(3 * 1024)));
+    names.push(("3 KiB of `>`".to_owned(), ">".repeat(3 * 1024)));
     names
 }
 

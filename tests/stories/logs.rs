@@ -165,7 +165,7 @@ async fn what_a_client_says_neither_ends_a_line_nor_makes_it_long() {
             .send("submit_event", json!({ "draftId": format!("good {more}"), "event": event }))
             .await
             .unwrap();
-        socket.expect("event_accepted").await;
+        socket.expect_past_broadcasts("event_accepted").await;
         let events = [
             json!({ "type": text, "payload": {} }),
             json!({ "type": "set", "payload": { "target": text, "value": 1 } }),

@@ -1,5 +1,5 @@
-//! A request's head (RFC 9112), read as strictly as it may be: whoever sits in front of us and reads a request
-//! in another way than we do could be made to pass on what he would refuse.
+//! A request's head (RFC 9112), read as strictly as the RFC allows. A proxy in front that reads a request in another
+//! way than we do could be made to pass on what it refuses.
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Uri};
@@ -33,7 +33,7 @@ pub(super) enum NoHead {
     Refused(Refusal),
 }
 
-/// Reads a head, and what came behind it already.
+/// Reads a head. Gives it, and the bytes after it that have come already.
 pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<(Head, Vec<u8>), NoHead> {
     let (mut bytes, mut looked_at) = (Vec::new(), 0);
     loop {

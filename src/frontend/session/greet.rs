@@ -54,8 +54,18 @@ pub(super) async fn greet(
     token: Option<String>,
 ) -> Result<(Greeted, Dismissals), End> {
     let by = tokio::time::Instant::now() + Duration::from_millis(hub.settings.connect_timeout_ms);
+    let gave_way = || {
+        metrics::count_by(metrics::GAVE_WAY, "stage", "connect");
+        let why = "others needed the place of a connection that sent no `connect`";
+        End::Close(ErrorCode::Unavailable, why.into(), CloseCode::TryAgainLater)
+    };
     loop {
-        socket.flush().await?;
+        tokio::select! {
+            biased;
+            flushed = socket.flush() => flushed?,
+            // Not even one that does not read what it was told.
+            () = entrance.given_way() => return Err(gave_way()),
+        }
         let (id, connect) = tokio::select! {
             biased;
             () = hub.drain.cancelled() => {
@@ -76,11 +86,7 @@ pub(super) async fn greet(
                 (frame.id, connect)
             }
             // After what has come: nobody gives way whose `connect` is here.
-            () = entrance.given_way() => {
-                metrics::count_by(metrics::GAVE_WAY, "stage", "connect");
-                let why = "others needed the place of a connection that sent no `connect`";
-                return Err(End::Close(ErrorCode::Unavailable, why.into(), CloseCode::TryAgainLater));
-            }
+            () = entrance.given_way() => return Err(gave_way()),
         };
         Span::current().record("client", connect.client_id.as_str());
         Span::current().record("partition", connect.partition.as_str());

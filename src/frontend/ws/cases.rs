@@ -357,11 +357,11 @@ fn section_7_closing() {
     assert_eq!(check(cases), 36);
 }
 
-/// What comes behind a close is not looked at.
+/// What comes after a close is not looked at.
 #[tokio::test]
 async fn section_7_nothing_is_said_after_a_close() {
-    for behind in [(PING, &b"x"[..]), (TEXT, b"after"), (CLOSE, b"")] {
-        let sent = [masked(CLOSE, b""), masked(behind.0, behind.1)].concat();
+    for after in [(PING, &b"x"[..]), (TEXT, b"after"), (CLOSE, b"")] {
+        let sent = [masked(CLOSE, b""), masked(after.0, after.1)].concat();
         let (client, server) = tokio::io::duplex(1 << 10);
         let (mut reading, mut writing) = tokio::io::split(client);
         tokio::io::AsyncWriteExt::write_all(&mut writing, &sent).await.unwrap();
@@ -371,7 +371,7 @@ async fn section_7_nothing_is_said_after_a_close() {
         drop(socket);
         let mut answer = Vec::new();
         tokio::io::AsyncReadExt::read_to_end(&mut reading, &mut answer).await.unwrap();
-        assert_eq!(answer, [0x88, 0], "one close, and no pong behind it");
+        assert_eq!(answer, [0x88, 0], "one close, and no pong after it");
     }
 }
 

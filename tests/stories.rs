@@ -9,6 +9,7 @@ mod stories {
     mod attacks;
     mod backup;
     mod broken_on_purpose;
+    mod budget_table;
     mod budgets;
     mod catch_up;
     mod changed_streams;
@@ -44,6 +45,7 @@ mod stories {
     mod revocation;
     mod rule_codes;
     mod schemas;
+    mod siege;
     mod tls;
     mod tokens;
     mod torn_reads;

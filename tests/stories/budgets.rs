@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::attacks::frame;
 use crate::harness::client::{Answer, Client};
 use crate::harness::cluster::Cluster;
 use crate::harness::socket::Socket;
@@ -283,4 +284,37 @@ async fn a_state_is_serialised_at_most_so_often_and_answers_have_a_budget() {
     // Four seconds' worth at once, and the last answer before it is paid for.
     let allowed = (seconds + 4.0) * BYTES_OUT as f64 + 2.0 * (1 << 20) as f64;
     assert!(bytes as f64 <= allowed, "{bytes} bytes in {seconds} s");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_memory_is_full_whoever_holds_most_is_closed() {
+    const BYTES_MAX: u64 = 16 << 20;
+    let cluster = Cluster::start().set("frontend.memory_bytes_max", BYTES_MAX).await;
+    let frontend = &cluster.frontends[0];
+    let mut bystander = cluster.client(0, "bystander").await;
+    let before = frontend.process.memory_bytes();
+    // Each holds all but the last byte of a message; together they would be 50 MB.
+    let mut held = Vec::new();
+    for n in 0..200 {
+        let mut stream = frontend.connected(&format!("mallory-{n}")).await.into_tcp();
+        let unfinished = frame(0x81, 250_000, &vec![b'x'; 249_999]);
+        let sent = tokio::time::timeout(Duration::from_millis(200), stream.write_all(&unfinished)).await;
+        // Where there is no room it is not taken, and that is as it should be.
+        held.push((stream, sent.is_ok()));
+        if n % 20 == 0 {
+            bystander.commit("set", json!({ "target": "good", "value": n })).await;
+        }
+    }
+    let closed = || async { frontend.metric("insieme_connections_closed_for_memory_total", "").await };
+    until("somebody to give way", async || (closed().await > 0.0).then_some(())).await;
+    until("room to be made", async || {
+        let held = frontend.metric("insieme_frontend_memory_bytes", "").await;
+        (held <= BYTES_MAX as f64).then_some(())
+    })
+    .await;
+    bystander.commit("set", json!({ "target": "good", "value": "still" })).await;
+    frontend.connected("newcomer").await.expect_alive().await;
+    let grown = frontend.process.memory_bytes().saturating_sub(before);
+    println!("{} gave way; the frontend has {} MiB more", closed().await, grown >> 20);
+    assert!(grown < 48 << 20, "{grown} bytes more");
 }

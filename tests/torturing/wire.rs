@@ -1,5 +1,6 @@
 //! One WebSocket to a frontend, with a deadline on everything: whoever is paused or cut off never answers.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
@@ -20,6 +21,10 @@ pub struct Wire {
     stream: WebSocketStream<TcpStream>,
     heard: Instant,
     pinged: Instant,
+    /// A message whose state comes behind it in parts, the text so far, and how many parts are missing.
+    parts: Option<(Value, String, u64)>,
+    /// What came between the parts.
+    between: VecDeque<Value>,
 }
 
 impl Wire {
@@ -37,7 +42,7 @@ impl Wire {
         };
         let (stream, _) = timeout(SILENCE_MAX, opening).await.map_err(|_| "no upgrade in time")??;
         let now = Instant::now();
-        Ok(Self { stream, heard: now, pinged: now })
+        Ok(Self { stream, heard: now, pinged: now, parts: None, between: VecDeque::new() })
     }
 
     pub async fn send(&mut self, text: String) -> Result<(), String> {
@@ -68,8 +73,46 @@ impl Wire {
         }
     }
 
-    /// The next message; an error when the connection is over, or silent for too long. Cancel safe.
+    /// The next message, with the whole state where that comes in parts; an error when the connection is over, or silent
+    /// for too long. Cancel safe.
     pub async fn next(&mut self) -> Result<Value, String> {
+        loop {
+            if self.parts.is_none()
+                && let Some(message) = self.between.pop_front()
+            {
+                return Ok(message);
+            }
+            let message = self.next_frame().await?;
+            let payload = &message["payload"];
+            let told = [&payload["stateParts"]["parts"], &payload["snapshot"]["stateParts"]["parts"]];
+            let parts = told.into_iter().find_map(Value::as_u64);
+            if let Some(parts) = parts {
+                self.parts = Some((message, String::new(), parts));
+                continue;
+            }
+            let Some((_, text, missing)) = &mut self.parts else { return Ok(message) };
+            if message["type"] != "state_part" {
+                self.between.push_back(message);
+                continue;
+            }
+            text.push_str(payload["text"].as_str().unwrap_or_default());
+            *missing -= 1;
+            if *missing > 0 {
+                continue;
+            }
+            let Some((mut told, text, _)) = self.parts.take() else { continue };
+            let state: Value =
+                serde_json::from_str(&text).map_err(|error| format!("{NOT_JSON} ({error})"))?;
+            match told["payload"].get_mut("snapshot") {
+                Some(snapshot) => snapshot["state"] = state,
+                None => told["payload"]["initialState"] = state,
+            }
+            return Ok(told);
+        }
+    }
+
+    /// The next frame's message.
+    async fn next_frame(&mut self) -> Result<Value, String> {
         loop {
             match timeout(LOOK_EVERY, self.stream.next()).await {
                 Ok(Some(Ok(message))) => {

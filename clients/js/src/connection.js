@@ -176,6 +176,10 @@ export class Connection {
     socket.onerror = () => {};
   }
 
+  /** A state that is too large for one frame comes behind `connected`, in parts.
+   * @type {{ told: any, texts: string[] } | undefined} */
+  #parts;
+
   /** @param {any} message */
   #receive(message) {
     const { type, payload } = message;
@@ -183,7 +187,18 @@ export class Connection {
     if (!this.#socket || type === "heartbeat") return;
     if (type === "token_refreshed") return;
     if (this.up) return this.#given.onMessage(message);
-    if (type === "connected") {
+    if (type === "connected" && payload.stateParts) {
+      this.#clear("attempt");
+      this.#watch(payload.heartbeatInterval || HEARTBEAT_MS);
+      this.#parts = { told: payload, texts: [] };
+    } else if (type === "state_part" && this.#parts) {
+      const { told, texts } = this.#parts;
+      texts.push(payload.text);
+      if (texts.length < told.stateParts.parts) return;
+      this.#parts = undefined;
+      const whole = { ...told, stateParts: undefined, initialState: JSON.parse(texts.join("")) };
+      this.#receive({ type: "connected", payload: whole });
+    } else if (type === "connected") {
       this.up = true;
       this.#refusals = 0;
       this.#clear("attempt");
@@ -274,6 +289,7 @@ export class Connection {
     const socket = this.#socket;
     this.#socket = undefined;
     this.up = false;
+    this.#parts = undefined;
     this.#lastError = undefined;
     this.#retryAt = undefined;
     if (!socket) return;

@@ -31,6 +31,19 @@ test("a quiet connection that answers heartbeats stays", async () => {
   await client.close();
 });
 
+test("a state that is too large for one frame comes in parts", async () => {
+  const server = new FakeServer();
+  server.partChars = 5;
+  server.commit("other", "set", { target: "long", value: "é😀\"\\\n".repeat(9) });
+  const { client, run } = await setup({ server });
+  assert.equal(client.getSnapshot().long, "é😀\"\\\n".repeat(9));
+  assert.equal(client.status.connection, "connected");
+  server.commit("other", "set", { target: "more", value: 1 });
+  await run();
+  assert.equal(client.getSnapshot().more, 1);
+  await client.close();
+});
+
 for (const [target, name] of [["document", "visibilitychange"], ["document", "resume"], ["window", "focus"], ["window", "online"]]) {
   test(`${name} tests the connection at once`, async () => {
     const { env, server, client, run } = await setup();

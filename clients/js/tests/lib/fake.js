@@ -217,10 +217,18 @@ export class FakeServer {
       return peer.send("error", { code: "bad_request", message: "`lastEventId` is not in this partition" }, id);
     }
     peer.live = true;
-    const state = lastEventId === undefined ? { initialState: this.state } : {};
+    const text = JSON.stringify(this.state);
+    const texts = this.partChars ? (text.match(new RegExp(`.{1,${this.partChars}}`, "gsu")) ?? []) : [];
+    const whole = texts.length > 0 ? { stateParts: { parts: texts.length, bytes: Buffer.byteLength(text) } } : { initialState: this.state };
+    const state = lastEventId === undefined ? whole : {};
     const { heartbeatInterval, connectedExtra } = this;
     peer.send("connected", { serverId: "s", currentEventIndex: this.head, sinceSnapshot: 0, ...state, heartbeatInterval, ...connectedExtra }, id);
-    if (lastEventId === undefined) return undefined;
+    if (lastEventId === undefined) {
+      texts.forEach((part, index) => {
+        peer.send("state_part", { partition: "default", eventIndex: this.head, part: index + 1, parts: texts.length, text: part }, id);
+      });
+      return undefined;
+    }
     for (const event of this.log) if (event.eventId > lastEventId) this.broadcast(peer, event);
     return undefined;
   }

@@ -45,7 +45,7 @@ pub fn is_on(_name: &str) -> bool {
 }
 
 /// Whether the product is to be broken on purpose in this way, so that tests can show that they notice. The ways
-/// are listed with what they do in `tests/torturing/mutations.rs`. Never, in a release.
+/// are listed with what they do in `tests/torturing/faults.rs`. Never, in a release.
 #[inline]
 pub fn broken(name: &str) -> bool {
     is_on(name)

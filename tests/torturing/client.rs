@@ -61,6 +61,10 @@ pub struct Spec {
 /// Why a connection is over that its client wanted no more.
 pub const LEFT: &str = "left by itself";
 
+/// How many times the mean time between two actions a client that only reads waits between two pages: its pages are
+/// large, and to read them is the work of this process too.
+const READER_PAUSES: u32 = 8;
+
 const BACKOFF_MS: u64 = 20;
 const BACKOFF_MS_MAX: u64 = 1_000;
 
@@ -584,7 +588,7 @@ impl Player {
         self.asked = false;
         self.cycle = more.then_some(next);
         if more && self.spec.manner == Manner::Reads {
-            sleep(self.spec.pace).await;
+            sleep(self.spec.pace * READER_PAUSES).await;
         }
         if more { self.ask_for_page(wire, next).await } else { Ok(()) }
     }

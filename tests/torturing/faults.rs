@@ -29,6 +29,9 @@ const fn test(fault: &'static str, what: &'static str, by: &'static str) -> Muta
     Mutation { fault, with: "", setting: None, what, found_by: FoundBy::Test(by) }
 }
 
+/// Switches that break nothing and are no mutation: many drafts then share the short key of the draft index.
+pub const HARMLESS: &[&str] = &["weak_marks"];
+
 /// All of them.
 pub const MUTATIONS: &[Mutation] = &[
     torture("commit_unchecked", "commits do not name the partition's last event"),
@@ -70,6 +73,17 @@ pub const MUTATIONS: &[Mutation] = &[
         "a frontend never compares itself with the log, not even after a reconnect",
         "broken_on_purpose",
     ),
+    Mutation {
+        with: "weak_marks",
+        setting: Some("validator.cache_bytes_max=536870912"),
+        ..torture("keep_told", "what the log said of a draft is believed after the draft is committed")
+    },
+    Mutation {
+        with: "clock_ms=3600000",
+        ..torture("own_clock", "events get the time of their validator's clock, which is an hour ahead")
+    },
+    test("any_size", "a draft that the log cannot take is published all the same", "limits"),
+    torture("unknown_is_unstored", "a publish whose fate nobody knows is told as not stored"),
     torture("ring_repeats", "a connection is served one event twice"),
     torture("own_broadcast", "a v1 client is sent its own events"),
 ];

@@ -537,6 +537,14 @@ impl<'a> Court<'a> {
                             self.find(violation);
                         }
                         if literal {
+                            if let Some((id, _)) = snapshot {
+                                let what = format!(
+                                    "{name}: asked for the events after {since}, it was given a state as of event {id}, which a client that does not page cannot use"
+                                );
+                                let mut violation = Violation::new(Rule::Stream, what);
+                                violation.client = Some(client);
+                                self.find(violation);
+                            }
                             // It goes on from the end of the page, whether there is more or not.
                             position = if *more { *next } else { (*upto).max(*next) };
                             continue;

@@ -397,6 +397,7 @@ impl Plan {
         choose("frontend.submission_drafts_max", &[1, 8, 64]);
         choose("frontend.ring_events_max", &[4, 64, 2048]);
         choose("frontend.page_events_max", &[3, 32, 256]);
+        choose("frontend.page_cache_bytes_max", &[200_000, 2_000_000, 64 << 20]);
         choose("frontend.gap_check_ms", &[1000, 5000]);
         choose("validator.snapshot_events_min", &[20, 100, 1000]);
         choose("validator.cache_bytes_max", &[1, 20_000, 512 << 20]);
@@ -500,8 +501,11 @@ impl World {
             if path.extension().is_none_or(|extension| extension != "log") {
                 continue;
             }
-            let text = std::fs::read(&path).map_err(unreadable)?;
             let looked = self.looked.entry(path.clone()).or_default();
+            if path.metadata().map_err(unreadable)?.len() <= *looked as u64 {
+                continue;
+            }
+            let text = std::fs::read(&path).map_err(unreadable)?;
             let new = String::from_utf8_lossy(&text[(*looked).min(text.len())..]).into_owned();
             *looked = text.len();
             let bad = new.lines().filter(|line| {

@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 use super::Session;
 use super::socket::End;
 use crate::event::{Answer, Draft, DraftKey, EventId, FieldError, Reason, ReplyTo, Submission};
+use crate::fault;
 use crate::frontend::entry::Entry;
 use crate::frontend::metrics;
 use crate::frontend::pending::{self, Asked, Committed, Done, Published, Taken};
@@ -197,6 +198,7 @@ impl Session {
             }
             Progress::Published(match result {
                 Err(PublishError::Full | PublishError::Refused(_)) => Published::NotStored,
+                _ if fault::broken("unknown_is_unstored") => Published::NotStored,
                 _ => Published::Unknown,
             })
         }));

@@ -95,7 +95,7 @@ fn steps() -> Vec<(&'static str, Step)> {
         (
             "decode a classic submit",
             Box::new(move || {
-                let frame = Dialect::Classic.decode(black_box(&classic_frame)).expect("a frame");
+                let frame = Dialect::Classic.decode(black_box(&classic_frame), 64).expect("a frame");
                 assert!(matches!(frame.request, Request::Submit(_)), "{frame:?}");
             }),
         ),
@@ -117,8 +117,14 @@ fn steps() -> Vec<(&'static str, Step)> {
 }
 
 fn decode_v1(frame: &str) -> usize {
-    let context = ItemContext { client_id: CLIENT, user_id: None, project_id: PROJECT };
-    match Dialect::V1.decode(frame).map(|frame| frame.request) {
+    let context = ItemContext {
+        client_id: CLIENT,
+        user_id: None,
+        any_user: false,
+        project_id: PROJECT,
+        items_max: 1_024,
+    };
+    match Dialect::V1.decode(frame, 64).map(|frame| frame.request) {
         Ok(Request::SubmitBatch(batch)) => {
             let checked = SubmitItem::check(batch.items, &context);
             assert!(checked.refused.is_none(), "{:?}", checked.refused);

@@ -17,6 +17,8 @@ pub mod frontend;
 #[cfg(test)]
 mod fuzzing;
 mod hex;
+#[cfg(test)]
+mod house_rules;
 pub mod log;
 pub mod protocol;
 pub mod rules;

@@ -15,6 +15,7 @@ mod stories {
     mod changed_streams;
     mod clocks;
     mod closing;
+    mod clumsy_clients;
     mod command_line;
     mod connections;
     mod cut_while_starting;
@@ -24,7 +25,9 @@ mod stories {
     mod drain;
     mod edge;
     mod histories;
+    mod hostile_json;
     mod idempotency;
+    mod incomplete_sync;
     mod javascript;
     mod killed_validator;
     mod limits;
@@ -37,6 +40,7 @@ mod stories {
     mod nats_trust;
     mod nats_users;
     mod operators_shell;
+    mod permissions;
     mod pipelining;
     mod power_cut;
     mod protocol;

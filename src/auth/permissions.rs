@@ -1,7 +1,7 @@
 //! Permissions: what the strings in a token allow.
 //!
 //! A permission is `<action>` or `<action>:<target>`. The action is an event type, `read` or `admin`, or `*`
-//! for all. The target is a path, `*` for all, or a path with a trailing `.*` for it and what lies below.
+//! for all but `admin`: an application's "may do everything" is no operator. The target is a path, `*` for all, or a path with a trailing `.*` for it and what lies below.
 
 /// Whether one of the permissions allows `action` on `target`. Without a target, only a permission that is
 /// not confined to one allows it.
@@ -19,8 +19,10 @@ pub fn allows_somewhere(permissions: &[String], action: &str, _: Option<&str>) -
 
 fn allows_one(permission: &str, action: &str, target: Option<&str>) -> bool {
     // The action's own text first: an application's event type may hold a colon.
-    [action, "*"]
+    let all = (action != "admin").then_some("*");
+    [Some(action), all]
         .into_iter()
+        .flatten()
         .filter_map(|name| permission.strip_prefix(name))
         .any(|rest| rest.is_empty() || rest.strip_prefix(':').is_some_and(|pattern| covers(pattern, target)))
 }
@@ -101,6 +103,10 @@ mod tests {
             ("setx", "set", Some("a"), false),
             ("*", "init", None, true),
             ("*", "read", None, true),
+            ("*", "admin", None, false),
+            ("*:*", "admin", None, false),
+            ("admin", "admin", None, true),
+            ("admin", "set", None, false),
             ("*:a", "set", Some("a"), true),
             ("*:a", "set", Some("a.b"), false),
             ("*:a.*", "treePush", Some("a.b"), true),

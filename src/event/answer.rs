@@ -26,6 +26,11 @@ impl FieldError {
             code: "TOO_LARGE_FOR_LOG".to_owned(),
         }
     }
+
+    /// What is wrong at a field.
+    pub fn new(field: &str, code: &str, message: impl Into<String>) -> Self {
+        Self { field: field.to_owned(), message: message.into(), code: code.to_owned() }
+    }
 }
 
 /// Why a draft was rejected; in the classic dialect the `reason` of `event_rejected`.

@@ -24,21 +24,22 @@ pub fn canonical(json: &RawValue) -> Result<Vec<u8>, CanonicalError> {
 /// The hash of what a draft says: for a classic one its type and payload; for a v1 one all that its client
 /// fixed, which leaves out `meta.clientId` (the connection's, not the event's).
 pub fn content_hash(draft: &Draft) -> Result<ContentHash, CanonicalError> {
-    content_hash_with(draft, &canonical(&draft.payload)?)
+    let meta = draft.v1.as_ref().map(|v1| Json::<std::convert::Infallible>::of(&v1.meta)).transpose()?;
+    Ok(content_hash_of(draft, &canonical(&draft.payload)?, meta.as_ref()))
 }
 
-/// [`content_hash`] for who has the payload's canonical form already.
-pub fn content_hash_with(draft: &Draft, payload: &[u8]) -> Result<ContentHash, CanonicalError> {
+/// [`content_hash`] of a draft whose payload has this canonical form, and whose meta was read.
+pub fn content_hash_of<X: Form>(draft: &Draft, payload: &[u8], meta: Option<&Json<X>>) -> ContentHash {
     // The keys in their canonical order, so the whole is a canonical form too.
     let mut out = Vec::with_capacity(payload.len() + 128);
     out.push(b'{');
     if let Some(v1) = &draft.v1 {
-        let mut meta = Json::<std::convert::Infallible>::of(&v1.meta)?;
-        if let Json::Object(fields) = &mut meta {
-            fields.remove("clientId");
-        }
         out.extend_from_slice(b"\"meta\":");
-        meta.write(&mut out);
+        match meta {
+            None => out.extend_from_slice(b"null"),
+            Some(Json::Object(fields)) => write_without(fields, "clientId", &mut out),
+            Some(meta) => meta.write(&mut out),
+        }
         out.extend_from_slice(b",\"partition\":");
         write_string(&v1.label, &mut out);
         out.push(b',');
@@ -56,7 +57,18 @@ pub fn content_hash_with(draft: &Draft, payload: &[u8]) -> Result<ContentHash, C
         write_string(user, &mut out);
     }
     out.push(b'}');
-    Ok(ContentHash::of(&out))
+    ContentHash::of(&out)
+}
+
+/// Appends an object's canonical form, but for one key.
+fn write_without<X: Form>(fields: &Map<X>, without: &str, out: &mut Vec<u8>) {
+    out.push(b'{');
+    let mut first = true;
+    for (key, value) in in_order(fields).filter(|(key, _)| *key != without) {
+        write_key(key, &mut first, out);
+        value.write(out);
+    }
+    out.push(b'}');
 }
 
 impl<X: Form> Json<X> {

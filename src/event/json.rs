@@ -6,6 +6,7 @@
 //! double, an unpaired surrogate, and nesting past [`DEPTH_MAX`], so that nothing behind it can run out of
 //! stack.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::fmt;
 use std::marker::PhantomData;
@@ -65,10 +66,17 @@ impl Form for Infallible {
 impl<X> Json<X> {
     /// Reads a JSON text. Of a key given twice the last counts.
     pub fn parse(text: &[u8]) -> Result<Self, CanonicalError> {
+        Self::parse_noting(text, &mut None)
+    }
+
+    /// Reads a JSON text. Of a key given twice the last counts, and the first such key is noted.
+    pub fn parse_noting(text: &[u8], twice: &mut Option<Box<str>>) -> Result<Self, CanonicalError> {
         let mut reader = serde_json::Deserializer::from_slice(text);
         reader.disable_recursion_limit();
-        let json = Seed::<X>::of(DEPTH_MAX).deserialize(&mut reader)?;
+        let reading = Reading { left: Cell::new(DEPTH_MAX), twice: Cell::new(None) };
+        let json = Seed::<X>(&reading, PhantomData).deserialize(&mut reader)?;
         reader.end()?;
+        *twice = reading.twice.into_inner();
         Ok(json)
     }
 
@@ -111,30 +119,51 @@ impl<X: Form> Json<X> {
     }
 }
 
-/// Reads one value that may hold `left` more levels.
-struct Seed<X> {
-    left: usize,
-    form: PhantomData<X>,
+/// A text that is being read.
+struct Reading {
+    /// How many more levels may follow.
+    left: Cell<usize>,
+    /// The first key that an object had twice.
+    twice: Cell<Option<Box<str>>>,
 }
 
-impl<X> Seed<X> {
-    fn of(left: usize) -> Self {
-        Self { left, form: PhantomData }
+impl Reading {
+    fn enter<E: Error>(&self) -> Result<(), E> {
+        let left = self.left.get().checked_sub(1);
+        self.left.set(left.ok_or_else(|| E::custom(format_args!("nested deeper than {DEPTH_MAX}")))?);
+        Ok(())
     }
 
-    fn inner<E: Error>(&self) -> Result<usize, E> {
-        self.left.checked_sub(1).ok_or_else(|| E::custom(format_args!("nested deeper than {DEPTH_MAX}")))
+    fn leave(&self) {
+        self.left.set(self.left.get() + 1);
     }
 }
 
-impl<'de, X> DeserializeSeed<'de> for Seed<X> {
+/// Reads one value. No larger than a pointer: it lies on the stack several times for every level.
+struct Seed<'t, X>(&'t Reading, PhantomData<X>);
+
+impl<X> Seed<'_, X> {
+    fn again(&self) -> Self {
+        Self(self.0, PhantomData)
+    }
+
+    /// Puts a field in, and notes if it was there. Apart, so that what it needs of the stack is not needed at every level.
+    #[inline(never)]
+    fn keep(&self, fields: &mut Map<X>, key: Box<str>, value: Json<X>) {
+        if let Some(key) = fields.insert(key, value) {
+            self.0.twice.set(Some(self.0.twice.take().unwrap_or(key)));
+        }
+    }
+}
+
+impl<'de, X> DeserializeSeed<'de> for Seed<'_, X> {
     type Value = Json<X>;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json<X>, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de, X> Visitor<'de> for Seed<X> {
+impl<'de, X> Visitor<'de> for Seed<'_, X> {
     type Value = Json<X>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -170,20 +199,23 @@ impl<'de, X> Visitor<'de> for Seed<X> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json<X>, A::Error> {
-        let left = self.inner()?;
+        self.0.enter()?;
         let mut values = Vec::new();
-        while let Some(value) = seq.next_element_seed(Seed::of(left))? {
+        while let Some(value) = seq.next_element_seed(self.again())? {
             values.push(value);
         }
+        self.0.leave();
         Ok(Json::Array(values))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json<X>, A::Error> {
-        let left = self.inner()?;
+        self.0.enter()?;
         let mut fields = Map::new();
         while let Some(key) = map.next_key::<Box<str>>()? {
-            fields.insert(key, map.next_value_seed(Seed::of(left))?);
+            let value = map.next_value_seed(self.again())?;
+            self.keep(&mut fields, key, value);
         }
+        self.0.leave();
         Ok(Json::Object(fields))
     }
 }

@@ -4,6 +4,7 @@
 //! would take twenty times the bytes of the JSON.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::convert::Infallible;
 
 use super::json::Json;
@@ -77,18 +78,26 @@ impl<X> Map<X> {
         self.get(key).is_some()
     }
 
-    /// Puts a field in, in place of one of that name.
-    pub fn insert(&mut self, key: Box<str>, value: Json<X>) {
+    /// Puts a field in, in place of one of that name. Gives the key back if there was one.
+    pub fn insert(&mut self, key: Box<str>, value: Json<X>) -> Option<Box<str>> {
         self.make_room(&key);
         match &mut self.0 {
             Repr::Few(fields) => match place(fields, &key) {
-                Ok(at) => fields[at].1 = value,
+                Ok(at) => {
+                    fields[at].1 = value;
+                    return Some(key);
+                }
                 Err(at) => put(fields, at, key, value),
             },
-            Repr::Many(fields) => {
-                fields.insert(key, value);
-            }
+            Repr::Many(fields) => match fields.entry(key) {
+                Entry::Occupied(mut there) => {
+                    there.insert(value);
+                    return Some(there.key().clone());
+                }
+                Entry::Vacant(free) => drop(free.insert(value)),
+            },
         }
+        None
     }
 
     /// The field `key`, which is made where it is missing.

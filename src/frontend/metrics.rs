@@ -54,6 +54,8 @@ pub const ACCEPTED: &str = "insieme_acceptances_sent_total";
 pub const REJECTED: &str = "insieme_rejections_sent_total";
 /// Drafts given up without an outcome.
 pub const FORGOTTEN: &str = "insieme_drafts_unanswered_total";
+/// Clients told that they have seen events which the log does not have.
+pub const BEYOND_LOG: &str = "insieme_clients_beyond_log_total";
 /// Submissions published again.
 pub const REPUBLISHED: &str = "insieme_submissions_republished_total";
 /// From a draft's frame to its answer.
@@ -134,6 +136,11 @@ pub fn describe() {
     describe_counter!(ACCEPTED, Unit::Count, "Drafts answered as accepted");
     describe_counter!(REJECTED, Unit::Count, "Drafts answered as rejected, by reason");
     describe_counter!(FORGOTTEN, Unit::Count, "Drafts given up without an outcome");
+    describe_counter!(
+        BEYOND_LOG,
+        Unit::Count,
+        "Clients told that they have seen events which the log does not have"
+    );
     describe_counter!(REPUBLISHED, Unit::Count, "Submissions published again");
     describe_histogram!(ANSWER_SECONDS, Unit::Seconds, "From a draft's frame to its answer");
     describe_counter!(ERRORS, Unit::Count, "Error frames sent, by code");

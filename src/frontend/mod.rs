@@ -19,6 +19,7 @@ pub mod metrics;
 mod outflow;
 mod pages;
 mod pending;
+mod reconnects;
 mod ring;
 mod roster;
 mod session;
@@ -175,6 +176,7 @@ impl Frontend {
             limits: limits.clone(),
             memory: memory.clone(),
             outflow: outflow.clone(),
+            reconnects: reconnects::Reconnects::default(),
             roster,
             keeper: keeper.clone(),
             auth,

@@ -421,6 +421,12 @@ impl Pending {
         new || self.sent.iter().any(|sent| sent.due)
     }
 
+    /// Whether every draft that came is in the queue, as far as can be known now: nothing waits for its publish, and
+    /// none is under way.
+    pub(super) fn is_handed_in(&self) -> bool {
+        self.queue.is_empty() && self.publishing.is_none() && !self.sent.iter().any(|sent| sent.due)
+    }
+
     /// Whether [`Pending::next`] has something to publish.
     pub(super) fn has_next(&self, now: Instant) -> bool {
         self.may_publish(now) && self.waits_to_publish()

@@ -23,7 +23,7 @@ const BYTES_MAX: usize = 64 * 1024;
 const CASE_MAX: Duration = Duration::from_secs(2);
 
 /// What breaks parsers.
-const TOKENS: [&[u8]; 24] = [
+const TOKENS: [&[u8]; 33] = [
     b"\"",
     b"\\",
     b"\\u0000",
@@ -41,6 +41,15 @@ const TOKENS: [&[u8]; 24] = [
     b"18446744073709551616",
     b"9007199254740993",
     b"__proto__",
+    b"\"$serde_json::private::RawValue\":",
+    b"\"$serde_json::private::Number\":",
+    b"{\"$serde_json::private::RawValue\":\"",
+    b"\\\"",
+    b"\\udc00",
+    b"\\ud83d\\ude00",
+    b"{\"a\":",
+    b"\"id\":\"e1\",",
+    b"5.0",
     b"~",
     b".",
     b"*",

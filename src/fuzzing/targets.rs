@@ -3,7 +3,7 @@
 
 use super::fuzz;
 use crate::event::{CommittedEvent, EventId, EventRecord, PartitionKey, Submission, Token};
-use crate::protocol::Dialect;
+use crate::protocol::{DecodeError, Dialect};
 use crate::rules::Registry;
 use crate::state::{IndexPart, PartitionState, StatePart};
 
@@ -48,7 +48,7 @@ fn frames_of_both_dialects() {
         Dialect::of_first_frame(&text);
         for dialect in [Dialect::Classic, Dialect::V1] {
             // Who is refused is told why, and which of its messages.
-            if let Err(refused) = dialect.decode(&text) {
+            if let Err(DecodeError::Bad(refused)) = dialect.decode(&text, 64) {
                 assert!(!refused.message.is_empty());
             }
         }

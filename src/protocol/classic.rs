@@ -2,140 +2,211 @@
 
 use std::borrow::Cow;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::EncodedEvent;
+use super::depth::deeper_than;
+use super::fields::{Fields, given, is_object, number, text as text_of, whole};
 use super::json::{push_json, push_list};
-use super::notice::{Header, Notice, Snapshot, StateForm};
-use super::request::{BadRequest, Connect, Frame, Request, Submit, Sync};
+use super::notice::{Details, Header, Notice, Snapshot, StateForm};
+use super::request::{BadRequest, Connect, DecodeError, Frame, Request, Submit, Sync};
 use crate::event::{ClientId, CommittedEvent, Draft, EventId, EventRecord, FieldError, PartitionKey};
 
 const DEFAULT_PARTITION: &str = "default";
-
-/// The fields of a message, each still as written, so that every complaint can name its field.
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow, rename = "type")]
-    kind: Option<&'a RawValue>,
-    #[serde(borrow)]
-    timestamp: Option<&'a RawValue>,
-    #[serde(borrow)]
-    payload: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ConnectPayload {
-    client_id: ClientId,
-    // Required, and looked at by nobody: what a client runs is for its logs and ours.
-    #[serde(rename = "version")]
-    _version: String,
-    #[serde(default)]
-    partition: Option<PartitionKey>,
-    #[serde(default)]
-    token: Option<String>,
-    #[serde(default)]
-    last_event_id: Option<EventId>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SubmitPayload {
-    draft_id: String,
-    event: Box<RawValue>,
-    #[serde(default)]
-    base_event_id: Option<EventId>,
-}
-
-#[derive(Deserialize)]
-struct SubmittedEvent {
-    #[serde(rename = "type")]
-    event_type: String,
-    payload: Box<RawValue>,
-    #[serde(default)]
-    partition: Option<PartitionKey>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SyncPayload {
-    #[serde(default)]
-    since_event_id: Option<EventId>,
-    #[serde(default)]
-    partition: Option<PartitionKey>,
-    #[serde(default)]
-    limit: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct RefreshPayload {
-    token: String,
-}
+/// How many objects of a frame an event lies in.
+const EVENT_LEVEL: usize = 2;
 
 /// Reads a frame.
-pub(super) fn decode(text: &str) -> Result<Frame, BadRequest> {
-    let mut reply_to = None;
-    request(text, &mut reply_to)
-        .map(|request| Frame { id: reply_to.clone(), request })
-        .map_err(|message| BadRequest { reply_to, message })
-}
-
-fn request(text: &str, reply_to: &mut Option<String>) -> Result<Request, String> {
-    let envelope: Envelope<'_> = object(text, "the message")?;
-    *reply_to = Some(field::<String>(envelope.id, "id", "a string")?);
-    let kind: String = field(envelope.kind, "type", "a string")?;
-    field::<f64>(envelope.timestamp, "timestamp", "a number")?;
-    let payload = envelope.payload.ok_or("`payload` is missing")?.get();
-    match kind.as_str() {
-        "connect" => connect(payload),
-        "submit_event" => submit(payload),
-        "sync" => {
-            let SyncPayload { since_event_id, partition, limit } = object(payload, "`payload`")?;
-            Ok(Request::Sync(Sync { since: since_event_id, partition, limit }))
+pub(super) fn decode(text: &str, depth_max: usize) -> Result<Frame, DecodeError> {
+    let is_deep = deeper_than(text, depth_max);
+    let Some(fields) = Fields::read(text, &["type", "id", "timestamp", "payload"]) else {
+        return Err(if is_deep {
+            DecodeError::TooDeep
+        } else {
+            bad(None, "the message must be a JSON object")
+        });
+    };
+    let Fields { values: [kind, id, timestamp, payload], twice } = fields;
+    let kind = text_of(kind);
+    if is_deep && kind.as_deref() != Some("submit_event") {
+        return Err(DecodeError::TooDeep);
+    }
+    let id = match given(id) {
+        None => None,
+        Some(id) => Some(text_of(Some(id)).ok_or_else(|| bad(None, "`id` must be a string"))?),
+    };
+    let request = || {
+        if let Some(twice) = twice {
+            return Err(format!("`{twice}` is given twice").into());
         }
-        "heartbeat" if payload.starts_with('{') => Ok(Request::Heartbeat),
-        "heartbeat" => Err("`payload` must be an object".to_owned()),
-        "refresh_token" => {
-            let RefreshPayload { token } = object(payload, "`payload`")?;
-            Ok(Request::RefreshToken { token })
+        let kind = kind.ok_or("`type` must be a string")?;
+        if given(timestamp).is_some() && number(timestamp).is_none() {
+            return Err("`timestamp` must be a number".into());
         }
-        unknown => Err(format!("unknown type {:?}", shortened(unknown))),
+        let payload = match payload {
+            Some(payload) if is_object(payload) => payload.get(),
+            Some(_) => return Err("`payload` must be an object".into()),
+            None if kind == "heartbeat" => "{}",
+            None => return Err("`payload` is missing".into()),
+        };
+        match kind.as_str() {
+            "connect" => connect(payload),
+            "submit_event" => submit(payload, is_deep.then_some(depth_max)),
+            "sync" => sync(payload),
+            "heartbeat" => Ok(Request::Heartbeat),
+            "refresh_token" => refresh(payload),
+            unknown => Err(format!("unknown type {:?}", shortened(unknown)).into()),
+        }
+    };
+    match request() {
+        Ok(request) => Ok(Frame { id, request }),
+        Err(Wrong::TooDeep) => Err(DecodeError::TooDeep),
+        Err(Wrong::Message(message)) => Err(DecodeError::Bad(BadRequest { reply_to: id, message })),
     }
 }
 
-fn connect(payload: &str) -> Result<Request, String> {
-    let ConnectPayload { client_id, partition, token, last_event_id, .. } = object(payload, "`payload`")?;
-    let partition = match partition {
-        Some(partition) => partition,
-        None => PartitionKey::new(DEFAULT_PARTITION).map_err(|error| error.to_string())?,
+/// What is wrong with a frame whose id was read.
+enum Wrong {
+    TooDeep,
+    Message(String),
+}
+
+impl From<String> for Wrong {
+    fn from(message: String) -> Self {
+        Self::Message(message)
+    }
+}
+
+impl From<&str> for Wrong {
+    fn from(message: &str) -> Self {
+        Self::Message(message.to_owned())
+    }
+}
+
+fn bad(reply_to: Option<String>, message: &str) -> DecodeError {
+    DecodeError::Bad(BadRequest { reply_to, message: message.to_owned() })
+}
+
+/// Reads a payload, each field of which is there once.
+fn payload_fields<'a, const N: usize>(
+    payload: &'a str,
+    names: &'static [&'static str; N],
+) -> Result<[Option<&'a RawValue>; N], String> {
+    match Fields::read(payload, names) {
+        None => Err("`payload` must be an object".to_owned()),
+        Some(Fields { twice: Some(twice), .. }) => Err(format!("`payload.{twice}` is given twice")),
+        Some(Fields { values, twice: None }) => Ok(values),
+    }
+}
+
+/// A whole number where one is given.
+fn whole_where_given(value: Option<&RawValue>, name: &str) -> Result<Option<u64>, String> {
+    match given(value) {
+        None => Ok(None),
+        some => whole(some).map(Some).ok_or_else(|| format!("`{name}` must be a whole number, 0 or more")),
+    }
+}
+
+fn partition_where_given(value: Option<&RawValue>) -> Result<Option<PartitionKey>, String> {
+    let Some(value) = given(value) else { return Ok(None) };
+    let name = text_of(Some(value)).ok_or("must be a string")?;
+    PartitionKey::new(name).map(Some).map_err(|error| error.to_string())
+}
+
+fn connect(payload: &str) -> Result<Request, Wrong> {
+    let names = &["clientId", "version", "partition", "token", "lastEventId"];
+    let [client_id, version, partition, token, last_event_id] = payload_fields(payload, names)?;
+    let client_id = text_of(client_id).ok_or("`payload.clientId` must be a string")?;
+    let client_id = ClientId::new(client_id).map_err(|error| format!("`payload.clientId` {error}"))?;
+    // Required, and looked at by nobody: what a client runs is for its logs and ours.
+    text_of(version).ok_or("`payload.version` must be a string")?;
+    let partition = match partition_where_given(partition) {
+        Ok(Some(partition)) => partition,
+        Ok(None) => PartitionKey::new(DEFAULT_PARTITION).map_err(|error| error.to_string())?,
+        Err(why) => return Err(format!("`payload.partition` {why}").into()),
     };
+    let token = match given(token) {
+        None => None,
+        token => Some(text_of(token).ok_or("`payload.token` must be a string")?),
+    };
+    let last_event_id = whole_where_given(last_event_id, "payload.lastEventId")?.map(EventId);
     Ok(Request::Connect(Connect { client_id, partition, token, last_event_id, live: false }))
 }
 
-fn submit(payload: &str) -> Result<Request, String> {
-    let SubmitPayload { draft_id, event, base_event_id } = object(payload, "`payload`")?;
-    let SubmittedEvent { event_type, payload, partition } = object(event.get(), "`payload.event`")?;
-    let draft = Draft { draft_id, event_type, payload, base_event_id, v1: None };
-    draft.check().map_err(|error| format!("`payload.draftId` {error}"))?;
-    Ok(Request::Submit(Submit { partition, draft }))
+fn sync(payload: &str) -> Result<Request, Wrong> {
+    let names = &["sinceEventId", "partition", "limit", "snapshot"];
+    let [since, partition, limit, snapshot] = payload_fields(payload, names)?;
+    let since = whole_where_given(since, "payload.sinceEventId")?.map(EventId);
+    let partition = partition_where_given(partition).map_err(|why| format!("`payload.partition` {why}"))?;
+    let limit = whole_where_given(limit, "payload.limit")?;
+    let snapshot = match given(snapshot).map(RawValue::get) {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err("`payload.snapshot` must be true or false".into()),
+    };
+    Ok(Request::Sync(Sync { since, partition, limit, snapshot }))
 }
 
-/// Parses an object; serde alone would take an array for it too.
-fn object<'a, T: Deserialize<'a>>(text: &'a str, what: &str) -> Result<T, String> {
-    match serde_json::from_str(text) {
-        Ok(_) if !text.trim_start().starts_with('{') => Err(format!("{what} must be an object")),
-        Ok(value) => Ok(value),
-        Err(error) => Err(format!("{what}: {}", shortened(&error.to_string()))),
+fn refresh(payload: &str) -> Result<Request, Wrong> {
+    let [token] = payload_fields(payload, &["token"])?;
+    let token = text_of(token).ok_or("`payload.token` must be a string")?;
+    Ok(Request::RefreshToken { token })
+}
+
+/// Reads a submission. From its draft id on, whatever is wrong with it is the draft's rejection. A frame that is
+/// nested deeper than `depth_max` is taken if that is the event's fault.
+fn submit(payload: &str, depth_max: Option<usize>) -> Result<Request, Wrong> {
+    let Some(Fields { values, twice }) = Fields::read(payload, &["draftId", "event", "baseEventId"]) else {
+        return Err("`payload` must be an object".into());
+    };
+    let [draft_id, event, base_event_id] = values;
+    if let Some(depth_max) = depth_max
+        && !event.is_some_and(|event| deeper_than(event.get(), depth_max.saturating_sub(EVENT_LEVEL)))
+    {
+        return Err(Wrong::TooDeep);
     }
+    let draft_id = text_of(draft_id).ok_or("`payload.draftId` must be a string")?;
+    let draft = if let Some(twice) = twice {
+        Err(FieldError::new(twice, "DUPLICATE_KEY", "is given twice"))
+    } else if let Some(depth_max) = depth_max {
+        let message = format!("nested deeper than a frame may be, {depth_max} levels");
+        Err(FieldError::new("event", "TOO_DEEP", message))
+    } else {
+        draft(&draft_id, event, base_event_id)
+    };
+    Ok(Request::Submit(Box::new(Submit { draft_id, draft })))
 }
 
-fn field<T: DeserializeOwned>(value: Option<&RawValue>, name: &str, kind: &str) -> Result<T, String> {
-    let value = value.ok_or_else(|| format!("`{name}` is missing"))?;
-    serde_json::from_str(value.get()).map_err(|_| format!("`{name}` must be {kind}"))
+fn draft(
+    draft_id: &str,
+    event: Option<&RawValue>,
+    base_event_id: Option<&RawValue>,
+) -> Result<(Option<PartitionKey>, Draft), FieldError> {
+    let wrong = |field: &str, what: &str| FieldError::new(field, "SCHEMA_ERROR", what);
+    let Some(event) = event.filter(|event| is_object(event)) else {
+        return Err(wrong("event", "must be an object"));
+    };
+    let Some(Fields { values: [kind, payload, partition], twice }) =
+        Fields::read(event.get(), &["type", "payload", "partition"])
+    else {
+        return Err(wrong("event", "must be an object"));
+    };
+    if let Some(twice) = twice {
+        return Err(FieldError::new(twice, "DUPLICATE_KEY", "is given twice"));
+    }
+    let draft = Draft {
+        draft_id: draft_id.to_owned(),
+        event_type: text_of(kind).ok_or_else(|| wrong("type", "must be a string"))?,
+        payload: payload.ok_or_else(|| wrong("payload", "is missing"))?.to_owned(),
+        base_event_id: whole_where_given(base_event_id, "baseEventId")
+            .map_err(|why| wrong("baseEventId", &why))?
+            .map(EventId),
+        v1: None,
+    };
+    draft.check().map_err(|error| wrong("draftId", &error.to_string()))?;
+    let partition = partition_where_given(partition).map_err(|why| wrong("event.partition", &why))?;
+    Ok((partition, draft))
 }
 
 /// What a client wrote is not repeated to it at length.
@@ -167,7 +238,7 @@ struct ErrorPayload<'a> {
     code: &'static str,
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<&'a serde_json::Value>,
+    details: Option<Details<'a>>,
 }
 
 /// Writes a notice.

@@ -9,6 +9,7 @@
 
 mod classic;
 mod depth;
+mod fields;
 mod json;
 mod notice;
 mod request;
@@ -17,10 +18,9 @@ mod v1;
 #[cfg(test)]
 mod tests;
 
-pub use depth::deeper_than;
-pub use notice::{CloseCode, ErrorCode, Header, ItemResult, Notice, Snapshot, StateForm};
-pub use request::{BadRequest, Connect, Frame, Request, Submit, SubmitBatch, Sync};
-pub use v1::{Checked, ItemContext, PROTOCOL_VERSION as V1_VERSION, SubmitItem};
+pub use notice::{CloseCode, Details, ErrorCode, Header, ItemResult, Notice, Snapshot, StateForm};
+pub use request::{BadRequest, Connect, DecodeError, Frame, Request, Submit, SubmitBatch, Sync};
+pub use v1::{Checked, ItemContext, ItemRefusal, PROTOCOL_VERSION as V1_VERSION, SubmitItem};
 
 use crate::event::{CommittedEvent, Reason};
 
@@ -60,11 +60,12 @@ impl Dialect {
         }
     }
 
-    /// Reads a frame.
-    pub fn decode(self, text: &str) -> Result<Frame, BadRequest> {
+    /// Reads a frame. An event that makes it nested deeper than `depth_max` is that event's fault, and no other
+    /// frame may be. Takes time and room linear in the text, and no stack for its depth.
+    pub fn decode(self, text: &str, depth_max: usize) -> Result<Frame, DecodeError> {
         match self {
-            Self::Classic => classic::decode(text),
-            Self::V1 => v1::decode(text),
+            Self::Classic => classic::decode(text, depth_max),
+            Self::V1 => v1::decode(text, depth_max),
         }
     }
 

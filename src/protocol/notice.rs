@@ -1,5 +1,6 @@
 //! What a client may be told.
 
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::event::{EventId, FieldError, Reason};
@@ -101,18 +102,30 @@ pub enum Notice<'a> {
         code: ErrorCode,
         /// What, for a person.
         message: &'a str,
-        /// More for a program, where there is more: an object.
-        details: Option<&'a serde_json::Value>,
+        /// More for a program, where there is more.
+        details: Option<Details<'a>>,
     },
 }
 
-/// What became of one item of a batch.
+/// More about an error, for a program.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Details<'a> {
+    /// The draft that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draft_id: Option<&'a str>,
+    /// When another try makes sense, in milliseconds from now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+}
+
+/// What became of one item of a batch. Ids are JSON as the client wrote it.
 #[derive(Debug, Clone, Copy)]
 pub enum ItemResult<'a> {
     /// It is in the log, now or since an earlier submission.
     Committed {
         /// The item.
-        id: &'a str,
+        id: &'a RawValue,
         /// Its place.
         event_id: EventId,
         /// When it was committed, in Unix milliseconds.
@@ -121,7 +134,7 @@ pub enum ItemResult<'a> {
     /// It is not in the log.
     Rejected {
         /// The item.
-        id: &'a str,
+        id: &'a RawValue,
         /// Why, as the dialect calls it.
         reason: &'static str,
         /// All that was found wrong with it.
@@ -130,9 +143,9 @@ pub enum ItemResult<'a> {
     /// It stood behind a rejected one.
     NotProcessed {
         /// The item.
-        id: &'a str,
+        id: &'a RawValue,
         /// The rejected one.
-        blocked_by: &'a str,
+        blocked_by: &'a RawValue,
     },
 }
 
@@ -172,6 +185,8 @@ pub enum ErrorCode {
     RateLimited,
     /// The frame is too large or too deep.
     MessageTooLarge,
+    /// The client has seen events that the log does not have.
+    CursorBeyondLog,
     /// Not just now.
     Unavailable,
     /// A defect of ours.
@@ -189,6 +204,7 @@ impl ErrorCode {
             Self::Forbidden => "forbidden",
             Self::RateLimited => "rate_limited",
             Self::MessageTooLarge => "message_too_large",
+            Self::CursorBeyondLog => "cursor_beyond_log",
             Self::Unavailable => "unavailable",
             Self::ServerError => "server_error",
             Self::ProtocolVersionUnsupported => "protocolVersion_unsupported",

@@ -1,12 +1,12 @@
 //! What a client may ask for.
 
 use super::v1::SubmitItem;
-use crate::event::{ClientId, Draft, EventId, PartitionKey};
+use crate::event::{ClientId, Draft, EventId, FieldError, PartitionKey};
 
 /// A frame as it was understood.
 #[derive(Debug)]
 pub struct Frame {
-    /// The client's id of the message, to be repeated in the answer; only the v1 dialect may leave it out.
+    /// The client's id of the message, to be repeated in the answer, where it has one.
     pub id: Option<String>,
     /// What it asks for.
     pub request: Request,
@@ -18,7 +18,7 @@ pub enum Request {
     /// To be let in; comes first.
     Connect(Connect),
     /// To commit an event.
-    Submit(Submit),
+    Submit(Box<Submit>),
     /// To commit several events as one unit of work.
     SubmitBatch(SubmitBatch),
     /// A stretch of the log.
@@ -52,10 +52,10 @@ pub struct Connect {
 /// To commit an event.
 #[derive(Debug)]
 pub struct Submit {
-    /// The partition that the client named, where it named one.
-    pub partition: Option<PartitionKey>,
-    /// The draft.
-    pub draft: Draft,
+    /// The client's own name for the draft, of any length.
+    pub draft_id: String,
+    /// The partition that the client named, where it named one, and the draft; or what is wrong with it.
+    pub draft: Result<(Option<PartitionKey>, Draft), FieldError>,
 }
 
 /// To commit several events as one unit of work.
@@ -68,12 +68,23 @@ pub struct SubmitBatch {
 /// A stretch of the log.
 #[derive(Debug)]
 pub struct Sync {
-    /// The last event that the client has; without it the answer begins from a snapshot.
+    /// The last event that the client has; without it the answer has the state.
     pub since: Option<EventId>,
     /// The partition that the client named, where it named one.
     pub partition: Option<PartitionKey>,
     /// The most events that it wants; the frontend clamps it.
     pub limit: Option<u64>,
+    /// Whether the state is asked for besides the events.
+    pub snapshot: bool,
+}
+
+/// Why a frame could not be decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DecodeError {
+    /// It is nested deeper than a frame may be, elsewhere than in an event.
+    TooDeep,
+    /// It was not understood.
+    Bad(BadRequest),
 }
 
 /// A frame that was not understood.

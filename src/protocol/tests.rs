@@ -8,7 +8,20 @@ use std::borrow::Cow;
 const CLASSIC: Dialect = Dialect::Classic;
 
 fn decode(message: &Value) -> Result<Frame, BadRequest> {
-    CLASSIC.decode(&message.to_string())
+    decode_text(&message.to_string())
+}
+
+fn decode_text(text: &str) -> Result<Frame, BadRequest> {
+    CLASSIC.decode(text, 64).map_err(|error| match error {
+        DecodeError::Bad(bad) => bad,
+        DecodeError::TooDeep => panic!("too deep: {text}"),
+    })
+}
+
+/// The rejection of a draft whose frame was understood.
+fn refused(text: &str) -> FieldError {
+    let Request::Submit(submit) = decode_text(text).unwrap().request else { panic!("{text}") };
+    submit.draft.expect_err(text)
 }
 
 fn client(kind: &str, payload: Value) -> Value {
@@ -45,10 +58,11 @@ fn connect_is_read_with_everything() {
 fn a_submission_keeps_its_payload_as_written() {
     let text = r#"{"id":"m","type":"submit_event","timestamp":1.5,"payload":{"draftId":"d","baseEventId":3,
         "event":{"type":"set","payload":{ "a" : 1.0e2 },"partition":"p"}}}"#;
-    let Request::Submit(submit) = CLASSIC.decode(text).unwrap().request else { panic!() };
-    assert_eq!(submit.draft.payload.get(), r#"{ "a" : 1.0e2 }"#);
-    assert_eq!(submit.draft.base_event_id, Some(EventId(3)));
-    assert_eq!(submit.partition, Some(PartitionKey::new("p").unwrap()));
+    let Request::Submit(submit) = decode_text(text).unwrap().request else { panic!() };
+    let (partition, draft) = submit.draft.unwrap();
+    assert_eq!(draft.payload.get(), r#"{ "a" : 1.0e2 }"#);
+    assert_eq!(draft.base_event_id, Some(EventId(3)));
+    assert_eq!(partition, Some(PartitionKey::new("p").unwrap()));
 }
 
 #[test]
@@ -65,10 +79,25 @@ fn the_other_requests_are_read() {
 }
 
 #[test]
+fn what_a_document_client_leaves_out_is_not_missed() {
+    for text in [
+        r#"{"type":"heartbeat"}"#,
+        r#"{"type":"heartbeat","id":null,"timestamp":null,"payload":{}}"#,
+        r#"{"type":"connect","payload":{"clientId":"c","version":"1","lastEventId":null,"token":null}}"#,
+        r#"{"type":"sync","payload":{}}"#,
+    ] {
+        assert_eq!(decode_text(text).unwrap().id, None, "{text}");
+    }
+    let text = r#"{"type":"sync","payload":{"sinceEventId":5.0,"limit":5e1,"snapshot":true}}"#;
+    let Request::Sync(sync) = decode_text(text).unwrap().request else { panic!() };
+    assert_eq!((sync.since, sync.limit, sync.snapshot), (Some(EventId(5)), Some(50), true));
+    let text = r#"{"type":"submit_event","payload":{"draftId":"d","baseEventId":7.0,"event":{"type":"t","payload":{}}}}"#;
+    let Request::Submit(submit) = decode_text(text).unwrap().request else { panic!() };
+    assert_eq!(submit.draft.unwrap().1.base_event_id, Some(EventId(7)));
+}
+
+#[test]
 fn what_is_wrong_is_said_and_answered_to_its_id() {
-    let submit = |draft: Value, event: Value| {
-        client("submit_event", json!({ "draftId": draft, "event": event })).to_string()
-    };
     let event = json!({ "type": "set", "payload": {} });
     let cases: Vec<(String, bool)> = vec![
         ("".into(), false),
@@ -80,12 +109,15 @@ fn what_is_wrong_is_said_and_answered_to_its_id() {
         ("{".into(), false),
         ("{}".into(), false),
         (json!({ "id": 1, "type": "heartbeat", "timestamp": 1, "payload": {} }).to_string(), false),
+        (r#"{"id":"\ud800","type":"heartbeat"}"#.into(), false),
         (json!({ "id": "m-1", "timestamp": 1, "payload": {} }).to_string(), true),
         (json!({ "id": "m-1", "type": 1, "timestamp": 1, "payload": {} }).to_string(), true),
         (json!({ "id": "m-1", "type": "heartbeat", "timestamp": "1", "payload": {} }).to_string(), true),
-        (json!({ "id": "m-1", "type": "heartbeat", "payload": {} }).to_string(), true),
-        (json!({ "id": "m-1", "type": "heartbeat", "timestamp": 1 }).to_string(), true),
+        (json!({ "id": "m-1", "type": "sync", "timestamp": 1 }).to_string(), true),
+        (r#"{"id":"m-1","type":"heartbeat","type":"sync","payload":{}}"#.into(), true),
+        (r#"{"id":"m-1","type":"sync","payload":{"limit":1,"limit":2}}"#.into(), true),
         (client("heartbeat", json!([])).to_string(), true),
+        (client("heartbeat", json!(null)).to_string(), true),
         (client("unheard_of", json!({})).to_string(), true),
         (client("connect", json!({})).to_string(), true),
         (client("connect", json!(["c", "1"])).to_string(), true),
@@ -93,25 +125,80 @@ fn what_is_wrong_is_said_and_answered_to_its_id() {
         (client("connect", json!({ "clientId": "c" })).to_string(), true),
         (client("connect", json!({ "clientId": "c", "version": 1 })).to_string(), true),
         (client("connect", json!({ "clientId": "c", "version": "1", "lastEventId": -1 })).to_string(), true),
+        (client("connect", json!({ "clientId": "c", "version": "1", "lastEventId": 1.5 })).to_string(), true),
         (
             client("connect", json!({ "clientId": "c", "version": "1", "partition": "p".repeat(257) }))
                 .to_string(),
             true,
         ),
-        (client("submit_event", json!({ "draftId": "d" })).to_string(), true),
-        (submit(json!(""), event.clone()), true),
-        (submit(json!("d".repeat(257)), event.clone()), true),
-        (submit(json!(1), event), true),
-        (submit(json!("d"), json!({ "type": "set" })), true),
-        (submit(json!("d"), json!({ "payload": {} })), true),
-        (submit(json!("d"), json!(["set", {}, null])), true),
+        (client("submit_event", json!({ "draftId": 1, "event": event })).to_string(), true),
+        (client("submit_event", json!({ "event": event })).to_string(), true),
+        (client("submit_event", json!([])).to_string(), true),
         (client("sync", json!({ "limit": "many" })).to_string(), true),
+        (client("sync", json!({ "snapshot": 1 })).to_string(), true),
         (client("refresh_token", json!({})).to_string(), true),
     ];
     for (text, has_id) in cases {
-        let error = CLASSIC.decode(&text).expect_err(&text);
+        let error = decode_text(&text).expect_err(&text);
         assert_eq!(error.reply_to.as_deref(), has_id.then_some("m-1"), "{text}");
         assert!(!error.message.is_empty());
+    }
+}
+
+#[test]
+fn from_its_draft_id_on_what_is_wrong_with_a_draft_is_its_rejection() {
+    let long = "d".repeat(257);
+    let cases = [
+        (r#""draftId":"","event":{"type":"t","payload":{}}"#, "draftId", "SCHEMA_ERROR"),
+        (&format!(r#""draftId":"{long}","event":{{"type":"t","payload":{{}}}}"#), "draftId", "SCHEMA_ERROR"),
+        (r#""draftId":"d""#, "event", "SCHEMA_ERROR"),
+        (r#""draftId":"d","event":["t",{},null]"#, "event", "SCHEMA_ERROR"),
+        (r#""draftId":"d","event":null"#, "event", "SCHEMA_ERROR"),
+        (r#""draftId":"d","event":{"payload":{}}"#, "type", "SCHEMA_ERROR"),
+        (r#""draftId":"d","event":{"type":"\udc00","payload":{}}"#, "type", "SCHEMA_ERROR"),
+        (r#""draftId":"d","event":{"type":"t"}"#, "payload", "SCHEMA_ERROR"),
+        (
+            r#""draftId":"d","event":{"type":"t","payload":{},"partition":7}"#,
+            "event.partition",
+            "SCHEMA_ERROR",
+        ),
+        (
+            r#""draftId":"d","event":{"type":"t","payload":{}},"baseEventId":-1"#,
+            "baseEventId",
+            "SCHEMA_ERROR",
+        ),
+        (r#""draftId":"d","event":{"type":"t","payload":{}},"event":{}"#, "event", "DUPLICATE_KEY"),
+        (r#""draftId":"d","event":{"type":"t","payload":{},"payload":{}}"#, "payload", "DUPLICATE_KEY"),
+    ];
+    for (fields, field, code) in cases {
+        let error = refused(&format!(r#"{{"type":"submit_event","payload":{{{fields}}}}}"#));
+        assert_eq!((error.field.as_str(), error.code.as_str()), (field, code), "{fields}: {}", error.message);
+    }
+}
+
+#[test]
+fn a_frame_that_is_too_deep_is_refused_but_for_an_event_whose_fault_that_is() {
+    let nested = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+    let submit = |levels| {
+        let payload = nested(levels);
+        format!(
+            r#"{{"type":"submit_event","payload":{{"draftId":"d","event":{{"type":"t","payload":{payload}}}}}}}"#
+        )
+    };
+    let Request::Submit(at_the_limit) = decode_text(&submit(61)).unwrap().request else { panic!() };
+    assert!(at_the_limit.draft.is_ok());
+    for levels in [62, 100_000] {
+        let error = refused(&submit(levels));
+        assert_eq!((error.field.as_str(), error.code.as_str()), ("event", "TOO_DEEP"));
+    }
+    let deep = nested(100_000);
+    for text in [
+        "[".repeat(100_000),
+        format!(r#"{{"type":"sync","payload":{{"x":{deep}}}}}"#),
+        format!(r#"{{"type":"submit_event","x":{deep},"payload":{{"draftId":"d","event":{{"type":"t"}}}}}}"#),
+        format!(r#"{{"type":"submit_event","payload":{{"draftId":{deep}}}}}"#),
+    ] {
+        assert_eq!(CLASSIC.decode(&text, 64).unwrap_err(), DecodeError::TooDeep);
     }
 }
 
@@ -206,8 +293,8 @@ fn every_notice_is_written_as_the_contract_has_it() {
         encode(Some("m"), &Notice::TokenRefreshed { expires_at: None })["payload"],
         json!({ "exp": null })
     );
-    let details = json!({ "retryAfterMs": 5 });
-    let error = Notice::Error { code: ErrorCode::RateLimited, message: "slow", details: Some(&details) };
+    let details = Some(Details { retry_after_ms: Some(5), draft_id: None });
+    let error = Notice::Error { code: ErrorCode::RateLimited, message: "slow", details };
     assert_eq!(
         encode(None, &error)["payload"],
         json!({ "code": "rate_limited", "message": "slow", "details": { "retryAfterMs": 5 } })
@@ -216,6 +303,7 @@ fn every_notice_is_written_as_the_contract_has_it() {
 
 #[test]
 fn depth_counts_arrays_and_objects_outside_strings() {
+    use super::depth::deeper_than;
     assert!(!deeper_than(r#"{"a":"[[[[[["}"#, 1));
     assert!(!deeper_than(r#"{"a\"[[":[]}"#, 2));
     assert!(deeper_than(r#"{"a":[[]]}"#, 2));
@@ -226,7 +314,11 @@ fn depth_counts_arrays_and_objects_outside_strings() {
 proptest! {
     #[test]
     fn no_text_makes_the_decoder_panic(text in ".{0,200}") {
-        let _ = CLASSIC.decode(&text);
+        for dialect in [CLASSIC, Dialect::V1] {
+            if let Err(DecodeError::Bad(bad)) = dialect.decode(&text, 64) {
+                prop_assert!(!bad.message.is_empty());
+            }
+        }
     }
 
     #[test]
@@ -234,9 +326,10 @@ proptest! {
         let message = client("submit_event", json!({ "draftId": draft_id, "baseEventId": base,
             "event": { "type": kind, "payload": { "k": draft_id } } }));
         let Request::Submit(submit) = decode(&message).unwrap().request else { panic!() };
-        prop_assert_eq!(&submit.draft.draft_id, &draft_id);
-        prop_assert_eq!(submit.draft.event_type, kind);
-        prop_assert_eq!(submit.draft.base_event_id, base.map(EventId));
+        let (_, draft) = submit.draft.unwrap();
+        prop_assert_eq!(&draft.draft_id, &draft_id);
+        prop_assert_eq!(draft.event_type, kind);
+        prop_assert_eq!(draft.base_event_id, base.map(EventId));
     }
 
     #[test]

@@ -106,7 +106,8 @@ pub(super) fn check_names(event_type: Option<&dyn EventType>, payload: &Node, ch
     check_keys(payload, &mut "payload".to_owned(), check);
 }
 
-fn check_keys(value: &Node, at: &mut String, check: &mut Check<'_>) {
+/// Reports every object key below `at` that would poison a JavaScript client.
+pub(super) fn check_keys(value: &Node, at: &mut String, check: &mut Check<'_>) {
     if check.errors.len() >= FINDINGS_MAX {
         return;
     }

@@ -1,6 +1,6 @@
 //! The deciding step.
 
-use super::business::{Check, check_names};
+use super::business::{Check, check_keys, check_names};
 use super::conflict::{self, Verdict};
 use super::finding::finding;
 use super::registry::Entry;
@@ -8,7 +8,7 @@ use super::schema::schema_error;
 use super::schema_set::Lookup;
 use super::{Decision, Rules};
 use crate::auth::permissions;
-use crate::event::canonical::content_hash_with;
+use crate::event::canonical::content_hash_of;
 use crate::event::{ContentHash, Draft, FieldError, Reason, Submitter};
 use crate::state::{Accepted, DraftLookup, Node, PartitionState, Touch};
 
@@ -22,8 +22,8 @@ impl Rules {
     /// Then what the token permits, which costs next to nothing: whoever may not do it has no schema looked at, and
     /// learns nothing of the state.
     pub fn decide(&self, state: &PartitionState, submitter: &Submitter, draft: &Draft) -> Decision {
-        let (payload, content_hash) = match read(draft) {
-            Ok(read) => read,
+        let Content { payload, meta, content_hash, twice } = match read(draft) {
+            Ok(content) => content,
             Err(error) => return Decision::Reject { reason: Reason::ValidationFailed, errors: vec![error] },
         };
         let key = draft.key(&submitter.client_id);
@@ -39,6 +39,10 @@ impl Rules {
             DraftLookup::Perhaps => return Decision::NeedDraft,
         }
 
+        // What an earlier version has committed is found above; nothing new of the kind is.
+        if let Some(error) = twice.or_else(|| self.check_envelope(draft)) {
+            return Decision::Reject { reason: Reason::ValidationFailed, errors: vec![error] };
+        }
         let entry = self.registry.get(&draft.event_type);
         let target = entry.and_then(|entry| entry.event_type.target(&payload));
         // A payload without the target that its type asks for is told so, if the action is permitted anywhere.
@@ -58,6 +62,9 @@ impl Rules {
         let (first, limits) = (!state.is_opened() && state.staged() == 0, self.config.limits);
         let mut check = Check { doc: state.document(), first, limits, errors: Vec::new() };
         check_names(entry.map(|entry| &*entry.event_type), &payload, &mut check);
+        if let Some(meta) = &meta {
+            check_keys(meta, &mut "meta".to_owned(), &mut check);
+        }
         if let Some(entry) = entry {
             entry.event_type.check(&payload, &mut check);
         }
@@ -85,6 +92,29 @@ impl Rules {
             touch,
             ordinal,
         }))
+    }
+
+    /// Checks what stands around the payload: names that are bounded, and a type that is no action of a token's.
+    ///
+    /// Types and actions share one name space. A token with `read` would otherwise commit events of a type `read`,
+    /// and one with `set:doc` events of a type `set:doc`, which no built-in rule looks at.
+    fn check_envelope(&self, draft: &Draft) -> Option<FieldError> {
+        let name = draft.event_type.as_str();
+        let action = name.split(':').next().unwrap_or_default();
+        let is_action = matches!(action, "read" | "admin" | "*");
+        if is_action || (action != name && self.registry.get(action).is_some()) {
+            let message =
+                format!("{name:?} means something in a token's permissions, so it is no event type");
+            return Some(finding("type", "RESERVED_TYPE", &message));
+        }
+        let v1 = draft.v1.as_ref();
+        let names = [
+            ("type", Some(name)),
+            ("partition", v1.map(|v1| v1.label.as_str())),
+            ("userId", v1.and_then(|v1| v1.user_id.as_deref())),
+        ];
+        let too_long = names.iter().find(|(_, name)| name.is_some_and(|name| name.len() > NAME_BYTES_MAX));
+        too_long.map(|(field, _)| schema_error(field, &format!("has more than {NAME_BYTES_MAX} bytes")))
     }
 
     /// The layer of the schemas.
@@ -124,13 +154,34 @@ fn unknown_type(name: &str) -> FieldError {
     finding("type", "UNKNOWN_EVENT_TYPE", &format!("there is no event type {name:?}"))
 }
 
+/// The longest event type, v1 partition and v1 user id, in bytes.
+const NAME_BYTES_MAX: usize = 256;
+
+/// What a draft says.
+struct Content {
+    payload: Node,
+    /// Of a v1 draft.
+    meta: Option<Node>,
+    content_hash: ContentHash,
+    /// A key that one of its objects has twice.
+    twice: Option<FieldError>,
+}
+
 /// Reads what a draft says, and hashes it.
-fn read(draft: &Draft) -> Result<(Node, ContentHash), FieldError> {
-    let payload = Node::of(&draft.payload).map_err(|error| schema_error("payload", &error.to_string()))?;
-    // The payload was read, so what cannot be is the meta.
-    let hash = content_hash_with(draft, &payload.canonical())
-        .map_err(|error| schema_error("meta", &error.to_string()))?;
-    Ok((payload, hash))
+fn read(draft: &Draft) -> Result<Content, FieldError> {
+    let mut twice = None;
+    let mut node = |field: &str, text: &str| {
+        let mut key = None;
+        let node = Node::parse_noting(text.as_bytes(), &mut key)
+            .map_err(|error| schema_error(field, &error.to_string()))?;
+        let found = key.map(|key| finding(field, "DUPLICATE_KEY", &format!("an object has {key:?} twice")));
+        twice = twice.take().or(found);
+        Ok(node)
+    };
+    let payload = node("payload", draft.payload.get())?;
+    let meta = draft.v1.as_ref().map(|v1| node("meta", v1.meta.get())).transpose()?;
+    let content_hash = content_hash_of(draft, &payload.canonical(), meta.as_ref());
+    Ok(Content { payload, meta, content_hash, twice })
 }
 
 fn duplicate(draft: &Draft) -> Decision {

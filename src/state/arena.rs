@@ -252,8 +252,15 @@ impl<I: Borrow<str> + Hash + Eq + Clone> Arena<I> {
         self.raise(at);
     }
 
-    /// Takes a node out with all below it and puts it under `parent`, which must not be among them.
+    /// Takes a node out with all below it and puts it under `parent`, which must not be among them. A node that is put
+    /// next to itself stays where it is.
     pub(super) fn relocate(&mut self, slot: u32, parent: u32, position: Position<'_>) {
+        if let Position::After(id) | Position::Before(id) = position
+            && self.id(slot) == id
+            && self.slot(slot).parent == parent
+        {
+            return;
+        }
         // First out, then look for the sibling: a node is no sibling of itself.
         self.unlink(slot);
         self.link(slot, parent, self.place(parent, position));

@@ -106,7 +106,8 @@ impl Document {
     /// What [`tree_delete`](Self::tree_delete) would do, or all that stands against it.
     pub fn plan_tree_delete(&self, target: &str, id: &str) -> Result<Effect, Vec<OpError>> {
         let view = self.view(target)?;
-        if !view.has_item(id) {
+        // One of the two is enough: the item of a node may have been `unset`.
+        if !view.has_item(id) && view.find(id).is_none() {
             return Err(vec![OpError::NodeNotFound(id.to_owned())]);
         }
         let mut gone = 0;

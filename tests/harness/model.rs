@@ -127,6 +127,18 @@ impl Replica {
     fn tree_move(&mut self, payload: &Value) -> Result<(), String> {
         let (_, tree) = self.tree(payload)?;
         let id = payload["options"]["id"].as_str().ok_or("no id")?;
+        let options = &payload["options"];
+        let beside = |side: &str| options["position"][side] == id;
+        if beside("after") || beside("before") {
+            let parent = options["parent"].as_str().unwrap_or("_root");
+            let siblings = match parent {
+                "_root" => Some(&tree[..]),
+                parent => find(tree, parent).and_then(|node| node["children"].as_array()).map(Vec::as_slice),
+            };
+            if siblings.is_some_and(|siblings| siblings.iter().any(|sibling| sibling["id"] == id)) {
+                return Ok(());
+            }
+        }
         let node = take(tree, id).ok_or_else(|| format!("{id} is not in the tree"))?;
         insert(tree, node, &payload["options"])
     }
@@ -175,7 +187,7 @@ impl Replica {
             return if items.contains_key(id) { Err(format!("DUPLICATE_ID {id}")) } else { Ok(()) };
         }
         let id = options["id"].as_str().unwrap_or_default();
-        if !items.contains_key(id) {
+        if !items.contains_key(id) && !(kind == "treeDelete" && find(tree, id).is_some()) {
             return Err(format!("NODE_NOT_FOUND {id}"));
         }
         if kind == "treeMove" {

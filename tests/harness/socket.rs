@@ -74,6 +74,22 @@ impl Socket {
         self.send_message(Message::binary(bytes)).await
     }
 
+    /// Sends texts and a close after them in one go, and waits for nothing.
+    pub async fn send_and_close(&mut self, texts: &[String]) -> Result<(), Gone> {
+        let all = async {
+            for text in texts {
+                self.stream.feed(Message::text(text.as_str())).await?;
+            }
+            self.stream.feed(Message::Close(None)).await?;
+            self.stream.flush().await
+        };
+        match timeout(DEADLINE, all).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Gone { code: None }),
+            Err(_) => panic!("the server has taken nothing for {DEADLINE:?}"),
+        }
+    }
+
     async fn send_message(&mut self, message: Message) -> Result<(), Gone> {
         match timeout(DEADLINE, self.stream.send(message)).await {
             Ok(Ok(())) => Ok(()),
@@ -87,6 +103,23 @@ impl Socket {
         timeout(DEADLINE, self.next_message())
             .await
             .unwrap_or_else(|_| panic!("waited {DEADLINE:?} in vain for a message"))
+    }
+
+    /// The next message as it came, which is not parsed.
+    pub async fn receive_text(&mut self) -> Result<String, Gone> {
+        let next = async {
+            loop {
+                match self.stream.next().await {
+                    Some(Ok(Message::Text(text))) => return Ok(text.to_string()),
+                    Some(Ok(Message::Close(frame))) => {
+                        return Err(Gone { code: frame.map(|frame| frame.code.into()) });
+                    }
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => return Err(Gone { code: None }),
+                }
+            }
+        };
+        timeout(DEADLINE, next).await.unwrap_or_else(|_| panic!("waited {DEADLINE:?} in vain for a message"))
     }
 
     /// The next message, if it is here already.
@@ -163,6 +196,12 @@ impl Socket {
             Err(Gone { code: None }) => panic!("the connection ended without a close frame"),
             Ok(message) => panic!("the connection was to be closed, but there came {message}"),
         }
+    }
+
+    /// Says on the TCP connection that nothing more will come.
+    pub async fn shut_down_writing(&mut self) {
+        use tokio::io::AsyncWriteExt;
+        self.stream.get_mut().shutdown().await.unwrap();
     }
 
     /// The connection under the WebSocket.

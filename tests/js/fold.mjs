@@ -116,6 +116,10 @@ function fold(state, { type, payload }) {
     }
     case "treeMove": {
       const tree = treeAt(state, payload.target);
+      const { id, parent = "_root", position = {} } = payload.options;
+      const siblings = parent === "_root" ? tree.tree : (findNode(tree.tree, parent)?.children ?? []);
+      // Next to itself is where it is.
+      if ((position.after === id || position.before === id) && siblings.some((one) => one.id === id)) return state;
       const node = takeNode(tree.tree, payload.options.id) ?? fail(`no node ${payload.options.id}`);
       insertNode(tree.tree, node, payload.options);
       return state;

@@ -232,7 +232,7 @@ async fn tokens(table: &mut Table<'_>) {
 async fn names(table: &mut Table<'_>) {
     let frontend = table.frontend;
     let taken = "as client and partition `connected`, as draft `event_accepted`";
-    let refused = "as client and partition `bad_request`, as draft `bad_request`";
+    let refused = "as client and partition `bad_request`, as draft `event_rejected`";
     let long = "n".repeat(3 * 1024);
     let wild = ">".repeat(3 * 1024);
     for (shown, name, expected) in [

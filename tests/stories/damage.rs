@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::harness::cluster::Cluster;
 use crate::harness::socket::Socket;
 use crate::harness::until;
+use crate::harness::v1::V1Client;
 
 async fn log_of(cluster: &Cluster) -> Log {
     let settings = LogSettings { urls: vec![cluster.nats.url()], ..LogSettings::default() };
@@ -205,6 +206,14 @@ async fn a_log_that_does_not_fold_stops_its_partition_alone_until_an_operator_me
         let refused = eve.expect_past_broadcasts("event_rejected").await;
         assert!(refused.to_string().contains("PARTITION_STOPPED"), "{refused}");
         eve.close().await;
+        // A v1 client is told of each item once, and does not come back for ever with the same batch.
+        let mut vera = V1Client::connect(&cluster.frontends[0].url(), "vera", "default").await;
+        let events = (0..2).map(|n| vera.event(&format!("v-{round}-{n}"), "note", json!({}))).collect();
+        let results = vera.results(events).await;
+        assert_eq!(results[0].result["errors"][0]["code"], "PARTITION_STOPPED", "{results:?}");
+        assert_eq!((results[0].status(), results[1].status()), ("rejected", "not_processed"));
+        assert_eq!((vera.turned_away, vera.connections.len()), (0, 1));
+        vera.drop_connection();
         assert!(cluster.validators[0].counter("insieme_partitions_stopped_total").await >= 1.0);
         // The others go on.
         bob.commit("set", json!({ "target": "a", "value": 2 })).await;

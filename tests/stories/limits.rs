@@ -81,7 +81,7 @@ async fn a_draft_that_can_never_be_stored_is_rejected_with_the_limit_and_its_nei
 
 /// Each would fit alone. They were sent as one unit of work, and that is one message.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_is_too_large_as_a_whole_is_a_bad_request_that_says_so() {
+async fn of_a_batch_that_is_too_large_as_a_whole_the_items_that_fit_are_committed() {
     let cluster = cluster("").await;
     let mut socket = Socket::open(&cluster.frontends[0].url()).await.unwrap();
     let message = |kind: &str, payload: Value| {
@@ -98,8 +98,13 @@ async fn a_batch_that_is_too_large_as_a_whole_is_a_bad_request_that_says_so() {
     };
     let batch: Vec<Value> = (0..3).map(|n| event(n, PAYLOAD_MAX / 2)).collect();
     socket.send_text(message("submit_events", json!({ "events": batch }))).await.unwrap();
-    let error = socket.expect_error("bad_request").await;
-    assert!(error["payload"]["message"].as_str().unwrap().contains("send fewer events at once"), "{error}");
+    let answer = socket.expect("submit_events_result").await;
+    let results = answer["payload"]["results"].as_array().unwrap();
+    let statuses: Vec<_> = results.iter().map(|result| result["status"].as_str().unwrap()).collect();
+    assert_eq!(statuses, ["committed", "rejected", "not_processed"], "{answer}");
+    let error = &results[1]["errors"][0];
+    assert_eq!(error["code"], "TOO_MANY_ITEMS", "{answer}");
+    assert!(error["message"].as_str().unwrap().contains("send fewer events at once"), "{answer}");
     for one in batch {
         socket.send_text(message("submit_events", json!({ "events": [one] }))).await.unwrap();
         let answer = socket.expect("submit_events_result").await;

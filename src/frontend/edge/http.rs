@@ -75,7 +75,7 @@ fn look(edge: &Edge, peer: IpAddr, head: &Head) -> Result<(Response<String>, Opt
         return Err((Refusal::Host, None));
     }
     let path = head.target.path();
-    if !matches!(path, "/ws" | "/livez" | "/readyz" | "/version") {
+    if !matches!(path, "/" | "/ws" | "/livez" | "/readyz" | "/version") {
         return Err((Refusal::NotFound, None));
     }
     let is_get = head.method == Method::GET;
@@ -83,7 +83,7 @@ fn look(edge: &Edge, peer: IpAddr, head: &Head) -> Result<(Response<String>, Opt
         return Err((Refusal::Method, None));
     }
     Ok(match path {
-        "/ws" => {
+        "/" | "/ws" => {
             let (response, granted) = upgrade(edge, peer, head)?;
             (response, Some(granted))
         }

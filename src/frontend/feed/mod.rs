@@ -188,13 +188,6 @@ impl Feed {
         self.ring().ordinal()
     }
 
-    /// How many events the partition has up to `position`, of which there must be one behind it.
-    pub(super) async fn ordinal_at(&self, position: EventId) -> Result<u64, LogError> {
-        let place = Place { after: position, ordinal: None };
-        let next = self.read(place, self.head_now(), 1).await?.entries;
-        Ok(next.first().map_or(self.ordinal(), |entry| entry.ordinal.saturating_sub(1)))
-    }
-
     /// Asks for a look at the log, because somebody knows of an event that is not here.
     pub(super) fn nudge(&self) {
         self.nudge.notify_one();

@@ -7,16 +7,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde_json::value::RawValue;
+
 use super::Session;
 use super::frames::Refusal;
 use super::socket::End;
-use crate::event::{Draft, EventId, FieldError, Reason};
+use crate::event::{EventId, FieldError, Reason};
 use crate::fault;
 use crate::frontend::entry::Entry;
 use crate::frontend::metrics;
 use crate::frontend::pending::{self, Asked, Done, Taken};
 use crate::protocol::{
-    BadRequest, Checked, CloseCode, ErrorCode, Frame, ItemContext, ItemResult, Notice, Request, SubmitBatch,
+    Checked, CloseCode, ErrorCode, Frame, ItemContext, ItemRefusal, ItemResult, Notice, Request, SubmitBatch,
     SubmitItem,
 };
 
@@ -63,8 +65,8 @@ impl Batches {
 struct Batch {
     /// The request's id, if it has one.
     request: Option<String>,
-    /// The items' ids, in order.
-    ids: Vec<String>,
+    /// The items' ids, in order, as the client wrote them.
+    ids: Vec<Box<RawValue>>,
     /// What became of the first of them; the ones that went to a validator.
     ends: Vec<Option<ItemEnd>>,
     /// Why the one behind those did not go.
@@ -90,7 +92,8 @@ impl Session {
         }
         let Ok(Frame { request: Request::SubmitBatch(batch), .. }) = looked else { return true };
         let room = self.hub.settings.pending_drafts_max;
-        self.leaves() || self.pending.len() + batch.items.len() > room || self.batches.waiting.len() >= room
+        let items = batch.items.len().min(room);
+        self.leaves() || self.pending.len() + items > room || self.batches.waiting.len() >= room
     }
 
     /// Takes a batch in, or says why not.
@@ -98,42 +101,46 @@ impl Session {
         if self.leaves() {
             return Err(unavailable("this frontend is going away; reconnect", CloseCode::GoingAway));
         }
-        let items_max = self.hub.settings.pending_drafts_max;
-        if batch.items.len() > items_max {
-            let message =
-                format!("a batch has at most {items_max} events, this one has {}", batch.items.len());
-            return self.frames.refuse(&mut self.socket, BadRequest { reply_to: id, message }).await;
-        }
         metrics::hot().submitted.increment(batch.items.len() as u64);
         let context = ItemContext {
             client_id: self.identity.client_id.as_str(),
             user_id: self.identity.user_id.as_deref(),
+            any_user: self.hub.auth.takes_anyone(),
             project_id: self.feed.partition().as_str(),
+            items_max: self.hub.settings.pending_drafts_max,
         };
         let Checked { mut drafts, refused, ids } = SubmitItem::check(batch.items, &context);
-        let bad_item = |message| FieldError { field: String::new(), message, code: "BAD_ITEM".to_owned() };
-        let mut refused = refused.map(|(reason, message)| (reason, bad_item(message)));
+        let error_of = |refused: ItemRefusal| FieldError::new(refused.field, refused.code, refused.message);
+        let mut refused = refused.map(|refused| (refused.reason, error_of(refused)));
         let too_large = |(place, draft)| Some((place, self.too_large(draft)?));
         if let Some((place, error)) = drafts.iter().enumerate().find_map(too_large) {
             drafts.truncate(place);
             refused = Some((Reason::ValidationFailed.as_str(), error));
         }
-        let bytes: usize = drafts.iter().map(Draft::json_bytes).sum();
         let bytes_max = self.drafts_bytes_max();
-        if bytes > bytes_max && drafts.len() > 1 {
+        let all = drafts.iter().scan(0, |bytes: &mut usize, draft| {
+            *bytes += draft.json_bytes();
+            Some(*bytes)
+        });
+        if let Some(place) = all.skip(1).position(|bytes| bytes > bytes_max) {
+            // The first always goes: by itself it is not too large.
+            drafts.truncate(place + 1);
             let message = format!(
-                "the batch takes {bytes} bytes in the log, which takes at most {bytes_max} at a time; send fewer events at once"
+                "with this event the batch takes more than {bytes_max} bytes, and the log takes no more at a time; \
+                 send fewer events at once"
             );
-            return self.frames.refuse(&mut self.socket, BadRequest { reply_to: id, message }).await;
+            let error = FieldError::new("", "TOO_MANY_ITEMS", message);
+            refused = Some((Reason::ValidationFailed.as_str(), error));
         }
         let ends = drafts.iter().map(|_| None).collect();
         let batch = self.batches.next();
         self.pending.begin_unit();
         for (place, draft) in drafts.into_iter().enumerate() {
+            let draft_id = draft.draft_id.clone();
             match self.pending.submit(draft, Asked::Item { batch, place }, Instant::now()) {
                 Taken::Queued(key) => {
                     self.look_out(key);
-                    self.begin_trace(key, ids.get(place).map_or("", String::as_str));
+                    self.begin_trace(key, &draft_id);
                 }
                 // The same event twice in one batch is one event.
                 Taken::Attached => {}
@@ -164,9 +171,15 @@ impl Session {
                     }
                     ItemEnd::Committed { event_id: entry.id, timestamp: entry.timestamp_ms }
                 }
-                (pending::End::Rejected(Reason::Unavailable, _) | pending::End::Forgotten, _)
-                | (pending::End::Accepted, None) => {
+                // Nobody has decided it. Where a validator says why it cannot be decided, such as that the
+                // partition is stopped, that is the item's end: its client would come back for ever.
+                (pending::End::Rejected(Reason::Unavailable, errors), _) if errors.is_empty() => {
                     return Err(unavailable("the log cannot be reached just now", CloseCode::TryAgainLater));
+                }
+                (pending::End::Forgotten, _) | (pending::End::Accepted, None) => {
+                    metrics::count(metrics::FORGOTTEN);
+                    let why = "nobody could say in time what became of these events; send them again";
+                    return Err(unavailable(why, CloseCode::TryAgainLater));
                 }
                 (pending::End::Rejected(reason, errors), _) => {
                     metrics::count_by(metrics::REJECTED, "code", reason.as_str());
@@ -213,7 +226,7 @@ impl Batch {
     /// processed though nothing before it was rejected. That can be when an earlier connection's copy of the item
     /// that a validator had rejected was committed after all, and its event was here before the answer.
     fn results<'a>(&'a self, refusal: &'a [FieldError]) -> Option<Vec<ItemResult<'a>>> {
-        let mut blocked_by: Option<&str> = None;
+        let mut blocked_by: Option<&RawValue> = None;
         let mut items = Vec::with_capacity(self.ids.len());
         for (place, id) in self.ids.iter().enumerate() {
             let item = match (self.ends.get(place).and_then(Option::as_ref), blocked_by) {
@@ -248,8 +261,12 @@ fn unavailable(why: &'static str, close: CloseCode) -> End {
 mod tests {
     use super::*;
 
+    fn id(n: usize) -> Box<RawValue> {
+        serde_json::value::to_raw_value(&format!("i{n}")).unwrap()
+    }
+
     fn batch(ends: Vec<ItemEnd>) -> Batch {
-        let ids = (1..=ends.len()).map(|n| format!("i{n}")).collect();
+        let ids = (1..=ends.len()).map(id).collect();
         Batch { request: None, ids, ends: ends.into_iter().map(Some).collect(), refused: None }
     }
 
@@ -265,10 +282,13 @@ mod tests {
     fn what_stands_behind_the_first_rejected_item_is_not_processed_even_if_it_is_in_the_log() {
         let batch = batch(vec![committed(1), rejected(), ItemEnd::NotProcessed, committed(9)]);
         let items = batch.results(&[]).unwrap();
-        assert!(matches!(items[0], ItemResult::Committed { id: "i1", event_id: EventId(1), .. }));
-        assert!(matches!(items[1], ItemResult::Rejected { id: "i2", .. }));
-        for (item, name) in items[2..].iter().zip(["i3", "i4"]) {
-            assert!(matches!(item, ItemResult::NotProcessed { id, blocked_by: "i2" } if *id == name));
+        let is = |id: &RawValue, n| id.get() == self::id(n).get();
+        assert!(matches!(items[0], ItemResult::Committed { id, event_id: EventId(1), .. } if is(id, 1)));
+        assert!(matches!(items[1], ItemResult::Rejected { id, .. } if is(id, 2)));
+        for (item, n) in items[2..].iter().zip(3..) {
+            assert!(
+                matches!(item, ItemResult::NotProcessed { id, blocked_by } if is(id, n) && is(blocked_by, 2))
+            );
         }
     }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime};
 
-use serde_json::Value;
 use tracing::{debug, warn};
 
 use super::Session;
@@ -18,7 +17,7 @@ use crate::frontend::entry::Entry;
 use crate::frontend::metrics;
 use crate::frontend::pending::{self, Asked, Committed, Done, Published, Taken};
 use crate::log::{LogError, PlacedTrace, PublishError};
-use crate::protocol::{ErrorCode, Notice, Submit};
+use crate::protocol::{Details, ErrorCode, Notice, Submit};
 use crate::telemetry::traces::{self, Span};
 
 /// The publish that is under way, if one is, or what the first one waits for.
@@ -56,22 +55,26 @@ impl Session {
     /// Takes a draft in, or says why not.
     pub(super) async fn submit(&mut self, id: String, submit: Submit) -> Result<(), End> {
         metrics::hot().submitted.increment(1);
-        let Submit { partition, draft } = submit;
+        let Submit { draft_id, draft } = submit;
+        let (partition, draft) = match draft {
+            Ok(draft) => draft,
+            Err(error) => return self.reject(&id, &draft_id, Reason::ValidationFailed, &[error], None).await,
+        };
         if partition.is_some_and(|partition| partition != *self.feed.partition()) {
-            let why = "`event.partition` is not the connection's";
-            return self.error(Some(&id), ErrorCode::Forbidden, why).await;
+            let why = "is not the connection's partition";
+            let errors = [FieldError::new("event.partition", "FORBIDDEN", why)];
+            return self.reject(&id, &draft_id, Reason::Forbidden, &errors, None).await;
         }
         if let Err(wait) = self.hub.limits.submission(&self.identity.client_id) {
             let retry_after_ms = Some(wait.as_millis() as u64 + 1);
-            return self.reject(&id, &draft.draft_id, Reason::RateLimited, retry_after_ms).await;
+            return self.reject(&id, &draft_id, Reason::RateLimited, &[], retry_after_ms).await;
         }
         if self.leaves() {
-            return self.reject(&id, &draft.draft_id, Reason::Unavailable, None).await;
+            return self.reject(&id, &draft_id, Reason::Unavailable, &[], None).await;
         }
         if let Some(error) = self.too_large(&draft) {
-            return self.refuse(&id, &draft.draft_id, Reason::ValidationFailed, &[error], None).await;
+            return self.reject(&id, &draft_id, Reason::ValidationFailed, &[error], None).await;
         }
-        let draft_id = draft.draft_id.clone();
         self.pending.begin_unit();
         match self.pending.submit(draft, Asked::Request(id.clone()), Instant::now()) {
             Taken::Queued(key) => {
@@ -79,7 +82,7 @@ impl Session {
                 self.begin_trace(key, &draft_id);
             }
             Taken::Attached => debug!(draft = draft_id, "the same draft again; it is pending already"),
-            Taken::Full => return self.reject(&id, &draft_id, Reason::Unavailable, None).await,
+            Taken::Full => return self.reject(&id, &draft_id, Reason::Unavailable, &[], None).await,
         }
         Ok(())
     }
@@ -114,16 +117,6 @@ impl Session {
         id: &str,
         draft_id: &str,
         reason: Reason,
-        retry_after_ms: Option<u64>,
-    ) -> Result<(), End> {
-        self.refuse(id, draft_id, reason, &[], retry_after_ms).await
-    }
-
-    async fn refuse(
-        &mut self,
-        id: &str,
-        draft_id: &str,
-        reason: Reason,
         errors: &[FieldError],
         retry_after_ms: Option<u64>,
     ) -> Result<(), End> {
@@ -131,7 +124,7 @@ impl Session {
         debug!(draft = draft_id, reason = reason.as_str(), "draft refused");
         let retry_after_ms = retry_after_ms.or_else(|| self.retry_after_ms(reason));
         let notice = Notice::Rejected { draft_id, reason, errors, retry_after_ms };
-        self.socket.send(Some(id), &notice).await
+        self.socket.send(reply_to(id), &notice).await
     }
 
     /// When to send a draft again that was rejected for this reason, where only time can help.
@@ -299,10 +292,6 @@ impl Session {
         if !self.batches.is_empty() {
             return self.item_done(Done { draft, key, since, asked, end }, entry).await;
         }
-        let details = match (&end, entry) {
-            (pending::End::Accepted, Some(_)) | (pending::End::Rejected(..), _) => Value::Null,
-            _ => serde_json::json!({ "draftId": draft_id, "retryAfterMs": self.socket.retry_after_ms() }),
-        };
         for asked in asked {
             let Asked::Request(id) = asked else { continue };
             let encoded = entry.map(|entry| (entry.id, entry.encoded(self.socket.dialect())));
@@ -321,11 +310,14 @@ impl Session {
                     Notice::Error {
                         code: ErrorCode::Unavailable,
                         message: "nobody could say in time what became of the draft; send it again",
-                        details: Some(&details),
+                        details: Some(Details {
+                            draft_id: Some(draft_id),
+                            retry_after_ms: Some(self.socket.retry_after_ms()),
+                        }),
                     }
                 }
             };
-            self.socket.send(Some(&id), &notice).await?;
+            self.socket.send(reply_to(&id), &notice).await?;
         }
         Ok(())
     }
@@ -336,6 +328,11 @@ impl Session {
             self.feed.forget(key, self.connection);
         }
     }
+}
+
+/// What an answer replies to. A message without an id is kept as one whose id is empty.
+fn reply_to(id: &str) -> Option<&str> {
+    (!id.is_empty()).then_some(id)
 }
 
 /// The ids of some drafts, for a log line: the first few.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::socket::{End, Incoming, Socket};
 use crate::frontend::limits::FrameLimit;
 use crate::frontend::settings::FrontendSettings;
-use crate::protocol::{BadRequest, CloseCode, Dialect, ErrorCode, Frame, Notice, Request, deeper_than};
+use crate::protocol::{BadRequest, CloseCode, DecodeError, Dialect, ErrorCode, Frame, Notice, Request};
 
 /// The allowance of one connection.
 pub(super) struct Frames {
@@ -76,14 +76,12 @@ impl Frames {
                 return Some(Err(Refusal::Bad(BadRequest { reply_to: None, message })));
             }
         };
-        if deeper_than(text, self.depth_max) {
-            return Some(Err(Refusal::TooDeep));
-        }
         socket.listen_to(text);
-        Some(match socket.dialect().decode(text) {
+        Some(match socket.dialect().decode(text, self.depth_max) {
             Ok(Frame { id, request: Request::UnsupportedVersion }) => Err(Refusal::UnsupportedVersion(id)),
             Ok(frame) => Ok(frame),
-            Err(bad) => Err(Refusal::Bad(bad)),
+            Err(DecodeError::TooDeep) => Err(Refusal::TooDeep),
+            Err(DecodeError::Bad(bad)) => Err(Refusal::Bad(bad)),
         })
     }
 

@@ -10,7 +10,7 @@ use tracing::{Span, info, warn};
 use super::frames::Frames;
 use super::sending::{Sending, form_of};
 use super::socket::{End, Socket};
-use super::{Hub, expiry};
+use super::{Hub, ahead, expiry};
 use crate::auth::{AuthError, Identity};
 use crate::event::{EventId, ReplyTo, Submission, Units};
 use crate::frontend::edge::Refusal;
@@ -35,14 +35,7 @@ pub(super) struct Greeted {
 }
 
 /// Why a `connect` was refused though the connection stays.
-enum Refused {
-    Bad(String),
-    Error(ErrorCode, String),
-}
-
-/// How often a head that is behind what the client has seen is looked at again.
-const HEAD_LOOKS: u32 = 5;
-const HEAD_LOOK_PAUSE: Duration = Duration::from_millis(100);
+struct Refused(ErrorCode, String);
 
 /// Waits for `connect` and answers it.
 pub(super) async fn greet(
@@ -98,22 +91,27 @@ pub(super) async fn greet(
                 return Err(socket.last_word(id.as_deref(), code, &why, CloseCode::Policy).await);
             }
             Err(error @ AuthError::Unavailable(_)) => {
-                let refused = Refused::Error(ErrorCode::Unavailable, error.to_string());
-                refuse(socket, &mut frames, id.as_deref(), refused).await?;
+                let refused = Refused(ErrorCode::Unavailable, error.to_string());
+                refuse(socket, id.as_deref(), refused).await?;
                 continue;
             }
         };
         if !identity.may_read() {
             let why = "the token does not permit `read`";
-            refuse(socket, &mut frames, id.as_deref(), Refused::Error(ErrorCode::Forbidden, why.into()))
-                .await?;
+            refuse(socket, id.as_deref(), Refused(ErrorCode::Forbidden, why.into())).await?;
             continue;
         }
         if !identity.may_enter(connect.partition.as_str()) {
             let why = "the token does not permit this partition";
-            refuse(socket, &mut frames, id.as_deref(), Refused::Error(ErrorCode::Forbidden, why.into()))
-                .await?;
+            refuse(socket, id.as_deref(), Refused(ErrorCode::Forbidden, why.into())).await?;
             continue;
+        }
+        if socket.dialect() == Dialect::V1
+            && let Err(wait) = hub.reconnects.connect(&identity.client_id)
+        {
+            let (code, why) = (ErrorCode::RateLimited, "this client id connects too often");
+            socket.error(id.as_deref(), code, why, Some(wait)).await?;
+            return Err(End::Told(CloseCode::Policy));
         }
         let mut admission = match entrance.admit() {
             Ok(admission) => admission,
@@ -170,32 +168,23 @@ pub(super) async fn greet(
             }
             Err(refused) => {
                 drop(admission);
-                refuse(socket, &mut frames, id.as_deref(), refused).await?;
+                refuse(socket, id.as_deref(), refused).await?;
             }
         }
     }
 }
 
-async fn refuse(
-    socket: &mut Socket,
-    frames: &mut Frames,
-    id: Option<&str>,
-    refused: Refused,
-) -> Result<(), End> {
-    match refused {
-        Refused::Bad(message) => {
-            frames.refuse(socket, BadRequest { reply_to: id.map(str::to_owned), message }).await
-        }
-        // In the v1 dialect whoever is refused here has no second try.
-        Refused::Error(code, message) if socket.dialect() == Dialect::V1 => {
-            let close = match code {
-                ErrorCode::Unavailable => CloseCode::TryAgainLater,
-                _ => CloseCode::Policy,
-            };
-            Err(socket.last_word(id, code, &message, close).await)
-        }
-        Refused::Error(code, message) => socket.error(id, code, &message, None).await,
+async fn refuse(socket: &mut Socket, id: Option<&str>, refused: Refused) -> Result<(), End> {
+    let Refused(code, message) = refused;
+    // In the v1 dialect whoever is refused here has no second try.
+    if socket.dialect() == Dialect::V1 {
+        let close = match code {
+            ErrorCode::Unavailable => CloseCode::TryAgainLater,
+            _ => CloseCode::Policy,
+        };
+        return Err(socket.last_word(id, code, &message, close).await);
     }
+    socket.error(id, code, &message, None).await
 }
 
 /// Where in the log a connection begins, and what it is told of that.
@@ -215,7 +204,7 @@ async fn join(
     identity: &Identity,
     feed: &Watched,
 ) -> Result<Joined, Refused> {
-    let unavailable = |why: &str| Err(Refused::Error(ErrorCode::Unavailable, why.to_owned()));
+    let unavailable = |why: &str| Err(Refused(ErrorCode::Unavailable, why.to_owned()));
     let settings = &hub.settings;
     let mut head = feed.head();
     let feed_wait = Duration::from_millis(settings.feed_wait_ms);
@@ -251,18 +240,10 @@ async fn join(
         let head = state.event_id;
         return Ok(Joined { head, since_snapshot, position: head, state: Some(state) });
     };
-    // The client may come from a frontend that is a moment ahead of this one.
-    for _ in 0..HEAD_LOOKS {
-        if last <= now {
-            break;
-        }
-        feed.nudge();
-        now = wait_for(&mut head, HEAD_LOOK_PAUSE, |head| head >= last).await.unwrap_or(now);
-    }
+    let now = ahead::head_after(feed, last).await;
     if last > now {
-        return Err(Refused::Bad(format!(
-            "`lastEventId` {last} is not in this partition, which ends at {now}; connect without it"
-        )));
+        let message = ahead::beyond("lastEventId", last, now);
+        return Err(Refused(ErrorCode::CursorBeyondLog, message));
     }
     let since_snapshot = feed.since_snapshot(feed.ordinal()).await;
     Ok(Joined { head: now, since_snapshot, state: None, position: last })

@@ -5,6 +5,7 @@
 //! a new head, a time. Nothing is queued for it: it writes what lies between its position and the head, as
 //! fast as its client reads. Writing is awaited, so a client that does not read is not read from either.
 
+mod ahead;
 mod batch;
 mod drafts;
 mod expiry;
@@ -43,6 +44,7 @@ use super::metrics;
 use super::outflow::Outflow;
 use super::pages::Place;
 use super::pending::Pending;
+use super::reconnects::Reconnects;
 use super::roster::{Dismissals, Listed, Roster};
 use super::settings::FrontendSettings;
 use super::ws::WebSocket;
@@ -63,6 +65,7 @@ pub(super) struct Hub {
     pub limits: Arc<Limits>,
     pub memory: Arc<Memory>,
     pub outflow: Arc<Outflow>,
+    pub reconnects: Reconnects,
     pub roster: Arc<Roster>,
     /// Keeps what was revoked; `None` where no tokens are asked for.
     pub keeper: Option<Arc<Keeper>>,
@@ -139,6 +142,8 @@ struct Session {
     look_at: Instant,
     looks_without_life: u32,
     leaving: Option<Leaving>,
+    /// The client has left: until when what it sent before is handed in.
+    departed: Option<Instant>,
     listed: Listed,
     _admission: Admission,
 }
@@ -257,6 +262,7 @@ impl Session {
             look_at,
             looks_without_life: 0,
             leaving: None,
+            departed: None,
             listed,
             _admission: admission,
             hub,
@@ -276,7 +282,8 @@ impl Session {
     /// connection that waits, as most do most of the time, does not keep room for it.
     async fn turn(&mut self, timer: &mut std::pin::Pin<Box<Sleep>>) -> Result<(), End> {
         self.check_identity()?;
-        let behind = self.write_events().await?;
+        self.end_if_handed_in()?;
+        let behind = self.departed.is_none() && self.write_events().await?;
         // What has come already goes together; it is only sent off before all of it was read if it fills a
         // submission.
         if self.pending.has_full_submission() {
@@ -310,9 +317,12 @@ impl Session {
                 self.held_bytes = 0;
                 Box::pin(self.frame(*held)).await
             }
-            incoming = self.socket.next(), if self.held.is_none() && may_read.is_ok() => {
+            incoming = self.socket.next(), if self.held.is_none() && may_read.is_ok() && self.departed.is_none() => {
                 self.looks_without_life = 0;
-                let incoming = incoming?;
+                let incoming = match incoming {
+                    Err(End::Gone) => return Box::pin(self.depart()).await,
+                    incoming => incoming?,
+                };
                 let Some(looked) = self.frames.look_at(&mut self.socket, &incoming) else { return Ok(()) };
                 if self.must_wait(&looked) {
                     self.held = Some(Box::new(looked));
@@ -334,7 +344,7 @@ impl Session {
                 Ok(())
             }
             () = timer.as_mut() => Box::pin(self.time_passed()).await,
-            Ok(()) = self.head.changed(), if self.cycle.is_none() => Ok(()),
+            Ok(()) = self.head.changed(), if self.cycle.is_none() && self.departed.is_none() => Ok(()),
             () = std::future::ready(()), if behind => Ok(()),
         }
     }
@@ -450,12 +460,13 @@ impl Session {
         if !matches!(frame.request, Request::Connect(_)) {
             self.frames.good();
         }
+        self.end_cycle_unless_continued(&frame.request);
         match frame.request {
             Request::Connect(_) => {
                 let message = "this connection is connected already".to_owned();
                 self.frames.refuse(&mut self.socket, BadRequest { reply_to: id, message }).await
             }
-            Request::Submit(submit) => self.submit(id.unwrap_or_default(), submit).await,
+            Request::Submit(submit) => self.submit(id.unwrap_or_default(), *submit).await,
             Request::SubmitBatch(batch) => self.submit_batch(id, batch).await,
             Request::Sync(sync) => self.sync(id.as_deref(), sync).await,
             Request::Heartbeat => self.socket.send(id.as_deref(), &Notice::Heartbeat).await,
@@ -499,10 +510,30 @@ impl Session {
         let drafts = self.pending.wake_at().map(Instant::from_std);
         let leave =
             self.leaving.as_ref().map(|leaving| if self.leaves() { leaving.by } else { leaving.from });
-        [self.expires, idle, drafts, leave, self.read_after]
+        [self.expires, idle, drafts, leave, self.read_after, self.departed]
             .into_iter()
             .flatten()
             .fold(self.look_at, Instant::min)
+    }
+
+    /// The client has closed the connection, or it broke. What was read before is handed in: pages send their last
+    /// drafts when they are left.
+    async fn depart(&mut self) -> Result<(), End> {
+        if self.pending.is_handed_in() {
+            return Err(End::Gone);
+        }
+        self.departed = Some(Instant::now() + HAND_IN_MAX);
+        self.cycle = None;
+        self.socket.depart(Duration::from_millis(self.hub.settings.close_linger_ms)).await;
+        Ok(())
+    }
+
+    /// Ends a connection whose client has left, once all that it sent is in the queue, or not in time.
+    fn end_if_handed_in(&self) -> Result<(), End> {
+        match self.departed {
+            Some(by) if self.pending.is_handed_in() || by <= Instant::now() => Err(End::Gone),
+            _ => Ok(()),
+        }
     }
 
     /// When to leave: each connection at a time of its own, so that not all come to other frontends at once.
@@ -540,6 +571,9 @@ fn count_broadcasts(count: u64, bytes: u64) {
     metrics::hot().broadcast_bytes.increment(bytes);
 }
 
+/// How long the drafts of a client that has left are tried to be handed in. Each but the first submission waits for the
+/// answers to the one before.
+const HAND_IN_MAX: Duration = Duration::from_secs(10);
 /// The pause after a read of the log that failed.
 const READ_PAUSE: Duration = Duration::from_millis(100);
 /// How many looks for a sign of life may go by without one.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
@@ -15,7 +14,7 @@ use crate::frontend::memory::{Account, Hold};
 use crate::frontend::metrics;
 use crate::frontend::settings::FrontendSettings;
 use crate::frontend::ws::{Message, ReadError, WebSocket, Wire};
-use crate::protocol::{CloseCode, Dialect, ErrorCode, Header, Notice};
+use crate::protocol::{CloseCode, Details, Dialect, ErrorCode, Header, Notice};
 use crate::unix_time;
 
 /// Why a session ends.
@@ -64,6 +63,8 @@ pub(super) struct Socket {
     output: Option<Hold>,
     /// Nothing more can be read.
     deaf: bool,
+    /// The client has left: nothing more is written.
+    departed: bool,
 }
 
 impl Socket {
@@ -77,6 +78,7 @@ impl Socket {
             retry_after: Duration::from_millis(settings.retry_after_ms),
             output: None,
             deaf: false,
+            departed: false,
         }
     }
 
@@ -89,6 +91,13 @@ impl Socket {
     pub(super) fn count_on(&mut self, account: &Arc<Account>) {
         self.socket.count_input(account.hold());
         self.output = Some(account.hold());
+    }
+
+    /// The client has left: answers its close, and drops whatever is still to be sent to it. Waits at most so long.
+    pub(super) async fn depart(&mut self, wait: Duration) {
+        self.departed = true;
+        // Whether it still reads the answer is its own affair.
+        let _ = timeout(wait, self.socket.flush()).await;
     }
 
     /// The dialect that the client speaks.
@@ -129,8 +138,8 @@ impl Socket {
             (None, ErrorCode::Unavailable | ErrorCode::RateLimited) => Some(self.retry_after_ms()),
             (None, _) => None,
         };
-        let details = wait_ms.map(|wait_ms| json!({ "retryAfterMs": wait_ms }));
-        self.send(reply_to, &Notice::Error { code, message, details: details.as_ref() }).await
+        let details = wait_ms.map(|wait_ms| Details { retry_after_ms: Some(wait_ms), draft_id: None });
+        self.send(reply_to, &Notice::Error { code, message, details }).await
     }
 
     /// When to try again what did not work just now, in milliseconds: by chance, so that not all come at once.
@@ -163,12 +172,18 @@ impl Socket {
         let id = format!("s{}-{}", self.connection, self.messages);
         let header = Header { id: &id, timestamp_ms: unix_time::now_ms(), reply_to };
         let frame = self.dialect().encode(&header, notice);
+        if self.departed {
+            return Ok(());
+        }
         metrics::hot().frames_out.increment(1);
         if self.socket.feed_text(frame) { self.write_out(false).await } else { Ok(()) }
     }
 
     /// Writes so many frames that were encoded before; they leave with the next [`Socket::flush`].
     pub(super) async fn send_encoded(&mut self, wire: Wire, frames: usize) -> Result<(), End> {
+        if self.departed {
+            return Ok(());
+        }
         metrics::hot().frames_out.increment(frames as u64);
         if self.socket.feed(wire) { self.write_out(false).await } else { Ok(()) }
     }
@@ -180,7 +195,7 @@ impl Socket {
 
     /// Sends off what was written.
     pub(super) async fn flush(&mut self) -> Result<(), End> {
-        if !self.socket.has_output() {
+        if self.departed || !self.socket.has_output() {
             return Ok(());
         }
         self.write_out(true).await

@@ -1,16 +1,24 @@
-//! `sync`: stretches of the log on request, page by page, with the broadcasts held back meanwhile.
+//! `sync`: ranges of the log on request, page by page, with the broadcasts held back meanwhile.
+//!
+//! A cycle is a run of pages up to an end that is fixed with the first. In the classic dialect a client may know
+//! nothing of pages: a cycle that it does not go on with ends by itself, and the rest comes as broadcasts, from the end
+//! of the last page on.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::Session;
 use super::sending::{Sending, form_of};
 use super::socket::End;
+use super::{Session, ahead};
 use crate::event::EventId;
 use crate::log::LogError;
-use crate::protocol::{Dialect, ErrorCode, Notice, Snapshot, Sync};
+use crate::protocol::{Dialect, ErrorCode, Notice, Request, Snapshot, Sync};
+
+/// How long a classic client may take to ask for the next page.
+const CLASSIC_IDLE: Duration = Duration::from_secs(1);
 
 /// A cycle of pages that is not through.
 pub(super) struct Cycle {
@@ -28,11 +36,13 @@ impl Session {
         if sync.partition.as_ref().is_some_and(|partition| partition != self.feed.partition()) {
             return self.error(id, ErrorCode::Forbidden, "`partition` is not the connection's").await;
         }
-        let answered = match self.starts_from_snapshot(&sync).await {
-            true => self.sync_snapshot(id).await,
-            false => self.sync_events(id, &sync).await,
-        };
-        match answered {
+        if let Some(since) = sync.since.filter(|since| *since > self.feed.head_now()) {
+            let head = ahead::head_after(&self.feed, since).await;
+            if since > head {
+                return self.sync_beyond(id, since, head).await;
+            }
+        }
+        match self.sync_page(id, &sync).await {
             Ok(sent) => sent,
             Err(error) => {
                 warn!(%error, "cannot answer a sync just now");
@@ -41,58 +51,35 @@ impl Session {
         }
     }
 
-    /// Whether the answer begins from a snapshot: the client has nothing, or so little that the events
-    /// would be more bytes than the state.
-    async fn starts_from_snapshot(&mut self, sync: &Sync) -> bool {
-        let Some(since) = sync.since else { return true };
-        if self.socket.dialect() == Dialect::V1 {
-            return false;
+    /// Ends a classic cycle, unless this request goes on with it.
+    pub(super) fn end_cycle_unless_continued(&mut self, request: &Request) {
+        let Some(cycle) = &self.cycle else { return };
+        let goes_on =
+            matches!(request, Request::Sync(sync) if sync.since == Some(cycle.next) && !sync.snapshot);
+        if self.socket.dialect() == Dialect::Classic && !goes_on {
+            self.cycle = None;
         }
-        if self.continues(since).is_some() {
-            return false;
-        }
-        let Some(snapshot) = self.feed.snapshot_info().await else { return false };
-        if since >= snapshot.event_id || snapshot.ordinal == 0 {
-            return false;
-        }
-        let had = match since {
-            EventId::NONE => 0,
-            _ => self.feed.ordinal_at(since).await.unwrap_or(snapshot.ordinal),
-        };
-        let missing = u128::from(snapshot.ordinal.saturating_sub(had));
-        missing * u128::from(snapshot.log_bytes) > u128::from(snapshot.bytes) * u128::from(snapshot.ordinal)
     }
 
-    /// The cycle that a request for what comes after `since` goes on with.
+    /// The end of the cycle that a request for what comes after `since` goes on with.
     fn continues(&self, since: EventId) -> Option<EventId> {
         // In the v1 dialect a cycle lasts until its last page, whatever is asked for.
         let lasts = self.socket.dialect() == Dialect::V1;
         self.cycle.as_ref().filter(|cycle| lasts || cycle.next == since).map(|cycle| cycle.upto)
     }
 
-    async fn sync_snapshot(&mut self, id: Option<&str>) -> Result<Result<(), End>, LogError> {
-        // Not one that lacks what this client was sent already.
-        let state = self.feed.state(self.position).await?;
-        let notice = Notice::SyncPage {
-            partition: self.feed.partition().as_str(),
-            next: state.event_id,
-            snapshot: Some(Snapshot { state: form_of(&state), event_id: state.event_id }),
-            events: &[],
-            head: state.event_id,
-            has_more: false,
-        };
-        self.cycle = None;
-        self.position = self.position.max(state.event_id);
-        let sent = self.socket.send(id, &notice).await;
-        self.answered_with(state.bytes);
-        self.sending = Sending::of(state, id.map(str::to_owned));
-        Ok(sent)
-    }
-
-    async fn sync_events(&mut self, id: Option<&str>, sync: &Sync) -> Result<Result<(), End>, LogError> {
+    async fn sync_page(&mut self, id: Option<&str>, sync: &Sync) -> Result<Result<(), End>, LogError> {
         let settings = self.hub.settings.clone();
-        let since = sync.since.unwrap_or(EventId::NONE);
-        let upto = self.continues(since).unwrap_or_else(|| self.feed.head_now());
+        let dialect = self.socket.dialect();
+        let wants_state = dialect == Dialect::Classic && (sync.snapshot || sync.since.is_none());
+        let state = if wants_state { Some(self.feed.state(self.position).await?) } else { None };
+        let since = match (sync.since, &state) {
+            (Some(since), _) => since,
+            (None, Some(state)) => state.event_id,
+            (None, None) => EventId::NONE,
+        };
+        let known = self.feed.head_now().max(state.as_ref().map_or(EventId::NONE, |state| state.event_id));
+        let upto = self.continues(since).unwrap_or(known);
         if let Err(end) = self.drain_committed().await {
             return Ok(Err(end));
         }
@@ -107,31 +94,40 @@ impl Session {
             for entry in stretch.entries {
                 bytes += entry.body.len();
                 if bytes > settings.sync_bytes_max && !entries.is_empty() {
-                    last = entries.last().map_or(last, |entry: &std::sync::Arc<super::Entry>| entry.id);
+                    last = entries.last().map_or(last, |entry: &Arc<super::Entry>| entry.id);
                     break;
                 }
                 entries.push(entry);
             }
         }
-        let dialect = self.socket.dialect();
         let events: Vec<&str> = entries.iter().map(|entry| entry.encoded(dialect).event()).collect();
         let has_more = last < upto;
-        let next = if has_more { last } else { since.max(upto) };
-        let partition = self.feed.partition().as_str();
-        let notice =
-            Notice::SyncPage { partition, snapshot: None, events: &events, next, head: upto, has_more };
+        let end = if has_more { last } else { since.max(upto) };
+        let notice = Notice::SyncPage {
+            partition: self.feed.partition().as_str(),
+            snapshot: state
+                .as_deref()
+                .map(|state| Snapshot { state: form_of(state), event_id: state.event_id }),
+            events: &events,
+            next: end,
+            head: upto,
+            has_more,
+        };
         let sent = self.socket.send(id, &notice).await;
-        self.answered_with(bytes);
-        let idle_at = Instant::now() + Duration::from_millis(settings.sync_idle_ms_max);
         if place.after == last {
             self.counted = place;
         }
-        self.cycle = has_more.then_some(Cycle { upto, next: last, idle_at });
-        if has_more {
-            self.position = self.position.max(last);
-        } else {
-            self.position = self.position.max(upto);
-        }
+        self.answered_with(bytes + state.as_ref().map_or(0, |state| state.bytes));
+        self.sending = state.and_then(|state| Sending::of(state, id.map(str::to_owned)));
+        let idle = Duration::from_millis(settings.sync_idle_ms_max);
+        let idle = if dialect == Dialect::Classic { idle.min(CLASSIC_IDLE) } else { idle };
+        self.cycle = has_more.then(|| Cycle { upto, next: last, idle_at: Instant::now() + idle });
+        self.position = match dialect {
+            // What comes next is what comes after this page, though it may have come before as a broadcast.
+            Dialect::Classic => end,
+            // Its own events are told it by their results alone, so it is not sent anything twice.
+            Dialect::V1 => self.position.max(end),
+        };
         Ok(sent)
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use serde_json::json;
+use serde_json::value::RawValue;
 
 use super::{CLASSIC_LABEL, CLASSIC_SCHEMA_VERSION, PROTOCOL_VERSION};
 use crate::event::{CommittedEvent, EventId, FieldError, Reason};
@@ -41,7 +42,7 @@ pub(in crate::protocol) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> S
             let payload = json!({
                 "code": error_code(*code),
                 "message": message,
-                "details": details.cloned().unwrap_or_else(|| json!({})),
+                "details": details.unwrap_or_default(),
             });
             answer(header, "error", |out| push_json(out, &payload))
         }
@@ -53,15 +54,21 @@ pub(in crate::protocol) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> S
             answer(header, "token_refreshed", |out| push_json(out, &json!({ "exp": expires_at })))
         }
         Notice::Accepted { draft_id, event_id, .. } => {
-            let item =
-                ItemResult::Committed { id: draft_id, event_id: *event_id, timestamp: header.timestamp_ms };
+            let (id, timestamp) = (&*written(draft_id), header.timestamp_ms);
+            let item = ItemResult::Committed { id, event_id: *event_id, timestamp };
             encode(header, &Notice::BatchResult { items: &[item] })
         }
         Notice::Rejected { draft_id, reason, errors, .. } => {
-            let item = ItemResult::Rejected { id: draft_id, reason: reason_name(*reason), errors };
+            let id = &*written(draft_id);
+            let item = ItemResult::Rejected { id, reason: reason_name(*reason), errors };
             encode(header, &Notice::BatchResult { items: &[item] })
         }
     }
+}
+
+/// A text as JSON.
+fn written(text: &str) -> Box<RawValue> {
+    serde_json::value::to_raw_value(text).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
 /// What this dialect calls a validator's reason.
@@ -74,11 +81,13 @@ pub(in crate::protocol) fn reason_name(reason: Reason) -> &'static str {
     }
 }
 
-/// The codes that the published client knows. It has none for 'too large' or 'not just now'.
+/// The codes that the published client knows. It has none for 'too large', 'not just now' or 'beyond the log'.
 fn error_code(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::MessageTooLarge => ErrorCode::BadRequest.as_str(),
         ErrorCode::Unavailable => ErrorCode::ServerError.as_str(),
+        // One of the two after which it does not come back.
+        ErrorCode::CursorBeyondLog => ErrorCode::AuthFailed.as_str(),
         other => other.as_str(),
     }
 }
@@ -86,7 +95,7 @@ fn error_code(code: ErrorCode) -> &'static str {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ResultEntry<'a> {
-    id: &'a str,
+    id: &'a RawValue,
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     committed_id: Option<EventId>,
@@ -97,7 +106,7 @@ struct ResultEntry<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     errors: Option<&'a [FieldError]>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    blocked_by_id: Option<&'a str>,
+    blocked_by_id: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<u64>,
 }

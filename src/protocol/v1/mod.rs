@@ -13,7 +13,7 @@ mod tests;
 
 pub(super) use decode::{decode, is_v1};
 pub(super) use encode::{encode, encode_broadcast, reason_name};
-pub use items::{Checked, ItemContext, SubmitItem};
+pub use items::{Checked, ItemContext, ItemRefusal, SubmitItem};
 
 /// The one version there is.
 pub const PROTOCOL_VERSION: &str = "1.0";

@@ -5,7 +5,14 @@ use crate::event::{
     ClientId, CommittedEvent, ContentHash, EventId, EventRecord, FieldError, PartitionKey, V1Fields,
 };
 use crate::protocol::notice::{ErrorCode, Header, ItemResult, Notice};
-use crate::protocol::request::{Frame, Request};
+use crate::protocol::request::{BadRequest, DecodeError, Frame, Request};
+
+fn decode(text: &str) -> Result<Frame, BadRequest> {
+    super::decode(text, 64).map_err(|error| match error {
+        DecodeError::Bad(bad) => bad,
+        DecodeError::TooDeep => panic!("too deep: {text}"),
+    })
+}
 
 fn frame(kind: &str, payload: Value) -> String {
     json!({ "type": kind, "protocolVersion": "1.0", "msgId": "m", "payload": payload }).to_string()
@@ -37,12 +44,16 @@ fn item(changes: Value) -> Value {
 }
 
 fn checked(items: &[Value]) -> Checked {
-    let Ok(Frame { request: Request::SubmitBatch(batch), .. }) =
-        decode(&frame("submit_events", json!({ "events": items })))
-    else {
-        panic!("not a batch");
+    checked_text(&frame("submit_events", json!({ "events": items })), CONTEXT)
+}
+
+const CONTEXT: ItemContext<'_> =
+    ItemContext { client_id: "c", user_id: Some("u"), any_user: false, project_id: "p", items_max: 4 };
+
+fn checked_text(text: &str, context: ItemContext<'_>) -> Checked {
+    let Ok(Frame { request: Request::SubmitBatch(batch), .. }) = decode(text) else {
+        panic!("not a batch: {text}");
     };
-    let context = ItemContext { client_id: "c", user_id: Some("u"), project_id: "p" };
     SubmitItem::check(batch.items, &context)
 }
 
@@ -130,7 +141,7 @@ fn an_item_keeps_its_meta_and_gets_the_clients_name_and_time() {
     let Checked { drafts, refused, ids } =
         checked(&[item(json!({})), item(json!({ "id": "e2", "meta": { "clientTs": "12" }, "userId": "u" }))]);
     assert!(refused.is_none());
-    assert_eq!(ids, ["e1", "e2"]);
+    assert_eq!(ids.iter().map(|id| id.get()).collect::<Vec<_>>(), [r#""e1""#, r#""e2""#]);
     let meta = |index: usize| -> Value {
         serde_json::from_str(drafts[index].v1.as_ref().unwrap().meta.get()).unwrap()
     };
@@ -157,20 +168,101 @@ fn the_first_item_that_may_not_go_ends_the_batch_there() {
     ];
     for (change, reason, says) in cases {
         let checked = checked(&[item(json!({})), item(change.clone()), item(json!({ "id": "e3" }))]);
-        let (found, message) = checked.refused.unwrap_or_else(|| panic!("{change} was not refused"));
-        assert_eq!(found, reason, "{change}");
-        assert!(message.contains(says), "{change}: {message}");
+        let refused = checked.refused.unwrap_or_else(|| panic!("{change} was not refused"));
+        assert_eq!(refused.reason, reason, "{change}");
+        assert!(refused.message.contains(says), "{change}: {}", refused.message);
+        assert!(says.ends_with(refused.field), "{change}: {}", refused.field);
         assert_eq!((checked.drafts.len(), checked.ids.len()), (1, 3));
     }
 }
 
 #[test]
+fn whatever_is_wrong_with_one_item_is_that_items_fault() {
+    let good = item(json!({ "id": "before" })).to_string();
+    let nested = format!("{}1{}", "[".repeat(70), "]".repeat(70));
+    let faulty = |from: &str, to: &str| item(json!({})).to_string().replace(from, to);
+    let cases = [
+        (faulty("\"e1\"", r#""\ud83d""#), "id", "BAD_ITEM"),
+        (faulty(r#""type":"t""#, r#""type":"\udc00""#), "type", "BAD_ITEM"),
+        (faulty(r#""type":"t""#, r#""type":"t","type":"u""#), "type", "DUPLICATE_KEY"),
+        (faulty("\"id\":\"e1\"", r#""id":"e0","id":"e1""#), "id", "DUPLICATE_KEY"),
+        (faulty(r#""partition":"l""#, r#""partition":"\ud800l""#), "partition", "BAD_ITEM"),
+        (faulty(r#""projectId":"p""#, r#""projectId":"\ud800""#), "projectId", "BAD_ITEM"),
+        (faulty(r#""schemaVersion":1"#, r#""schemaVersion":1e999"#), "schemaVersion", "BAD_ITEM"),
+        (faulty(r#""clientTs":5"#, r#""clientTs":1e999"#), "meta.clientTs", "BAD_ITEM"),
+        (faulty(r#""clientTs":5"#, r#""clientTs":5,"clientTs":6"#), "meta.clientTs", "DUPLICATE_KEY"),
+        (faulty(r#""clientId":"c""#, r#""clientId":"\ud800""#), "meta.clientId", "FORBIDDEN"),
+        (faulty(r#""clientTs":5"#, r#""clientTs":"5","\ud800":1"#), "meta", "BAD_ITEM"),
+        (faulty(r#""a":2"#, &format!(r#""a":{nested}"#)), "", "TOO_DEEP"),
+        (faulty(r#""device":"x""#, &format!(r#""device":{nested}"#)), "", "TOO_DEEP"),
+        (faulty(r#""type":"t""#, &format!(r#""type":"t","unheard of":{nested}"#)), "", "TOO_DEEP"),
+    ];
+    for (faulty, field, code) in cases {
+        let events = format!("{good},{faulty},{good}");
+        let text = format!(
+            r#"{{"type":"submit_events","protocolVersion":"1.0","msgId":"m","payload":{{"events":[{events}]}}}}"#
+        );
+        let checked = checked_text(&text, CONTEXT);
+        let refused = checked.refused.unwrap_or_else(|| panic!("{faulty}"));
+        assert_eq!((refused.field, refused.code), (field, code), "{faulty}: {}", refused.message);
+        assert_eq!((checked.drafts.len(), checked.ids.len()), (1, 3), "{faulty}");
+    }
+    // An id that is no text is repeated as it was written.
+    let checked = checked_text(
+        &frame("submit_events", json!({ "events": [item(json!({ "id": "§" }))] })).replace('§', r"\ud83d"),
+        CONTEXT,
+    );
+    assert_eq!(checked.ids[0].get(), r#""\ud83d""#);
+
+    let many: Vec<_> = (0..6).map(|n| item(json!({ "id": n.to_string() }))).collect();
+    let checked = self::checked(&many);
+    assert_eq!(
+        (checked.drafts.len(), checked.refused.unwrap().code, checked.ids.len()),
+        (4, "TOO_MANY_ITEMS", 6)
+    );
+}
+
+#[test]
+fn payload_and_meta_are_passed_on_as_written() {
+    let text = |meta: &str| {
+        format!(
+            r#"{{"type":"submit_events","protocolVersion":"1.0","payload":{{"events":[{{"id":"e","type":"t","schemaVersion":1.0,
+            "projectId":"p","partition":"l","payload":{{ "z" : 1e2, "a":{{"y":1,"b":2}} }},"meta":{meta}}}]}}}}"#
+        )
+    };
+    let written = |meta: &str| {
+        let draft = checked_text(&text(meta), CONTEXT).drafts.remove(0);
+        (draft.payload.get().to_owned(), draft.v1.unwrap().meta.get().to_owned())
+    };
+    let (payload, meta) = written(r#"{ "z":1, "clientTs":5.0, "clientId":"c" }"#);
+    assert_eq!(payload, r#"{ "z" : 1e2, "a":{"y":1,"b":2} }"#);
+    assert_eq!(meta, r#"{ "z":1, "clientTs":5.0, "clientId":"c" }"#);
+    // What must be changed is changed in its place.
+    assert_eq!(
+        written(r#"{"z":1,"clientTs":"7","a":[ ]}"#).1,
+        r#"{"z":1,"clientTs":7.0,"a":[ ],"clientId":"c"}"#
+    );
+    assert_eq!(written(r#"{"clientId":"","clientTs":null}"#).1, r#"{"clientId":"c","clientTs":0.0}"#);
+}
+
+#[test]
+fn without_a_user_in_the_token_no_event_names_one_unless_anyone_is_taken() {
+    let text = frame("submit_events", json!({ "events": [item(json!({ "userId": "u" }))] }));
+    assert!(checked_text(&text, CONTEXT).refused.is_none());
+    let nobody = ItemContext { user_id: None, ..CONTEXT };
+    let refused = checked_text(&text, nobody).refused.unwrap();
+    assert_eq!((refused.reason, refused.field), ("forbidden", "userId"));
+    assert!(checked_text(&text, ItemContext { any_user: true, ..nobody }).refused.is_none());
+}
+
+#[test]
 fn results_have_an_entry_per_item() {
     let errors = [FieldError { field: "f".into(), message: "m".into(), code: "C".into() }];
+    let ids = ["a", "b", "c"].map(|id| serde_json::value::to_raw_value(id).unwrap());
     let items = [
-        ItemResult::Committed { id: "a", event_id: EventId(3), timestamp: 9 },
-        ItemResult::Rejected { id: "b", reason: "validation_failed", errors: &errors },
-        ItemResult::NotProcessed { id: "c", blocked_by: "b" },
+        ItemResult::Committed { id: &ids[0], event_id: EventId(3), timestamp: 9 },
+        ItemResult::Rejected { id: &ids[1], reason: "validation_failed", errors: &errors },
+        ItemResult::NotProcessed { id: &ids[2], blocked_by: &ids[1] },
     ];
     let result = written(&Notice::BatchResult { items: &items });
     assert_eq!(
@@ -205,6 +297,7 @@ fn what_the_published_client_has_no_code_for_is_the_nearest_that_it_has() {
         |code| written(&Notice::Error { code, message: "x", details: None })["payload"]["code"].clone();
     assert_eq!(code(ErrorCode::MessageTooLarge), "bad_request");
     assert_eq!(code(ErrorCode::Unavailable), "server_error");
+    assert_eq!(code(ErrorCode::CursorBeyondLog), "auth_failed");
     assert_eq!(code(ErrorCode::Forbidden), "forbidden");
     assert_eq!(code(ErrorCode::ProtocolVersionUnsupported), "protocolVersion_unsupported");
 }

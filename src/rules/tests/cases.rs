@@ -153,7 +153,7 @@ fn business_rules() {
         ("treePush", push("t", "_root", "_root"), &["RESERVED_ID payload.value.id"]),
         ("treeDelete", delete("x"), &[]),
         ("treeDelete", delete("orphan"), &[]),
-        ("treeDelete", delete("bare"), NO_NODE),
+        ("treeDelete", delete("bare"), &[]),
         ("treeDelete", delete("gone"), NO_NODE),
         ("treeUpdate", update("orphan", false), &[]),
         ("treeUpdate", update("bare", false), NO_NODE),

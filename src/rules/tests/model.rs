@@ -200,7 +200,9 @@ fn check_tree(event_type: &str, payload: &Value, state: &Value, found: &mut Vec<
                 }
             }
         }
-        _ if !in_items => found.push(finding("NODE_NOT_FOUND", id_field)),
+        _ if !in_items && !(event_type == "treeDelete" && in_tree(id)) => {
+            found.push(finding("NODE_NOT_FOUND", id_field))
+        }
         "treeUpdate" if payload["options"]["replace"] != json!(true) && !items[id].is_object() => {
             found.push(not_a_tree);
         }
@@ -302,6 +304,14 @@ fn fold_tree(event_type: &str, payload: &Value, tree: &mut Map<String, Value>) {
             }
         }
         _ => {
+            let parent = options["parent"].as_str().unwrap_or("_root");
+            let beside = |side: &str| options["position"][side] == id;
+            let siblings = siblings_of(&mut tree["tree"], parent);
+            if (beside("after") || beside("before"))
+                && siblings.is_some_and(|siblings| siblings.iter().any(|sibling| sibling["id"] == id))
+            {
+                return;
+            }
             let node = take_out(&mut tree["tree"], id).unwrap();
             insert(&mut tree["tree"], node, options);
         }

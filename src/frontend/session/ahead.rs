@@ -1,0 +1,70 @@
+//! Clients that have seen events that the log does not have: the log went back, or this is another backend.
+//!
+//! A classic client is told so and may ask again without a cursor. The published v1 client has no code for it: it
+//! takes an empty page for "nothing new", misses what is committed next, and dies on its own checks when ids are
+//! given again. It is stopped by an error after which it does not come back by itself.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::Session;
+use super::socket::End;
+use crate::event::EventId;
+use crate::frontend::feed::Watched;
+use crate::frontend::metrics;
+use crate::protocol::{CloseCode, Dialect, ErrorCode};
+
+/// How often a head that is before what the client has seen is looked at again. The client may come from a frontend
+/// that is a moment ahead of this one.
+const HEAD_LOOKS: u32 = 5;
+const HEAD_LOOK_PAUSE: Duration = Duration::from_millis(100);
+
+/// The partition's head, once it is at `seen` or after it, or after a short wait.
+pub(super) async fn head_after(feed: &Watched, seen: EventId) -> EventId {
+    let mut head = feed.head();
+    for _ in 0..HEAD_LOOKS {
+        if seen <= feed.head_now() {
+            break;
+        }
+        feed.nudge();
+        // When the time is up, the head is looked at again.
+        let _ = timeout(HEAD_LOOK_PAUSE, head.wait_for(|head| head.is_some_and(|head| head >= seen))).await;
+    }
+    feed.head_now()
+}
+
+/// What a client is told whose last event is not in the log.
+pub(super) fn beyond(field: &str, seen: EventId, head: EventId) -> String {
+    metrics::count(metrics::BEYOND_LOG);
+    format!(
+        "cursor_beyond_log: `{field}` {seen} is not in this partition, which ends at {head}: the log went back, or \
+         this is another backend; discard what was kept of this partition and begin without a cursor"
+    )
+}
+
+impl Session {
+    /// Answers a `sync` that begins after the partition's last event.
+    pub(super) async fn sync_beyond(
+        &mut self,
+        id: Option<&str>,
+        seen: EventId,
+        head: EventId,
+    ) -> Result<(), End> {
+        let client = self.identity.client_id.as_str();
+        match self.socket.dialect() {
+            Dialect::Classic => {
+                let message = beyond("sinceEventId", seen, head);
+                self.error(id, ErrorCode::CursorBeyondLog, &message).await
+            }
+            Dialect::V1 => {
+                let message = beyond("sinceCommittedId", seen, head);
+                warn!(client, %seen, %head, "stopped a client that has seen events which the log does not have");
+                self.hub.reconnects.stopped(&self.identity.client_id);
+                let code = ErrorCode::CursorBeyondLog;
+                Err(self.socket.last_word(id, code, &message, CloseCode::Policy).await)
+            }
+        }
+    }
+}

@@ -38,6 +38,8 @@ export class Engine {
   #pauses = 0;
   /** The state that the server gave, until what the suspects became is known. @type {any} */
   #held;
+  /** A large state, as far as its parts came. @type {{ connected: any, texts: string[] } | undefined} */
+  #parts;
   /** The event at the cursor, which the server sends once more first. @type {number | undefined} */
   #verify;
   /** Why the next connection asks for the state. @type {string | undefined} */
@@ -76,7 +78,7 @@ export class Engine {
 
   /** Whether everything up to the log's end is folded. */
   get synced() {
-    return this.connection.up && !this.#held && !this.#retake && this.#verify === undefined && this.#replica.cursor >= this.head;
+    return this.connection.up && !this.#parts && !this.#held && !this.#retake && this.#verify === undefined && this.#replica.cursor >= this.head;
   }
 
   /** @param {boolean} takeState */
@@ -95,7 +97,7 @@ export class Engine {
 
   /** Something may be sent now. */
   pump() {
-    if (this.#stopped || !this.connection.up || this.#inFlight) return;
+    if (this.#stopped || !this.connection.up || this.#inFlight || this.#parts) return;
     const wait = this.#pausedUntil - this.#env.now();
     if (wait > 0) {
       this.#env.clearTimeout(this.#pauseTimer);
@@ -145,6 +147,7 @@ export class Engine {
   /** @param {any} payload */
   #connected(payload) {
     const { currentEventIndex: head, initialState, rules, logId } = payload;
+    if (payload.stateParts) return void (this.#parts = { connected: payload, texts: [] });
     const replica = this.#replica;
     const reason = this.#retake;
     this.head = head;
@@ -220,7 +223,7 @@ export class Engine {
 
   #forgetConnection() {
     this.#inFlight = undefined;
-    this.#held = undefined;
+    this.#held = this.#parts = undefined;
     this.#verify = undefined;
     this.#env.clearTimeout(this.#answerTimer);
     this.#env.clearTimeout(this.#retakeTimer);
@@ -229,7 +232,9 @@ export class Engine {
   /** A message; the browser gives each a task of its own, so that many of them hold up nothing.
    * @param {any} message */
   #receive({ type, payload, replyTo }) {
-    if (type === "broadcast") {
+    if (type === "state_part") {
+      this.#part(payload.text);
+    } else if (type === "broadcast") {
       this.#event(payload.event, payload.draftId ?? payload.event.draftId);
     } else if (type === "event_accepted") {
       this.#accepted(payload.draftId, payload.eventId);
@@ -239,6 +244,15 @@ export class Engine {
       this.#failed(payload, replyTo);
     }
     this.#given.onState({});
+  }
+
+  /** @param {string} text */
+  #part(text) {
+    if (!this.#parts) return;
+    const { connected, texts } = this.#parts;
+    if (texts.push(text) < connected.stateParts.parts) return;
+    this.#parts = undefined;
+    this.#connected({ ...connected, stateParts: undefined, initialState: JSON.parse(texts.join("")) });
   }
 
   /** @param {import("./types.js").CommittedEvent} event @param {string} [draftId] */
@@ -292,6 +306,7 @@ export class Engine {
   #rejected(id, reason, errors, retryAfterMs) {
     this.#answered(id);
     if (reason === "rate_limited" || reason === "unavailable") {
+      this.#undecided(id);
       this.#pause(retryAfterMs);
     } else {
       this.#pauses = 0;
@@ -303,14 +318,22 @@ export class Engine {
 
   /** An error that closes nothing. @param {any} payload @param {string} [replyTo] */
   #failed({ code, message, details }, replyTo) {
-    const asked = replyTo !== undefined && this.#inFlight?.messageId === replyTo ? this.#inFlight.id : undefined;
+    const { id, messageId } = this.#inFlight ?? {};
+    const asked = id !== undefined && (replyTo === messageId || details?.draftId === id) ? id : undefined;
     if (code === "rate_limited" || code === "unavailable") {
-      if (asked) this.#answered(asked);
+      if (asked) this.#undecided(asked);
       this.#pause(details?.retryAfterMs);
       this.pump();
     } else if (asked && (code === "bad_request" || code === "forbidden")) {
       this.#rejected(asked, code, [{ field: "", message, code }]);
     }
+  }
+
+  /** It is sent again, and may have been committed all the same. @param {string} id */
+  #undecided(id) {
+    this.#answered(id);
+    const entry = this.#replica.entries.get(id);
+    if (entry) entry.suspect = true;
   }
 
   /** @param {string} id */

@@ -241,6 +241,10 @@ export class Folder {
       if (parent === id || pathTo(nodes[index].children ?? [], parent)) fail("CYCLE", `${parent} lies in ${id}`);
       if (!pathTo(tree.tree, parent)) fail("PARENT_NOT_FOUND", `there is no node ${parent}`);
     }
+    // Next to itself, it stays where it is.
+    const { after, before } = options.position ?? {};
+    const above = path.length > 1 ? path[path.length - 2] : undefined;
+    if ((after === id || before === id) && parent === (above ? above[0][above[1]].id : ROOT)) return;
     const [node] = this.#open(tree, path).splice(index, 1);
     this.#insert(tree, node, options);
   }

@@ -26,18 +26,25 @@ before(async () => {
   proxy = await Proxy.start(backend.port);
 });
 after(async () => {
+  await Promise.all(opened.map((client) => client.close()));
   proxy?.stop();
   await backend?.stop();
 });
 
-const open = (partition, options = {}) =>
-  createClient({ url: proxy.url, partition, WebSocket, ...options });
+/** All clients, so that none keeps a failed test from ending. */
+const opened = [];
+
+function open(partition, options = {}) {
+  const client = createClient({ url: proxy.url, partition, WebSocket, ...options });
+  opened.push(client);
+  return client;
+}
 
 const idle = ({ status }) => status.synced && status.pending === 0;
 
 /** The partition's state as the log gives it, in canonical form. */
 function serverState(partition) {
-  const { stdout, stderr, status } = spawnSync(BINARY, ["state", partition, "--nats", backend.natsUrl], { encoding: "utf8" });
+  const { stdout, stderr, status } = spawnSync(BINARY, ["state", partition, "--nats", backend.natsUrl], { encoding: "utf8", maxBuffer: 1 << 28 });
   assert.equal(status, 0, stderr);
   return stdout.trim();
 }
@@ -144,7 +151,7 @@ test("another log in the place of the one it knew: told, drafts kept, state take
   for (let value = 0; value < 3; value += 1) first.submit("set", { target: "x", value });
   await until("the commits", () => idle(first));
   await first.close();
-  const second = createClient({ url: other.url, partition: "wiped", store, WebSocket });
+  const second = open("wiped", { url: other.url, store });
   const resets = [];
   second.on("reset", ({ reason }) => resets.push(reason));
   const draft = second.submit("set", { target: "y", value: 1 });
@@ -154,6 +161,25 @@ test("another log in the place of the one it knew: told, drafts kept, state take
   assert.ok(["went-back", "replaced"].includes(resets[0]));
   assert.deepEqual(second.getSnapshot(), { y: 1 });
   await second.close();
+});
+
+test("a state of more than a megabyte", async () => {
+  const client = open("large");
+  for (let count = 0; count < 6; count += 1) client.submit("set", { target: `k${count}`, value: "é".repeat(100_000) });
+  await until("the commits", () => idle(client));
+  let parts = 0;
+  class Counted extends WebSocket {
+    set onmessage(listener) {
+      super.onmessage = (event) => {
+        if (JSON.parse(event.data).type === "state_part") parts += 1;
+        listener?.(event);
+      };
+    }
+  }
+  const other = open("large", { WebSocket: Counted });
+  await agree("large", [client, other]);
+  assert.ok(parts > 1, "it came in parts");
+  await Promise.all([client.close(), other.close()]);
 });
 
 test("10,000 missed events are caught up with as events, told in frames", async (t) => {
@@ -199,13 +225,13 @@ test("tokens: renewed in band before they end; a bad one is told, and a good one
       sockets += 1;
     }
   }
-  const client = createClient({ url: guarded.url, clientId: "me", token, WebSocket: Counted });
+  const client = open("default", { url: guarded.url, clientId: "me", token, WebSocket: Counted });
   await until("two renewals", () => made >= 3);
   assert.equal((await client.submit("set", { target: "x", value: 1 }).settled).status, "accepted");
   assert.equal(sockets, 1, "the connection held");
   await client.close();
 
-  const other = createClient({ url: guarded.url, clientId: "me", token: "bad", WebSocket });
+  const other = open("default", { url: guarded.url, clientId: "me", token: "bad" });
   await until("needs-auth", () => other.status.connection === "needs-auth");
   other.setToken(token());
   await until("connected", () => other.status.synced);
@@ -216,7 +242,7 @@ test("tokens: renewed in band before they end; a bad one is told, and a good one
 test("the server's limit of submissions: the client waits as it is told", async (t) => {
   const limited = await startBackend({ limits: true });
   t.after(() => limited.stop());
-  const client = createClient({ url: limited.url, clientId: "me", WebSocket });
+  const client = open("default", { url: limited.url, clientId: "me" });
   const started = Date.now();
   for (let value = 0; value < 105; value += 1) client.submit("set", { target: "x", value });
   await until("the first hundred", () => client.status.pending <= 5, 60_000);

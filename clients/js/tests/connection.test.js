@@ -5,6 +5,7 @@ import { test } from "node:test";
 import { memoryStore } from "../src/index.js";
 import { socketUrl } from "../src/connection.js";
 import { FakeEnv, FakeServer } from "./lib/fake.js";
+import { noteRules } from "./lib/model.js";
 import { setup, token } from "./lib/setup.js";
 
 test("a socket on which nothing comes for two heartbeats is abandoned, without its close", async () => {
@@ -315,6 +316,48 @@ test("10,000 missed events: at most one notification a frame, progress in status
   assert.equal(notified, 1);
   assert.equal(client.status.synced, true);
   assert.equal(client.getSnapshot().m.k499, 9999);
+  await client.close();
+});
+
+test("a large state comes in parts", async () => {
+  const server = new FakeServer();
+  server.commit("other", "set", { target: "x", value: "y".repeat(100) });
+  const { env, client } = await setup({ server, connect: false });
+  const { peer } = server;
+  const text = JSON.stringify(server.state);
+  peer.open();
+  peer.live = true;
+  peer.send("connected", { serverId: "s", currentEventIndex: server.head, stateParts: { parts: 3, bytes: text.length }, heartbeatInterval: 30_000 });
+  for (let part = 1; part <= 3; part += 1) peer.send("state_part", { part, parts: 3, text: text.slice((part - 1) * 50, part === 3 ? undefined : part * 50) });
+  server.commit("other", "set", { target: "z", value: 1 });
+  client.submit("set", { target: "mine", value: 1 });
+  await env.settle();
+  for (let count = 0; count < 3; count += 1) {
+    peer.deliver();
+    assert.equal(client.status.synced, false);
+    assert.equal(client.status.cursor, 0);
+  }
+  peer.deliver();
+  assert.equal(client.getSnapshot().x.length, 100);
+  peer.deliverAll();
+  assert.deepEqual(client.getSnapshot(), { ...server.state, mine: 1 });
+  await client.close();
+});
+
+test("a draft of unknown outcome is sent again, and shown once though it was committed", async () => {
+  const { env, server, client, run } = await setup({ rules: noteRules });
+  const draft = client.submit("note", { text: "a" });
+  await env.settle();
+  const { peer } = server;
+  const { payload } = peer.inbox.shift();
+  peer.send("error", { code: "unavailable", message: "outcome unknown", details: { draftId: draft.id, retryAfterMs: 500 } });
+  server.commit("me", "note", payload.event.payload, draft.id);
+  peer.deliverAll();
+  assert.deepEqual(client.getSnapshot().notes, ["a"]);
+  await env.advance(600);
+  await run();
+  assert.equal((await draft.settled).status, "accepted");
+  assert.equal(server.log.length, 1);
   await client.close();
 });
 

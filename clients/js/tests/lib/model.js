@@ -108,6 +108,10 @@ export function model(before, { type, payload }) {
       if (all([node]).some(({ id }) => id === options.parent)) no("CYCLE");
       const parent = options.parent ?? "_root";
       if (parent !== "_root" && !siblingsOf(tree.tree, parent)) no("PARENT_NOT_FOUND");
+      const siblings = parent === "_root" ? tree.tree : (all(tree.tree).find(({ id }) => id === parent).children ?? []);
+      const next = options.position?.after ?? options.position?.before;
+      // Next to itself, it stays where it is.
+      if (next === options.id && siblings.includes(node)) return state;
       insert(tree, take(tree, options.id), options);
       return state;
     }

@@ -89,6 +89,8 @@ async fn lost_by_a_power_cut(servers: usize, change: impl Fn(&str) -> String) ->
     let nats = NatsCluster::shipped(&stores, change).await;
     let plan = Cluster::start()
         .set("nats.replicas", servers)
+        // Each is a consumer that three servers agree on when a validator takes it.
+        .set("nats.slots", 8)
         // A queue in files has its bytes reserved, and the disks are small.
         .set("nats.drafts_bytes_max", 16 << 20);
     let mut cluster = plan.start_on(nats).await;
@@ -132,7 +134,7 @@ async fn lost_by_a_power_cut(servers: usize, change: impl Fn(&str) -> String) ->
         cluster.nats.healthy().await;
         cluster.restart_validator(0).await;
         cluster.restart_frontend(0).await;
-        let mut ann = cluster.client(0, "after").await;
+        let mut ann = cluster.client(0, "after").steadfast().await;
         ann.commit("set", json!({ "target": "after", "value": 1 })).await;
     }
     lost

@@ -5,12 +5,14 @@
 
 /// Die between a commit's acknowledgement and that of its drafts.
 pub const DIE_AFTER_COMMIT: &str = "die_after_commit";
-/// Believe to own every slot: take the consumers of those that somebody else owns, hand none over, and take
-/// each back when it is lost.
+/// Take every slot, whoever owns it, hand none over, and take each back when it is lost.
 pub const NEVER_LOSE_SLOTS: &str = "never_lose_slots";
 
 /// Take whatever is on a live subject for an event that JetStream has repeated there.
 pub const BELIEVE_HEADERS: &str = "believe_headers";
+
+/// Acknowledge no draft, as if NATS had removed none from the queue yet.
+pub const LOSE_ACKNOWLEDGEMENTS: &str = "lose_acknowledgements";
 
 /// Say of each committed event for which copy of its draft it was committed: of which frontend, connection,
 /// submission and attempt. Breaks nothing; a test's judge can tell a late copy of an earlier connection from a

@@ -46,6 +46,7 @@ mod stories {
     mod protocol;
     mod queue;
     mod real_input;
+    mod rejected_is_final;
     mod revocation;
     mod rule_codes;
     mod schemas;

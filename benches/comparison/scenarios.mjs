@@ -54,6 +54,14 @@ export const SCENARIOS = {
       { us: "ours, default", them: "reference, NORMAL", figure: "events_per_s", least: 3 },
     ],
   },
+  refused: {
+    title: "Half refused: 64 partitions, 8 requests in flight each, every other with an event that the rules refuse",
+    load: ({ seconds }) => ["commit", "--refuse-half", ...closed(seconds)],
+    servers: ["ours, always", "ours, default"],
+    figures: ["events_per_s", "refused_per_s"],
+    times: ["answer", "refusal"],
+    targets: [],
+  },
   hot: {
     title: "One hot partition: 16 writers, 4 requests in flight each",
     load: ({ seconds }) => ["hot", ...closed(seconds)],

@@ -59,7 +59,7 @@ pub(super) async fn slots(Asking { hub, admin, query }: Asking) -> Result<Respon
             json!({
                 "slot": slot.0,
                 "owner": view.owners.get(&slot),
-                "revision": view.revisions.get(&slot),
+                "revision": view.keys.get(&slot).map(|key| key.revision),
                 "pendingDrafts": drafts.get(&slot).copied().unwrap_or(0),
             })
         })

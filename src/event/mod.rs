@@ -5,6 +5,7 @@
 
 mod answer;
 pub mod canonical;
+mod decided;
 mod draft;
 pub mod json;
 mod keys;
@@ -16,6 +17,7 @@ mod units;
 mod tests;
 
 pub use answer::{Answer, FieldError, Outcome, Reason};
+pub use decided::{Decided, NotDecided};
 pub(crate) use draft::json_text_bytes;
 pub use draft::{Draft, ReplyTo, Submission, Submitter, V1Fields};
 pub(crate) use keys::is_plain;

@@ -2,11 +2,12 @@
 //! expected, instead of changing them silently.
 
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
-use async_nats::jetstream::stream::{Config, Info};
-use tracing::info;
+use async_nats::jetstream::stream::{Config, Info, StorageType};
+use tracing::{info, warn};
 
 use super::connection::Log;
 use super::error::LogError;
+use super::ownership::KEYS_EXPIRE;
 use super::settings::SLOTS_METADATA;
 use super::subjects;
 
@@ -65,17 +66,20 @@ pub async fn bootstrap(log: &Log) -> Result<BootstrapReport, BootstrapError> {
         };
         differences.extend(differences_of(&expected, &found));
     }
-    let ownership = log.settings.ownership_bucket();
-    let name = format!("KV_{}", ownership.bucket);
+    let ownership = log.settings.ownership_stream();
+    let name = ownership.name.clone();
     match stream_config(log, &name).await? {
         Some(found) => {
-            report.present.push(format!("bucket {}", ownership.bucket));
+            report.present.push(format!("bucket {}", subjects::OWNERSHIP_BUCKET));
+            if !found.allow_message_ttl {
+                warn!("{KEYS_EXPIRE}");
+            }
             compare(&mut differences, &name, "max_age", &ownership.max_age, &found.max_age);
             compare(&mut differences, &name, "replicas", &ownership.num_replicas, &found.num_replicas);
         }
         None => {
-            report.created.push(format!("bucket {}", ownership.bucket));
-            create(log.js.create_key_value(ownership).await, &name)?;
+            report.created.push(format!("bucket {}", subjects::OWNERSHIP_BUCKET));
+            create(log.js.create_stream(ownership).await, &name)?;
         }
     }
     let snapshots = log.settings.snapshot_bucket();
@@ -123,16 +127,21 @@ impl Log {
         }
     }
 
-    /// Makes DRAFTS where it is missing: it is in memory, and gone when NATS was restarted. Only beside a log that
-    /// has as many slots; what else is missing or different, [`Log::check`] tells.
+    /// Makes DRAFTS, and the bucket of slots if that is in memory too, where they are missing: they are gone when NATS
+    /// was restarted. Only beside a log that has as many slots; what else is missing or different, [`Log::check`] tells.
     pub async fn open_queue(&self) -> Result<(), LogError> {
-        let expected = self.settings.drafts_stream();
+        let slots = self.settings.ownership_stream();
+        self.open(self.settings.drafts_stream()).await?;
+        if slots.storage == StorageType::Memory { self.open(slots).await } else { Ok(()) }
+    }
+
+    async fn open(&self, expected: Config) -> Result<(), LogError> {
         if stream_config(self, &expected.name).await?.is_some() {
             return Ok(());
         }
         let log = stream_config(self, subjects::COMMITTED_STREAM).await?;
-        let slots = expected.metadata.get(SLOTS_METADATA);
-        if log.is_none_or(|log| log.metadata.get(SLOTS_METADATA) != slots) {
+        let slots = self.settings.slots.to_string();
+        if log.is_none_or(|log| log.metadata.get(SLOTS_METADATA) != Some(&slots)) {
             return Ok(());
         }
         match self.js.create_stream(expected.clone()).await {
@@ -141,7 +150,7 @@ impl Log {
             }
             made => {
                 create(made, &expected.name)?;
-                info!("the queue of drafts is made anew");
+                info!(stream = expected.name, "made again what was in NATS's memory");
                 Ok(())
             }
         }

@@ -25,10 +25,11 @@ pub const COMMIT_HEADERS_BYTES: usize = 1024;
 /// A commit that did not, or not surely, happen.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CommitError {
-    /// The partition has other events behind the expected one. Nothing was stored.
+    /// A server says that the partition has other events after the expected one. With replicas that is no proof that
+    /// nothing was stored: one that only believes to lead says so of what the leader stores. It means: read again.
     #[error("the partition has moved on")]
     Conflict,
-    /// JetStream refused it for another reason. Nothing was stored.
+    /// A server refused it for another reason. That is no proof either.
     #[error("not stored: {0}")]
     NotStored(String),
     /// No answer: it may or may not be stored, or be stored yet.

@@ -1,7 +1,7 @@
 //! The connection to NATS.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, object_store::ObjectStore};
@@ -26,6 +26,8 @@ pub struct Log {
     state: watch::Receiver<ConnectionState>,
     /// The newest event that this process has seen, by whatever way.
     pub(super) newest: Arc<AtomicU64>,
+    /// Whether slots' keys are kept: see [`Log::keeps_slots`].
+    pub(super) keeps_slots: Arc<AtomicBool>,
     /// What is wrong with the streams, as last looked at.
     pub(super) damages: Arc<watch::Sender<Vec<Damage>>>,
     pub(super) clock: Arc<NatsClock>,
@@ -101,6 +103,7 @@ impl Log {
             snapshots: Arc::new(OnceCell::new()),
             state,
             newest: Arc::default(),
+            keeps_slots: Arc::new(AtomicBool::new(true)),
             damages: Arc::default(),
             clock: Arc::default(),
         })

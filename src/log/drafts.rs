@@ -10,7 +10,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use tracing::debug;
 
-use super::bootstrap::NO_STREAM;
+use super::bootstrap::stream_info;
 use super::connection::Log;
 use super::error::LogError;
 use super::metrics;
@@ -42,15 +42,6 @@ pub(super) struct PublishAck {
     pub seq: u64,
     pub error: Option<ApiError>,
 }
-
-/// An answer of JetStream's API, as far as it says whether something went wrong.
-#[derive(Debug, Deserialize)]
-struct ApiReply {
-    error: Option<ApiError>,
-}
-
-/// JetStream's error code for a consumer that is not there.
-const CONSUMER_NOT_FOUND: u64 = 10014;
 
 /// An error of JetStream's API.
 #[derive(Debug, Deserialize)]
@@ -127,6 +118,7 @@ const ACK_WAIT: Duration = Duration::from_secs(60 * 60);
 /// The drafts of one slot, for the time of one ownership.
 pub struct SlotConsumer {
     messages: PullStream,
+    queue: String,
 }
 
 impl Log {
@@ -146,6 +138,7 @@ impl Log {
                 stream.consumer_names().try_collect().await.map_err(|error| unavailable(&error))?
             }
         };
+        let queue = self.queue().await?;
         for old in names.iter().filter(|old| subjects::is_slot_consumer(old, slot)) {
             match stream.delete_consumer(old).await {
                 Ok(_) => {}
@@ -169,6 +162,10 @@ impl Log {
             })
             .await
             .map_err(|error| unavailable(&error))?;
+        // A queue that was made again meanwhile has other drafts under the same numbers.
+        if self.queue().await? != queue {
+            return Err(unavailable(&"the queue was made again meanwhile"));
+        }
         let messages = consumer
             .stream()
             .max_messages_per_batch(PULL_MESSAGES)
@@ -177,40 +174,39 @@ impl Log {
             .messages()
             .await
             .map_err(|error| unavailable(&error))?;
-        Ok(SlotConsumer { messages })
+        Ok(SlotConsumer { messages, queue })
     }
-}
 
-impl Log {
-    /// Whether the consumer of this ownership is still there: if so, nobody has taken the slot over until now.
-    pub async fn holds_slot(&self, slot: Slot, revision: u64) -> Result<bool, LogError> {
-        const WHAT: &str = "looking whether a slot is still held";
-        let name = subjects::slot_consumer(slot, revision);
-        let subject = self.api(&format!("CONSUMER.INFO.{}.{name}", subjects::DRAFTS_STREAM));
-        let reply = self.request(WHAT, subject, None, Bytes::new()).await?;
-        let info: ApiReply =
-            serde_json::from_slice(&reply.payload).map_err(|error| LogError::malformed(WHAT, error))?;
-        match info.error {
-            None => Ok(true),
-            Some(error) if [CONSUMER_NOT_FOUND, NO_STREAM].contains(&error.err_code) => Ok(false),
-            Some(error) => Err(LogError::unavailable(WHAT, error)),
-        }
+    /// Which queue there is: when it was made, in Unix nanoseconds.
+    async fn queue(&self) -> Result<String, LogError> {
+        const WHAT: &str = "asking which queue there is";
+        let found = stream_info(self, subjects::DRAFTS_STREAM).await;
+        let info = found.map_err(|error| LogError::unavailable(WHAT, error))?;
+        let info = info.ok_or_else(|| LogError::unavailable(WHAT, "there is none"))?;
+        Ok(info.created.unix_timestamp_nanos().to_string())
     }
 }
 
 impl SlotConsumer {
+    /// Which queue the drafts come from: sequence numbers of two queues say nothing of each other.
+    pub fn queue(&self) -> &str {
+        &self.queue
+    }
+
     /// The next draft. An error means that the slot is lost, or may be: the consumer was deleted by
     /// another owner, or NATS cannot be reached. Cancel safe.
     pub async fn next(&mut self) -> Result<DraftMessage, LogError> {
         const WHAT: &str = "taking a draft";
         match self.messages.next().await {
             Some(Ok(message)) => {
-                if let Ok(info) = message.info() {
-                    // By two clocks: NATS's and ours.
-                    let stored = std::time::SystemTime::from(info.published);
-                    metrics::draft_queued(stored.elapsed().unwrap_or_default());
-                }
-                Ok(DraftMessage { message })
+                let info = message.info().map_err(|error| LogError::malformed(WHAT, error))?;
+                // By two clocks: NATS's and ours.
+                let stored = std::time::SystemTime::from(info.published);
+                metrics::draft_queued(stored.elapsed().unwrap_or_default());
+                let sequence = info.stream_sequence;
+                let stored_at_ms = info.published.unix_timestamp_nanos() / 1_000_000;
+                let stored_at_ms = u64::try_from(stored_at_ms).unwrap_or_default();
+                Ok(DraftMessage { message, sequence, stored_at_ms })
             }
             Some(Err(error)) => Err(LogError::unavailable(WHAT, error)),
             None => Err(LogError::unavailable(WHAT, "the consumer ended")),
@@ -221,6 +217,8 @@ impl SlotConsumer {
 /// A submission, taken off the queue and not yet decided.
 pub struct DraftMessage {
     message: jetstream::Message,
+    sequence: u64,
+    stored_at_ms: u64,
 }
 
 impl DraftMessage {
@@ -242,31 +240,34 @@ impl DraftMessage {
         Token::parse(token).map_err(|error| LogError::malformed(WHAT, error))
     }
 
-    /// Removes it from the queue; nobody waits for that to have happened. For drafts whose commit is in
-    /// the log: if this is lost, the draft comes again and is found committed.
+    /// Its number in the queue.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// When NATS stored it, by NATS's clock, in Unix milliseconds.
+    pub fn stored_at_ms(&self) -> u64 {
+        self.stored_at_ms
+    }
+
+    /// Removes it from the queue; nobody waits for that to have happened. If this is lost, the draft comes again, and
+    /// is found committed or decided.
     pub async fn acknowledge(&self) -> Result<(), LogError> {
         self.message.ack().await.map_err(|error| LogError::unavailable("acknowledging a draft", error))
     }
 
-    /// Removes it from the queue, and returns only when the server has confirmed it. Only then may a
-    /// client be told of a rejection: who has lost the slot gets no confirmation.
-    pub async fn confirm(&self, log: &Log) -> Result<(), LogError> {
-        self.acknowledge_as(log, "confirming a rejection", AckKind::Ack).await
-    }
-
-    /// Removes a draft that cannot be processed at all, confirmed like [`DraftMessage::confirm`].
-    pub async fn terminate(&self, log: &Log) -> Result<(), LogError> {
-        self.acknowledge_as(log, "terminating a draft", AckKind::Term).await
-    }
-
+    /// Removes it from the queue, and returns only when the server has confirmed it: who has lost the slot gets no
+    /// confirmation. For where the next owner may not heed what the slot's key says.
+    ///
     /// `async-nats`'s own `double_ack` takes the server's 'no responders' for a confirmation, which is
     /// just the answer that who has lost the slot gets; a plain request tells the two apart.
-    async fn acknowledge_as(&self, log: &Log, what: &'static str, kind: AckKind) -> Result<(), LogError> {
+    pub async fn confirm(&self, log: &Log) -> Result<(), LogError> {
+        const WHAT: &str = "confirming a rejection";
         let reply = self
             .message
             .reply
             .as_ref()
-            .ok_or_else(|| LogError::malformed(what, "the draft has no reply subject"))?;
-        log.request(what, reply.to_string(), None, kind.into()).await.map(drop)
+            .ok_or_else(|| LogError::malformed(WHAT, "the draft has no reply subject"))?;
+        log.request(WHAT, reply.to_string(), None, AckKind::Ack.into()).await.map(drop)
     }
 }

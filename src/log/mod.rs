@@ -44,7 +44,7 @@ pub use drafts::{DraftMessage, PublishError, SlotConsumer};
 pub use error::LogError;
 pub use integrity::{Damage, Looker, Mark};
 pub use live::{LiveEvent, LiveFeed};
-pub use ownership::{OwnedSlot, OwnershipChanges, OwnershipView};
+pub use ownership::{OwnedSlot, OwnershipChanges, OwnershipView, SlotKey};
 pub use partition_load::{LoadError, Loaded, apply, parse};
 pub use repair::TakenOut;
 pub use replay::{PageReader, Replay, StoredEvent};

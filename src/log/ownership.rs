@@ -1,22 +1,32 @@
-//! Who is alive, and who owns which slot: one bucket whose keys expire unless renewed.
+//! Who is alive, and who owns which slot: one bucket. A validator's key expires unless it is renewed; a slot's does
+//! not, since it also says which of the slot's drafts are decided.
 //!
-//! Ownership is for speed and order only. Whoever wrongly believes to own a slot can commit nothing on
-//! stale state and confirm no rejection.
+//! A slot's key is written by compare-and-set, a write that a majority of the replicas agrees on. So a write that
+//! went through is proof that the slot was still held, and what it says of decided drafts is what the next owner
+//! reads. The view of the whole bucket may lag; it is only a hint.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 
 use async_nats::{HeaderMap, Subscriber, header};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use tracing::warn;
 
 use super::batch_get::BatchGet;
 use super::commit::CommitError;
 use super::connection::Log;
 use super::error::LogError;
-use super::subjects::{OWNERSHIP_BUCKET, OWNERSHIP_STREAM};
-use crate::event::Slot;
+use super::subjects::{self, OWNERSHIP_BUCKET, OWNERSHIP_STREAM};
+use crate::event::{Decided, Slot};
 
 pub(super) const KV_OPERATION: &str = "KV-Operation";
+/// JetStream's error for a message that is to be kept, in a stream that was not made for that.
+const NO_MESSAGE_TTL: &str = "(error 10166)";
+/// What to do about a bucket of an older version.
+pub(super) const KEYS_EXPIRE: &str = "the bucket SLOTS was made by an older version: its keys expire, so a validator waits for the queue's \
+     confirmation of each rejection as well. Allow it to keep them with \
+     `nats stream edit KV_SLOTS --allow-msg-ttl`, and restart the validators";
 /// More keys than any deployment has: 1024 slots and as many validators.
 const KEYS_MAX: usize = 4096;
 
@@ -25,10 +35,28 @@ const KEYS_MAX: usize = 4096;
 pub struct OwnershipView {
     /// The validators that are alive.
     pub validators: BTreeSet<String>,
-    /// The owner of every owned slot.
+    /// Those of them of an older version, which decide whatever is in the queue.
+    pub older: BTreeSet<String>,
+    /// The owner of every slot that a validator owns which is alive.
     pub owners: BTreeMap<Slot, String>,
-    /// The revision of every slot's key, also where it only says that the slot was released.
-    pub revisions: BTreeMap<Slot, u64>,
+    /// The key of every slot, also where the slot was released or its owner is gone.
+    pub keys: BTreeMap<Slot, SlotKey>,
+}
+
+/// A slot's key, but for who owns it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SlotKey {
+    /// Its revision.
+    pub revision: u64,
+    /// Which of the slot's drafts are decided.
+    pub decided: Decided,
+}
+
+impl SlotKey {
+    /// The hold of whoever has written it, as far as writing it again needs one.
+    pub fn hold_on(&self, slot: Slot) -> OwnedSlot {
+        OwnedSlot { slot, since: self.revision, revision: self.revision }
+    }
 }
 
 /// A hold on a slot. Its consumer goes by the revision with which the hold began.
@@ -42,23 +70,16 @@ pub struct OwnedSlot {
     revision: u64,
 }
 
-impl OwnedSlot {
-    /// The same hold with its key at another revision: a renewal went through whose answer was lost.
-    pub fn renewed_at(self, revision: u64) -> Self {
-        Self { revision, ..self }
-    }
-}
-
 #[cfg(feature = "fault-points")]
 impl OwnedSlot {
-    /// A hold that nobody gave: for the fault point at which a validator will not lose a slot.
-    pub fn pretend(slot: Slot, since: u64) -> Self {
-        Self { slot, since, revision: 0 }
-    }
-
     /// A hold that a simulated log gave.
     pub fn taken(slot: Slot, revision: u64) -> Self {
         Self { slot, since: revision, revision }
+    }
+
+    /// The same hold with its key at another revision.
+    pub fn written_at(self, revision: u64) -> Self {
+        Self { revision, ..self }
     }
 
     /// The key's revision now.
@@ -78,15 +99,21 @@ impl Log {
         };
         let mut view = OwnershipView::default();
         for stored in self.batch_get(WHAT, OWNERSHIP_STREAM, get).await? {
-            let removed =
-                stored.message.headers.as_ref().is_some_and(|headers| headers.get(KV_OPERATION).is_some());
+            let header = |name: &str| stored.message.headers.as_ref().and_then(|headers| headers.get(name));
+            let removed = header(KV_OPERATION).is_some();
             match stored.subject.split('.').skip(2).collect::<Vec<_>>()[..] {
                 ["validator", id] if !removed => {
+                    if header(subjects::HEEDS_DECIDED).is_none() {
+                        view.older.insert(id.to_owned());
+                    }
                     view.validators.insert(id.to_owned());
                 }
                 ["slot", number] => {
                     let slot = Slot(number.parse().map_err(|error| LogError::malformed(WHAT, error))?);
-                    view.revisions.insert(slot, stored.sequence);
+                    let decided = header(subjects::DECIDED).map(|text| text.as_str().parse()).transpose();
+                    let decided =
+                        decided.map_err(|error| LogError::malformed(WHAT, error))?.unwrap_or_default();
+                    view.keys.insert(slot, SlotKey { revision: stored.sequence, decided });
                     if !removed {
                         let owner = String::from_utf8_lossy(&stored.message.payload).into_owned();
                         view.owners.insert(slot, owner);
@@ -95,16 +122,21 @@ impl Log {
                 _ => {}
             }
         }
+        view.owners.retain(|_, owner| view.validators.contains(owner));
         Ok(view)
     }
 
     /// Says that `validator` is alive, for one time to live of the bucket.
     pub async fn announce(&self, validator: &str) -> Result<(), LogError> {
         let subject = format!("$KV.{OWNERSHIP_BUCKET}.validator.{validator}");
-        self.stored_publish(subject, HeaderMap::new(), Bytes::from(validator.to_owned()))
-            .await
-            .map(drop)
-            .map_err(|error| LogError::unavailable("announcing a validator", error))
+        let mut headers = HeaderMap::new();
+        headers.insert(subjects::HEEDS_DECIDED, "1");
+        let announced = self.stored_publish(subject, headers, Bytes::from(validator.to_owned())).await;
+        if announced.is_err() {
+            // With one server the bucket is in memory, and gone when the server was restarted.
+            self.open_queue().await?;
+        }
+        announced.map(drop).map_err(|error| LogError::unavailable("announcing a validator", error))
     }
 
     /// Says that `validator` is leaving.
@@ -118,27 +150,39 @@ impl Log {
             .map_err(|error| LogError::unavailable("withdrawing a validator", error))
     }
 
-    /// Takes a slot whose key is at `revision` (`None`: never owned, or expired). `None` when somebody
-    /// was quicker.
+    /// Takes a slot whose key was read as `known` (`None`: it was never owned). `None` when somebody was quicker.
     pub async fn take_slot(
         &self,
         slot: Slot,
         validator: &str,
-        revision: Option<u64>,
+        known: Option<&SlotKey>,
     ) -> Result<Option<OwnedSlot>, LogError> {
-        let taken = self.set_slot(slot, revision.unwrap_or(0), Some(validator)).await?;
+        let nothing = SlotKey::default();
+        let SlotKey { revision, decided } = known.unwrap_or(&nothing);
+        let taken = self.set_slot(slot, *revision, Some(validator), decided).await?;
         Ok(taken.map(|revision| OwnedSlot { slot, since: revision, revision }))
     }
 
-    /// Renews a hold. `None` when it is lost.
-    pub async fn renew_slot(&self, held: OwnedSlot, validator: &str) -> Result<Option<OwnedSlot>, LogError> {
-        let renewed = self.set_slot(held.slot, held.revision, Some(validator)).await?;
-        Ok(renewed.map(|revision| OwnedSlot { revision, ..held }))
+    /// Writes the key of a slot that is held. `None` when the hold is lost.
+    pub async fn write_slot(
+        &self,
+        held: OwnedSlot,
+        validator: &str,
+        decided: &Decided,
+    ) -> Result<Option<OwnedSlot>, LogError> {
+        let written = self.set_slot(held.slot, held.revision, Some(validator), decided).await?;
+        Ok(written.map(|revision| OwnedSlot { revision, ..held }))
     }
 
     /// Gives a slot up. That it was lost already is no error.
-    pub async fn release_slot(&self, held: OwnedSlot) -> Result<(), LogError> {
-        self.set_slot(held.slot, held.revision, None).await.map(drop)
+    pub async fn release_slot(&self, held: OwnedSlot, decided: &Decided) -> Result<(), LogError> {
+        self.set_slot(held.slot, held.revision, None, decided).await.map(drop)
+    }
+
+    /// Whether slots' keys are kept for as long as they are not replaced. In a bucket that an older version has made
+    /// they expire.
+    pub fn keeps_slots(&self) -> bool {
+        self.keeps_slots.load(Ordering::Relaxed)
     }
 
     async fn set_slot(
@@ -146,18 +190,30 @@ impl Log {
         slot: Slot,
         expected: u64,
         owner: Option<&str>,
+        decided: &Decided,
     ) -> Result<Option<u64>, LogError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
-        if owner.is_none() {
-            headers.insert(KV_OPERATION, "DEL");
-        }
         let subject = format!("$KV.{OWNERSHIP_BUCKET}.slot.{slot}");
-        let body = Bytes::from(owner.unwrap_or_default().to_owned());
-        match self.stored_publish(subject, headers, body).await {
-            Ok(revision) => Ok(Some(revision)),
-            Err(CommitError::Conflict) => Ok(None),
-            Err(error) => Err(LogError::unavailable("setting a slot's owner", error)),
+        loop {
+            let keeps = self.keeps_slots();
+            let mut headers = HeaderMap::new();
+            headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
+            headers.insert(subjects::DECIDED, decided.to_string());
+            if owner.is_none() {
+                headers.insert(KV_OPERATION, "DEL");
+            }
+            if keeps {
+                headers.insert(header::NATS_MESSAGE_TTL, "never");
+            }
+            let body = Bytes::from(owner.unwrap_or_default().to_owned());
+            match self.stored_publish(subject.clone(), headers, body).await {
+                Ok(revision) => return Ok(Some(revision)),
+                Err(CommitError::Conflict) => return Ok(None),
+                Err(CommitError::NotStored(why)) if keeps && why.contains(NO_MESSAGE_TTL) => {
+                    self.keeps_slots.store(false, Ordering::Relaxed);
+                    warn!("{KEYS_EXPIRE}");
+                }
+                Err(error) => return Err(LogError::unavailable("setting a slot's owner", error)),
+            }
         }
     }
 

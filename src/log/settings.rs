@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use async_nats::jetstream::object_store;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType};
-use async_nats::jetstream::{kv, object_store};
 
 use super::subjects;
 
@@ -123,16 +123,26 @@ impl LogSettings {
         HashMap::from([(SLOTS_METADATA.to_owned(), self.slots.to_string())])
     }
 
-    /// Who owns which slot, and which validators are alive.
-    pub(super) fn ownership_bucket(&self) -> kv::Config {
-        kv::Config {
-            bucket: subjects::OWNERSHIP_BUCKET.to_owned(),
-            description: "Slot ownership and live validators".to_owned(),
-            history: 1,
+    /// Who owns which slot, and which validators are alive: a key-value bucket. Its keys expire, but for those that
+    /// are written to stay. With one server it is in memory, as the queue is whose drafts the keys speak of: a
+    /// rejection waits for a key to be written.
+    pub(super) fn ownership_stream(&self) -> Config {
+        Config {
+            name: subjects::OWNERSHIP_STREAM.to_owned(),
+            description: Some("Slot ownership and live validators".to_owned()),
+            subjects: vec![subjects::OWNERSHIP_SUBJECTS.to_owned()],
+            retention: RetentionPolicy::Limits,
+            storage: if self.replicas == 1 { StorageType::Memory } else { StorageType::File },
+            discard: DiscardPolicy::New,
+            max_messages_per_subject: 1,
             max_age: self.ownership_ttl,
-            storage: StorageType::File,
+            duplicate_window: self.ownership_ttl.min(Duration::from_secs(120)),
             num_replicas: self.replicas,
-            ..Default::default()
+            allow_direct: true,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_message_ttl: true,
+            ..unlimited()
         }
     }
 

@@ -1,7 +1,6 @@
 //! Every subject, stream name and header of ours, in one place.
 
 use crate::event::{Slot, Token};
-use crate::fault;
 
 pub(super) const DRAFTS_STREAM: &str = "DRAFTS";
 pub(super) const COMMITTED_STREAM: &str = "COMMITTED";
@@ -10,12 +9,20 @@ pub(super) const SNAPSHOT_BUCKET: &str = "SNAPSHOTS";
 /// The streams under the two buckets.
 pub(super) const OWNERSHIP_STREAM: &str = "KV_SLOTS";
 pub(super) const SNAPSHOT_STREAM: &str = "OBJ_SNAPSHOTS";
+/// All subjects of the bucket of slots and validators.
+pub(super) const OWNERSHIP_SUBJECTS: &str = "$KV.SLOTS.>";
 /// The stream under the bucket of revocations, and all its subjects.
 pub(super) const REVOKED_STREAM: &str = "KV_REVOKED";
 pub(super) const REVOKED_SUBJECTS: &str = "$KV.REVOKED.>";
 
 /// The header that every message in the answer to a batched get has, and no other.
 pub(super) const NUM_PENDING: &str = "Nats-Num-Pending";
+
+/// The header of a slot's key that says which of its drafts are decided.
+pub(super) const DECIDED: &str = "Insieme-Decided";
+/// The header with which a validator says that it heeds what slots' keys say of decided drafts. Those of versions
+/// before it do not.
+pub(super) const HEEDS_DECIDED: &str = "Insieme-Heeds-Decided";
 
 pub(super) const DRAFTS_ALL: &str = "draft.>";
 pub(super) const COMMITTED_ALL: &str = "committed.>";
@@ -84,7 +91,6 @@ pub(super) fn revoked(key: &str) -> String {
 /// The consumer of a slot under one ownership. A new name for every ownership, so that a late
 /// acknowledgement from the one before finds nobody.
 pub(super) fn slot_consumer(slot: Slot, revision: u64) -> String {
-    let revision = if fault::broken("same_consumer_name") { 0 } else { revision };
     format!("slot-{slot}-{revision}")
 }
 

@@ -10,6 +10,14 @@ use super::world::{StoredEvent, World};
 use crate::event::{EventRecord, PartitionKey};
 use crate::frontend::simulated_session::Told;
 
+/// The greatest number that a note may have, by the stricter rules and by the others.
+pub(crate) const NOTES_MAX: [u64; 2] = [50, 100];
+
+/// A note's number, if an event is one.
+fn note_of(event: &Value) -> Option<u64> {
+    (event["type"] == "note").then(|| event["payload"]["v"].as_u64().unwrap_or(u64::MAX))
+}
+
 /// One draft's life, as its client saw it.
 #[derive(Debug, Clone)]
 pub(crate) struct Life {
@@ -86,7 +94,10 @@ pub(crate) fn judge(world: &World, history: &History, initial: &Value) -> Verdic
                         let why = states[&life.partition].iter().any(|(from, upto, state)| {
                             *upto >= life.log_at_first
                                 && *from <= *until
-                                && state.allows(&life.event).is_err()
+                                && match note_of(&life.event) {
+                                    Some(v) => v > NOTES_MAX[0],
+                                    None => state.allows(&life.event).is_err(),
+                                }
                         });
                         (!why && code != "DECIDED_BEFORE")
                             .then(|| format!("was rejected ({code}), and nothing ever spoke against it"))
@@ -111,7 +122,7 @@ fn places(
     for (at, stored) in log.iter().enumerate() {
         let record = EventRecord::parse(&stored.body).expect("the log holds records");
         let id = record.draft_id.to_string();
-        if record.event_type == "init" {
+        if record.event_type == "init" || record.is_mark {
             continue;
         }
         if !lives.contains_key(&id) {
@@ -141,7 +152,7 @@ fn refold(
     }
     for (at, stored) in log.iter().enumerate() {
         let record = EventRecord::parse(&stored.body).expect("the log holds records");
-        if record.event_type == "init" {
+        if record.event_type == "init" || record.is_mark {
             continue;
         }
         let Some(eras) = eras.get_mut(&record.partition) else { continue };
@@ -152,7 +163,11 @@ fn refold(
         let Some((_, upto, state)) = eras.last_mut() else { continue };
         *upto = at;
         let mut next = state.clone();
-        let done = next.allows(&event).and_then(|()| next.fold(&event));
+        let done = match note_of(&event) {
+            Some(v) if v > NOTES_MAX[1] => Err(format!("no rules allow a note of {v}")),
+            Some(_) => Ok(()),
+            None => next.allows(&event).and_then(|()| next.fold(&event)),
+        };
         if let Err(why) = done {
             findings.push(format!(
                 "event {} ({}) was not valid at its place: {why}",

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::net::{Link, Lost};
-use super::world::{Mutation, Servers};
-use crate::event::{Answer, ContentHash, DraftKey, EventId, PartitionKey, Slot, Token};
+use super::world::{Mutation, Pulled, ReadKey, Servers};
+use crate::event::{Answer, ContentHash, Decided, DraftKey, EventId, PartitionKey, Slot, Token};
 use crate::log::{
     CommitError, CommitPart, ConnectionState, LoadError, Loaded, LogError, OwnedSlot, OwnershipView,
-    PlacedTrace, SnapshotInfo, StoredEvent, apply, parse,
+    PlacedTrace, SlotKey, SnapshotInfo, StoredEvent, apply, parse,
 };
 use crate::state::{Fold, IndexPart, PartitionState};
 use crate::validator::port::{ChangesPort, ConsumerPort, DraftPort, Port};
@@ -29,9 +30,13 @@ pub(crate) struct SimulatedDraft {
     sequence: u64,
     token: Token,
     body: Bytes,
+    stored_at_ms: u64,
 }
 
-pub(crate) struct SimulatedConsumer(mpsc::UnboundedReceiver<Result<SimulatedDraft, LogError>>);
+pub(crate) struct SimulatedConsumer {
+    queue: String,
+    drafts: mpsc::UnboundedReceiver<Result<SimulatedDraft, LogError>>,
+}
 
 pub(crate) struct SimulatedChanges {
     link: Link,
@@ -46,14 +51,11 @@ fn unknown(lost: Lost) -> CommitError {
     CommitError::Unknown(self::lost("committing")(lost))
 }
 
-/// What a read of a partition gives: its events.
-fn read(servers: &Servers, token: &Token, after: EventId) -> Vec<StoredEvent> {
-    let mut events: Vec<_> =
-        servers.events(token, after).map(|(id, body)| StoredEvent { id, body: body.clone() }).collect();
-    if servers.is_broken(Mutation::LaggingHead) {
-        events.truncate(events.len().saturating_sub(2));
-    }
-    events
+/// What a read of a partition gives: its events, at a server that lacks the last so many of the log.
+fn read(servers: &Servers, token: &Token, after: EventId, lacks: usize) -> Vec<StoredEvent> {
+    let last = EventId(servers.log.len().saturating_sub(lacks) as u64);
+    let all = servers.events(token, after).take_while(|(id, _)| *id <= last);
+    all.map(|(id, body)| StoredEvent { id, body: body.clone() }).collect()
 }
 
 impl Port for SimulatedLog {
@@ -95,15 +97,26 @@ impl Port for SimulatedLog {
     ) -> Result<Vec<EventId>, CommitError> {
         let parts: Vec<_> =
             parts.iter().map(|part| (part.token.clone(), part.expected, part.bodies.clone())).collect();
+        let world = self.0.world.clone();
+        if world.happens(world.weather().refused_twice_one_in) {
+            // One server refuses it, and the one that leads stores it.
+            let later = Duration::from_millis(world.roll(|rng| rng.below(3_000)) as u64);
+            self.0.ask(|_| ()).await.map_err(unknown)?;
+            tokio::spawn(async move {
+                sleep(later).await;
+                world.change(|servers| servers.commit(&parts));
+            });
+            return Err(CommitError::Conflict);
+        }
         self.0.ask(move |servers| servers.commit(&parts)).await.map_err(unknown)?.ok_or(CommitError::Conflict)
     }
 
     async fn load_partition(&self, token: &Token, fold: &Arc<dyn Fold>) -> Result<Loaded, LoadError> {
-        let key = token.clone();
+        let (key, lacks) = (token.clone(), self.0.world.lacks());
         let (events, forgets) = self
             .0
             .ask(move |servers| {
-                (read(servers, &key, EventId::NONE), servers.is_broken(Mutation::ForgottenIndex))
+                (read(servers, &key, EventId::NONE, lacks), servers.is_broken(Mutation::ForgottenIndex))
             })
             .await
             .map_err(lost("loading"))?;
@@ -152,9 +165,12 @@ impl Port for SimulatedLog {
         fold: &Arc<dyn Fold>,
         state: &mut PartitionState,
     ) -> Result<u64, LoadError> {
-        let (key, after) = (token.clone(), state.head());
-        let events =
-            self.0.ask(move |servers| read(servers, &key, after)).await.map_err(lost("catching up"))?;
+        let (key, after, lacks) = (token.clone(), state.head(), self.0.world.lacks());
+        let events = self
+            .0
+            .ask(move |servers| read(servers, &key, after, lacks))
+            .await
+            .map_err(lost("catching up"))?;
         for stored in &events {
             apply(fold.as_ref(), state, stored)?;
         }
@@ -170,7 +186,7 @@ impl Port for SimulatedLog {
     ) -> Result<usize, LoadError> {
         let (key, floor) = (token.clone(), state.touch_floor());
         let mut events =
-            self.0.ask(move |servers| read(servers, &key, from)).await.map_err(lost("extending"))?;
+            self.0.ask(move |servers| read(servers, &key, from, 0)).await.map_err(lost("extending"))?;
         events.retain(|stored| stored.id <= floor);
         for stored in &events {
             if !state.add_older_touch(fold.as_ref(), from, &parse(stored)?) {
@@ -186,15 +202,22 @@ impl Port for SimulatedLog {
         key: &DraftKey,
         candidates: &[EventId],
     ) -> Result<Option<(EventId, ContentHash)>, LoadError> {
-        let token = token.clone();
+        let (token, lacks) = (token.clone(), self.0.world.lacks());
         let (events, unsought) = self
             .0
             .ask(move |servers| {
-                (read(servers, &token, EventId::NONE), servers.is_broken(Mutation::UnsoughtDraft))
+                (read(servers, &token, EventId::NONE, lacks), servers.is_broken(Mutation::UnsoughtDraft))
             })
             .await
             .map_err(lost("looking for a draft"))?;
-        for stored in events.iter().filter(|stored| candidates.contains(&stored.id) && !unsought) {
+        if unsought {
+            return Ok(None);
+        }
+        // An event that the state includes is in the log.
+        if !candidates.iter().all(|id| events.iter().any(|stored| stored.id == *id)) {
+            return Err(lost("looking for a draft")(Lost).into());
+        }
+        for stored in events.iter().filter(|stored| candidates.contains(&stored.id)) {
             let record = parse(stored)?.record;
             if record.draft_key() == *key {
                 return Ok(Some((stored.id, record.content_hash)));
@@ -216,10 +239,12 @@ impl Port for SimulatedLog {
     }
 
     async fn slot_consumer(&self, slot: Slot, revision: u64) -> Result<SimulatedConsumer, LogError> {
-        self.0
+        let queue = self
+            .0
             .ask(move |servers| servers.make_consumer(slot, revision))
             .await
             .map_err(lost("making a consumer"))?;
+        self.0.world.tell(|| format!("{} takes drafts of slot {slot}, held since {revision}", self.0.name));
         let (deliver, delivered) = mpsc::unbounded_channel();
         let link = self.0.clone();
         tokio::spawn(async move {
@@ -234,13 +259,14 @@ impl Port for SimulatedLog {
                 link.reachable().await;
                 let gone = next.is_err();
                 let next = next
-                    .map(|(sequence, token, body)| SimulatedDraft {
+                    .map(|Pulled { sequence, token, body, stored_at_ms }| SimulatedDraft {
                         link: link.clone(),
                         slot,
                         consumer: revision,
                         sequence,
                         token,
                         body,
+                        stored_at_ms,
                     })
                     .map_err(|()| LogError::Unavailable {
                         what: "taking a draft",
@@ -251,22 +277,13 @@ impl Port for SimulatedLog {
                 }
             }
         });
-        Ok(SimulatedConsumer(delivered))
-    }
-
-    async fn holds_slot(&self, slot: Slot, revision: u64) -> Result<bool, LogError> {
-        self.0
-            .ask(move |servers| {
-                servers.has_consumer(slot, revision) || servers.is_broken(Mutation::NoOwnerCheck)
-            })
-            .await
-            .map_err(lost("looking whether a slot is held"))
+        Ok(SimulatedConsumer { queue, drafts: delivered })
     }
 
     async fn announce(&self, validator: &str) -> Result<(), LogError> {
         let (key, id) = (format!("validator.{validator}"), validator.to_owned());
         self.0
-            .ask(move |servers| servers.set_key(&key, None, Some(&id)))
+            .ask(move |servers| servers.set_key(&key, None, Some(&id), None))
             .await
             .map_err(lost("announcing"))?;
         Ok(())
@@ -274,24 +291,30 @@ impl Port for SimulatedLog {
 
     async fn withdraw(&self, validator: &str) -> Result<(), LogError> {
         let key = format!("validator.{validator}");
-        self.0.ask(move |servers| servers.set_key(&key, None, None)).await.map_err(lost("withdrawing"))?;
+        self.0
+            .ask(move |servers| servers.set_key(&key, None, None, None))
+            .await
+            .map_err(lost("withdrawing"))?;
         Ok(())
     }
 
     async fn ownership(&self) -> Result<OwnershipView, LogError> {
         let keys = self.0.ask(Servers::keys).await.map_err(lost("reading ownership"))?;
         let mut view = OwnershipView::default();
-        for (name, revision, value) in keys {
+        let heeded = self.0.world.look(|servers| !servers.is_broken(Mutation::NoFloor));
+        for ReadKey { name, revision, value, decided } in keys {
             match name.split_once('.') {
                 Some(("validator", id)) if value.is_some() => drop(view.validators.insert(id.to_owned())),
                 Some(("slot", number)) => {
                     let slot = Slot(number.parse().expect("a slot's key ends in its number"));
-                    view.revisions.insert(slot, revision);
+                    let decided = if heeded { decided } else { Decided::default() };
+                    view.keys.insert(slot, SlotKey { revision, decided });
                     view.owners.extend(value.map(|owner| (slot, owner)));
                 }
                 _ => {}
             }
         }
+        view.owners.retain(|_, owner| view.validators.contains(owner));
         Ok(view)
     }
 
@@ -299,19 +322,50 @@ impl Port for SimulatedLog {
         &self,
         slot: Slot,
         validator: &str,
-        revision: Option<u64>,
+        known: Option<&SlotKey>,
     ) -> Result<Option<OwnedSlot>, LogError> {
-        let taken = self.set_slot(slot, revision.unwrap_or(0), Some(validator)).await?;
+        let SlotKey { revision, decided } = known.cloned().unwrap_or_default();
+        let taken = self.set_slot(slot, revision, Some(validator), decided).await?;
+        self.0.world.tell(|| match taken {
+            Some(revision) => format!("{validator} takes slot {slot}, at {revision}"),
+            None => format!("{validator} is too late for slot {slot}"),
+        });
         Ok(taken.map(|revision| OwnedSlot::taken(slot, revision)))
     }
 
-    async fn renew_slot(&self, held: OwnedSlot, validator: &str) -> Result<Option<OwnedSlot>, LogError> {
-        let renewed = self.set_slot(held.slot, held.revision(), Some(validator)).await?;
-        Ok(renewed.map(|revision| held.renewed_at(revision)))
+    async fn write_slot(
+        &self,
+        held: OwnedSlot,
+        validator: &str,
+        decided: &Decided,
+    ) -> Result<Option<OwnedSlot>, LogError> {
+        let (validator, decided) = (validator.to_owned(), decided.clone());
+        let refused = self.0.world.happens(self.0.world.weather().refused_twice_one_in);
+        let write = move |servers: &mut Servers| {
+            servers.write_slot(held.slot, (held.since, held.revision()), &validator, decided)
+        };
+        let written = self.0.ask(write).await.map_err(lost("writing a slot's key"))?;
+        if written.is_none() || refused {
+            self.0
+                .world
+                .tell(|| format!("{} has lost slot {}, held since {}", self.0.name, held.slot, held.since));
+        }
+        // One server refuses it, and the one that leads stores it.
+        let written = written.filter(|_| !refused);
+        Ok(written.map(|revision| held.written_at(revision)))
     }
 
-    async fn release_slot(&self, held: OwnedSlot) -> Result<(), LogError> {
-        self.set_slot(held.slot, held.revision(), None).await.map(drop)
+    async fn release_slot(&self, held: OwnedSlot, decided: &Decided) -> Result<(), LogError> {
+        let released = self.set_slot(held.slot, held.revision(), None, decided.clone()).await?;
+        self.0.world.tell(|| {
+            let (name, slot, since) = (&self.0.name, held.slot, held.since);
+            format!("{name} gives up slot {slot}, held since {since}: {}", released.is_some())
+        });
+        Ok(())
+    }
+
+    fn keeps_slots(&self) -> bool {
+        true
     }
 
     async fn ownership_changes(&self) -> Result<SimulatedChanges, LogError> {
@@ -326,10 +380,11 @@ impl SimulatedLog {
         slot: Slot,
         expected: u64,
         owner: Option<&str>,
+        decided: Decided,
     ) -> Result<Option<u64>, LogError> {
         let owner = owner.map(str::to_owned);
         let set = move |servers: &mut Servers| {
-            servers.set_key(&format!("slot.{slot}"), Some(expected), owner.as_deref())
+            servers.set_key(&format!("slot.{slot}"), Some(expected), owner.as_deref(), Some(decided))
         };
         self.0.ask(set).await.map_err(lost("setting a slot's owner"))
     }
@@ -349,35 +404,46 @@ impl DraftPort for SimulatedDraft {
         })
     }
 
+    fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    fn stored_at_ms(&self) -> u64 {
+        self.stored_at_ms
+    }
+
     async fn acknowledge(&self) -> Result<(), LogError> {
         self.link.awake().await;
         let (slot, consumer, sequence) = (self.slot, self.consumer, self.sequence);
+        let later = self.link.world.removed_after();
         // Nobody waits for that to have happened.
-        drop(self.link.send(move |servers| servers.acknowledge(slot, consumer, sequence)));
+        drop(self.link.send(move |servers| servers.acknowledge(slot, consumer, sequence, later)));
         Ok(())
     }
 
     async fn confirm(&self, _: &SimulatedLog) -> Result<(), LogError> {
         const WHAT: &str = "confirming a rejection";
         let (slot, consumer, sequence) = (self.slot, self.consumer, self.sequence);
-        let confirmed = self.link.ask(move |servers| servers.acknowledge(slot, consumer, sequence)).await;
+        let later = self.link.world.removed_after();
+        let confirmed =
+            self.link.ask(move |servers| servers.acknowledge(slot, consumer, sequence, later)).await;
         match confirmed.map_err(lost(WHAT))? {
             true => Ok(()),
             false => Err(LogError::Unavailable { what: WHAT, why: "no responders".to_owned() }),
         }
-    }
-
-    async fn terminate(&self, log: &SimulatedLog) -> Result<(), LogError> {
-        self.confirm(log).await
     }
 }
 
 impl ConsumerPort for SimulatedConsumer {
     type Draft = SimulatedDraft;
 
+    fn queue(&self) -> &str {
+        &self.queue
+    }
+
     async fn next(&mut self) -> Result<SimulatedDraft, LogError> {
         let gone = || LogError::Unavailable { what: "taking a draft", why: "the consumer ended".to_owned() };
-        self.0.recv().await.unwrap_or_else(|| Err(gone()))
+        self.drafts.recv().await.unwrap_or_else(|| Err(gone()))
     }
 }
 

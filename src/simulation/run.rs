@@ -10,13 +10,13 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::history::{History, Life, Verdict, judge};
+use super::history::{History, Life, NOTES_MAX, Verdict, judge};
 use super::net::Link;
 use super::port::SimulatedLog;
-use super::world::{Mutation, TTL, Weather, World};
+use super::world::{Mutation, Servers, TTL, Weather, World};
 use crate::event::{ClientId, Draft, PartitionKey};
 use crate::frontend::simulated_session::{Connection, Told, serve};
-use crate::rules::{Rules, RulesConfig, RulesInForce};
+use crate::rules::{Rules, RulesConfig, RulesInForce, SchemaSet};
 use crate::validator::{Parts, RunningValidator, Snapshotter, ValidatorSettings, launch};
 
 /// What is run.
@@ -24,8 +24,7 @@ use crate::validator::{Parts, RunningValidator, Snapshotter, ValidatorSettings, 
 pub(crate) struct Plan {
     pub seed: u64,
     pub mutation: Option<Mutation>,
-    /// Whether drafts of one process may overtake each other, as over a cluster's routes. Then there is one
-    /// validator, since a copy that is overtaken *and* finds the slot in other hands is beyond what is promised.
+    /// Whether messages of one process may overtake each other, as over a cluster's routes.
     pub overtaking: bool,
 }
 
@@ -42,6 +41,7 @@ const QUIET: Duration = Duration::from_secs(120);
 
 struct Validator {
     link: Link,
+    rules: Arc<RulesInForce>,
     running: Option<RunningValidator>,
     shutdown: CancellationToken,
 }
@@ -55,6 +55,7 @@ struct Frontend {
 
 struct Cast {
     world: World,
+    is_cluster: bool,
     validators: Vec<Validator>,
     frontends: Arc<std::sync::Mutex<Vec<Frontend>>>,
     started: u64,
@@ -73,9 +74,14 @@ pub(crate) fn play(plan: Plan) -> (Verdict, Vec<String>) {
 async fn run(plan: Plan) -> (Verdict, Vec<String>) {
     let world = World::new(plan.seed, weather(plan), plan.mutation);
     let history = History::default();
-    let mut cast =
-        Cast { world: world.clone(), validators: Vec::new(), frontends: Arc::default(), started: 0 };
-    for _ in 0..if plan.overtaking { 1 } else { VALIDATORS } {
+    let mut cast = Cast {
+        world: world.clone(),
+        is_cluster: is_cluster(plan),
+        validators: Vec::new(),
+        frontends: Arc::default(),
+        started: 0,
+    };
+    for _ in 0..VALIDATORS {
         let validator = cast.validator();
         cast.validators.push(validator);
     }
@@ -141,7 +147,21 @@ fn weather(plan: Plan) -> Weather {
             *rng.pick(&[0, 300, 1000])
         },
         overtaken_one_in: if plan.overtaking { 20 } else { 0 },
+        stale_one_in: if is_cluster(plan) { *rng.pick(&[0, 3, 20]) } else { 0 },
+        refused_twice_one_in: if is_cluster(plan) { *rng.pick(&[0, 20, 100]) } else { 0 },
+        unremoved_one_in: if is_cluster(plan) { *rng.pick(&[2, 10]) } else { 0 },
     }
+}
+
+/// Whether there are several servers: what they agreed on stays, and one that is cut off still answers.
+fn is_cluster(plan: Plan) -> bool {
+    plan.seed % 2 == 1
+}
+
+/// Rules under which a note may have numbers up to one of [`NOTES_MAX`].
+fn schemas(max: u64) -> SchemaSet {
+    let schema = json!({ "type": "object", "properties": { "v": { "maximum": max } } });
+    SchemaSet::from_files([("note.json".to_owned(), schema.to_string())]).expect("a schema")
 }
 
 fn initial() -> Value {
@@ -153,13 +173,15 @@ impl Cast {
         self.started += 1;
         let id = format!("v{}", self.started);
         let link = Link::new(self.world.clone(), &id);
-        let rules = Rules::new(RulesConfig::default()).expect("the default rules are rules");
+        let max = self.world.roll(|rng| *rng.pick(&NOTES_MAX));
+        let config = RulesConfig { schemas: schemas(max), ..RulesConfig::default() };
+        let rules = Arc::new(RulesInForce::new(Rules::new(config).expect("these rules are rules")));
         let shutdown = CancellationToken::new();
         let parts = Parts {
             id,
             settings: ValidatorSettings::default(),
             log: SimulatedLog(link.clone()),
-            rules: Arc::new(RulesInForce::new(rules)),
+            rules: rules.clone(),
             initial_state: Some(RawValue::from_string(initial().to_string()).expect("JSON")),
             ownership_ttl: TTL,
         };
@@ -167,7 +189,7 @@ impl Cast {
         let idle = background.clone();
         let snapshotting = async move { idle.cancelled().await };
         let running = launch(parts, (Snapshotter::idle(), snapshotting), background, shutdown.clone());
-        Validator { link, running: Some(running), shutdown }
+        Validator { link, rules, running: Some(running), shutdown }
     }
 
     fn frontend(&mut self) -> Frontend {
@@ -185,7 +207,7 @@ impl Cast {
         let front = world.roll(|rng| rng.below(FRONTENDS));
         let (slept, v) = (world.roll(|rng| 500 + rng.below(20_000)), &mut self.validators[which]);
         let nap = Duration::from_millis(slept as u64);
-        match world.roll(|rng| rng.below(12)) {
+        match world.roll(|rng| rng.below(13)) {
             0 | 1 if validators > 1 => {
                 world.tell(|| format!("-- {} is killed", v.link.name));
                 v.running = None;
@@ -219,13 +241,17 @@ impl Cast {
                 world.tell(|| format!("-- {} is cut off for {nap:?}", link.name));
                 cut_for(link, nap);
             }
-            9 => {
-                let lost = world.roll(|rng| rng.below(4));
-                world.tell(|| format!("-- the servers are killed; {lost} drafts are lost"));
-                world.change(|servers| servers.crash(lost));
+            9 if !self.is_cluster => {
+                world.tell(|| "-- the server is killed; the queue is lost".to_owned());
+                world.change(Servers::crash);
                 for link in self.links() {
                     link.reconnect();
                 }
+            }
+            10 => {
+                let max = world.roll(|rng| *rng.pick(&NOTES_MAX));
+                world.tell(|| format!("-- {} is given rules: notes up to {max}", v.link.name));
+                v.rules.replace_schemas(schemas(max));
             }
             _ => self.restart(),
         }
@@ -385,8 +411,9 @@ impl Client {
     fn draft(&mut self) -> Draft {
         self.sent += 1;
         let node = format!("n{}", self.world.roll(|rng| rng.below(NODES)));
-        let (event_type, payload) = match self.world.roll(|rng| rng.below(5)) {
+        let (event_type, payload) = match self.world.roll(|rng| rng.below(6)) {
             0 => ("treeDelete", json!({ "target": "t", "options": { "id": node } })),
+            5 => ("note", json!({ "v": self.world.roll(|rng| rng.below(110)) })),
             1 => (
                 "treeUpdate",
                 json!({ "target": "t", "value": { "v": self.sent }, "options": { "id": node } }),

@@ -171,12 +171,21 @@ impl Session {
         }
     }
 
+    /// The time by NATS's clock.
+    fn nats_ms(&self) -> u64 {
+        let world = &self.connection.link.world;
+        // Where the time of an earlier copy is over at once, its last moment counts for nothing.
+        let speed =
+            if world.look(|servers| servers.is_broken(Mutation::NoLastMoment)) { 1_000_000 } else { 1 };
+        world.now_ms() * speed
+    }
+
     fn publish(&mut self) {
         if self.publishing.is_some() {
             return;
         }
         let now = Instant::now().into_std();
-        let Some(publish) = self.pending.next(now, self.position, self.connection.link.world.now_ms()) else {
+        let Some(publish) = self.pending.next(now, self.position, self.nats_ms()) else {
             return;
         };
         let Connection { link, frontend, number, client, partition, .. } = &self.connection;
@@ -194,8 +203,8 @@ impl Session {
                 submission: publish.number,
                 attempt: publish.attempt,
                 since: if broken(Mutation::NoSince) { EventId(u64::MAX) } else { publish.since },
-                publish: if broken(Mutation::NoPublishCount) { 0 } else { publish.publish },
-                storable_until: Some(publish.storable_until),
+                publish: publish.publish,
+                storable_until: Some(publish.storable_until).filter(|_| !broken(Mutation::NoLastMoment)),
             },
             units: publish.units.clone(),
             drafts: publish.drafts.iter().map(|draft| draft.as_ref().clone()).collect(),
@@ -208,11 +217,12 @@ impl Session {
         let body = serde_json::to_vec(&submission).expect("a submission is JSON");
         let (slot, token) = (partition.slot(SLOTS), partition.token());
         let full = link.world.happens(link.world.weather().full_one_in);
+        let clock_off = link.world.roll(|rng| rng.below(2_000)) as u64;
         let link = link.clone();
         self.publishing = Some(Box::pin(async move {
             let publish = move |servers: &mut crate::simulation::world::Servers| {
                 if !full {
-                    servers.publish_draft(Queued { slot, token, body: body.into() });
+                    servers.publish_draft(Queued { slot, token, body: body.into(), clock_off });
                 }
             };
             match link.ask(publish).await {

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::rng::Rng;
-use crate::event::{Answer, EventId, Slot, Token};
+use crate::event::{Answer, Decided, EventId, EventRecord, Slot, Token};
 
 /// How long an ownership key lives unless renewed.
 pub(crate) const TTL: Duration = Duration::from_secs(6);
@@ -21,14 +21,15 @@ pub(crate) const TTL: Duration = Duration::from_secs(6);
 pub(crate) enum Mutation {
     /// Commits are not checked against the partition's last event.
     UncheckedCommit,
-    /// Who has lost a slot gets its rejections confirmed.
-    AnyoneConfirms,
-    /// A slot is taken over without making its consumer anew.
-    OldConsumer,
-    /// A validator that has read a state does not look whether the slot is still its own.
+    /// Who has lost a slot is told that its key was written.
+    AnyoneWrites,
+    /// The same, but only where the key would say nothing new: a validator that has read a state believes that the
+    /// slot is still its own.
     NoOwnerCheck,
-    /// States are read from a replica that lags.
-    LaggingHead,
+    /// The next owner of a slot does not heed which of its drafts are decided.
+    NoFloor,
+    /// No mark is committed before a rejection is told.
+    NoFence,
     /// A state is loaded without its index of drafts.
     ForgottenIndex,
     /// A draft that was committed long ago is not looked for in the log.
@@ -37,8 +38,8 @@ pub(crate) enum Mutation {
     AnyAttempt,
     /// Drafts are published again without a word on what earlier copies may have committed.
     NoSince,
-    /// Of two copies that have overtaken each other, both are decided.
-    NoPublishCount,
+    /// A copy may be stored at any time, and a frontend believes the rejection of a later one.
+    NoLastMoment,
 }
 
 /// How the network and the servers are.
@@ -56,6 +57,12 @@ pub(crate) struct Weather {
     pub naps_one_in: usize,
     /// One message in so many is overtaken by later ones of the same process; 0 for none, as on one connection.
     pub overtaken_one_in: usize,
+    /// One read in so many is answered by a server that lacks the last events.
+    pub stale_one_in: usize,
+    /// One write in so many is refused by one server and carried out by another, now or later.
+    pub refused_twice_one_in: usize,
+    /// One draft in so many that is acknowledged stays in the queue for some seconds.
+    pub unremoved_one_in: usize,
 }
 
 pub(crate) struct StoredEvent {
@@ -67,6 +74,24 @@ pub(crate) struct Queued {
     pub slot: Slot,
     pub token: Token,
     pub body: Bytes,
+    /// How far the clock of the server that stores it is off, in milliseconds.
+    pub clock_off: u64,
+}
+
+/// A draft in the queue.
+struct Waiting {
+    queued: Queued,
+    stored_at_ms: u64,
+    /// When it is removed, if it was acknowledged.
+    gone_at: Option<Instant>,
+}
+
+/// A draft as a consumer is given it.
+pub(crate) struct Pulled {
+    pub sequence: u64,
+    pub token: Token,
+    pub body: Bytes,
+    pub stored_at_ms: u64,
 }
 
 struct Consumer {
@@ -77,18 +102,33 @@ struct Consumer {
 struct Key {
     revision: u64,
     value: Option<String>,
-    expires: Instant,
+    decided: Decided,
+    /// `None` for one that stays.
+    expires: Option<Instant>,
+}
+
+/// A key as it is read.
+pub(crate) struct ReadKey {
+    pub name: String,
+    pub revision: u64,
+    pub value: Option<String>,
+    pub decided: Decided,
 }
 
 /// What the servers hold.
 pub(crate) struct Servers {
     /// COMMITTED: event id `n` is at `n - 1`.
     pub log: Vec<StoredEvent>,
-    drafts: BTreeMap<u64, Queued>,
+    drafts: BTreeMap<u64, Waiting>,
     next_draft: u64,
+    /// Which queue it is.
+    queue: u64,
     consumers: BTreeMap<Slot, Consumer>,
     bucket: BTreeMap<String, Key>,
     revision: u64,
+    /// What each hold has written last.
+    written: BTreeMap<(Slot, u64), Decided>,
+    start: Instant,
     /// How often a key was removed, or a validator came.
     pub comings_and_goings: u64,
     pub answers: BTreeMap<(String, u64), mpsc::UnboundedSender<Answer>>,
@@ -121,6 +161,9 @@ impl Servers {
         let mut firsts = Vec::new();
         for (token, _, bodies) in parts {
             firsts.push(EventId(self.log.len() as u64 + 1));
+            if self.is_broken(Mutation::NoFence) && bodies.iter().all(|body| is_mark(body)) {
+                continue;
+            }
             let events = bodies.iter().map(|body| StoredEvent { token: token.clone(), body: body.clone() });
             self.log.extend(events);
         }
@@ -128,58 +171,88 @@ impl Servers {
     }
 
     pub(crate) fn publish_draft(&mut self, queued: Queued) {
-        self.drafts.insert(self.next_draft, queued);
+        let now_ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let waiting = Waiting { stored_at_ms: now_ms + queued.clock_off, queued, gone_at: None };
+        self.drafts.insert(self.next_draft, waiting);
         self.next_draft += 1;
     }
 
-    /// Makes a slot's consumer anew, under a new name.
-    pub(crate) fn make_consumer(&mut self, slot: Slot, name: u64) {
-        let next = match self.consumers.get(&slot) {
-            Some(old) if self.is_broken(Mutation::OldConsumer) => old.next,
-            _ => 1,
-        };
-        self.consumers.insert(slot, Consumer { name, next });
+    /// Makes a slot's consumer anew, under a new name; which queue it takes drafts from.
+    pub(crate) fn make_consumer(&mut self, slot: Slot, name: u64) -> String {
+        self.consumers.insert(slot, Consumer { name, next: 1 });
+        self.queue.to_string()
     }
 
-    pub(crate) fn has_consumer(&self, slot: Slot, name: u64) -> bool {
+    fn has_consumer(&self, slot: Slot, name: u64) -> bool {
         self.consumers.get(&slot).is_some_and(|consumer| consumer.name == name)
     }
 
     /// The next draft for a consumer: an error when it is no longer there.
-    pub(crate) fn pull(&mut self, slot: Slot, name: u64) -> Result<Option<(u64, Token, Bytes)>, ()> {
+    pub(crate) fn pull(&mut self, slot: Slot, name: u64) -> Result<Option<Pulled>, ()> {
+        let now = Instant::now();
+        self.drafts.retain(|_, waiting| waiting.gone_at.is_none_or(|at| at > now));
         let consumer = self.consumers.get_mut(&slot).filter(|consumer| consumer.name == name).ok_or(())?;
-        let found = self.drafts.range(consumer.next..).find(|(_, queued)| queued.slot == slot);
-        let Some((&sequence, queued)) = found else { return Ok(None) };
+        let found = self.drafts.range(consumer.next..).find(|(_, waiting)| waiting.queued.slot == slot);
+        let Some((&sequence, Waiting { queued, stored_at_ms, .. })) = found else { return Ok(None) };
         consumer.next = sequence + 1;
-        Ok(Some((sequence, queued.token.clone(), queued.body.clone())))
+        let (token, body) = (queued.token.clone(), queued.body.clone());
+        Ok(Some(Pulled { sequence, token, body, stored_at_ms: *stored_at_ms }))
     }
 
-    /// Takes a draft off the queue; only its consumer may.
-    pub(crate) fn acknowledge(&mut self, slot: Slot, name: u64, sequence: u64) -> bool {
-        let may = self.has_consumer(slot, name) || self.is_broken(Mutation::AnyoneConfirms);
-        if may {
-            self.drafts.remove(&sequence);
+    /// Acknowledges a draft, which only its consumer may. With replicas it is removed some time later.
+    pub(crate) fn acknowledge(&mut self, slot: Slot, name: u64, sequence: u64, later: Duration) -> bool {
+        let may = self.has_consumer(slot, name);
+        if let Some(waiting) = self.drafts.get_mut(&sequence).filter(|_| may) {
+            waiting.gone_at.get_or_insert(Instant::now() + later);
         }
         may
     }
 
+    /// How many drafts nobody has acknowledged.
     pub(crate) fn queued(&self) -> usize {
-        self.drafts.len()
+        self.drafts.values().filter(|waiting| waiting.gone_at.is_none()).count()
     }
 
-    /// The server is killed: the newest drafts were not on the disk yet, and their numbers are given again.
-    pub(crate) fn crash(&mut self, lost: usize) {
-        for _ in 0..lost {
-            if let Some((sequence, _)) = self.drafts.pop_last() {
-                self.next_draft = sequence;
-            }
+    /// The one server is killed, and its queue, which was in memory, is gone with all consumers. The next one begins
+    /// at 1 again.
+    pub(crate) fn crash(&mut self) {
+        self.drafts.clear();
+        self.consumers.clear();
+        self.next_draft = 1;
+        self.queue += 1;
+    }
+
+    /// Writes the key of a slot that is held since `since`.
+    pub(crate) fn write_slot(
+        &mut self,
+        slot: Slot,
+        (since, revision): (u64, u64),
+        validator: &str,
+        decided: Decided,
+    ) -> Option<u64> {
+        let written =
+            self.set_key(&format!("slot.{slot}"), Some(revision), Some(validator), Some(decided.clone()));
+        let nothing_new = self.written.get(&(slot, since)).is_none_or(|before| *before == decided);
+        if written.is_some() {
+            self.written.insert((slot, since), decided);
+            return written;
         }
+        let believed =
+            self.is_broken(Mutation::AnyoneWrites) || self.is_broken(Mutation::NoOwnerCheck) && nothing_new;
+        believed.then_some(revision)
     }
 
-    /// Sets a key that is at `expected` (0: not there); its new revision, unless somebody was quicker.
-    pub(crate) fn set_key(&mut self, key: &str, expected: Option<u64>, value: Option<&str>) -> Option<u64> {
+    /// Sets a key that is at `expected` (0: not there); its new revision, unless somebody was quicker. One that says
+    /// what is decided stays, others expire.
+    pub(crate) fn set_key(
+        &mut self,
+        key: &str,
+        expected: Option<u64>,
+        value: Option<&str>,
+        decided: Option<Decided>,
+    ) -> Option<u64> {
         let now = Instant::now();
-        self.bucket.retain(|_, key| key.expires > now);
+        self.bucket.retain(|_, key| key.expires.is_none_or(|at| at > now));
         let found = self.bucket.get(key).map_or(0, |key| key.revision);
         if expected.is_some_and(|expected| expected != found) {
             return None;
@@ -189,16 +262,28 @@ impl Servers {
             self.comings_and_goings += 1;
         }
         let value = value.map(str::to_owned);
-        self.bucket.insert(key.to_owned(), Key { revision: self.revision, value, expires: now + TTL });
+        let expires = decided.is_none().then_some(now + TTL);
+        let key_now = Key { revision: self.revision, value, decided: decided.unwrap_or_default(), expires };
+        self.bucket.insert(key.to_owned(), key_now);
         Some(self.revision)
     }
 
-    /// All keys, with their revisions; those without a value were removed.
-    pub(crate) fn keys(&mut self) -> Vec<(String, u64, Option<String>)> {
+    /// All keys; those without a value were removed.
+    pub(crate) fn keys(&mut self) -> Vec<ReadKey> {
         let now = Instant::now();
-        self.bucket.retain(|_, key| key.expires > now);
-        self.bucket.iter().map(|(name, key)| (name.clone(), key.revision, key.value.clone())).collect()
+        self.bucket.retain(|_, key| key.expires.is_none_or(|at| at > now));
+        let read = |(name, key): (&String, &Key)| ReadKey {
+            name: name.clone(),
+            revision: key.revision,
+            value: key.value.clone(),
+            decided: key.decided.clone(),
+        };
+        self.bucket.iter().map(read).collect()
     }
+}
+
+fn is_mark(body: &Bytes) -> bool {
+    EventRecord::parse(body).is_ok_and(|record| record.is_mark)
 }
 
 /// The servers, and what everybody else shares.
@@ -220,6 +305,9 @@ impl World {
             log: Vec::new(),
             drafts: BTreeMap::new(),
             next_draft: 1,
+            queue: 1,
+            written: BTreeMap::new(),
+            start: Instant::now(),
             consumers: BTreeMap::new(),
             bucket: BTreeMap::new(),
             revision: 0,
@@ -281,7 +369,22 @@ impl World {
             full_one_in: 0,
             naps_one_in: 0,
             overtaken_one_in: 0,
+            stale_one_in: 0,
+            refused_twice_one_in: 0,
+            unremoved_one_in: 0,
         };
+    }
+
+    /// How many of the log's last events a server lacks that answers a read now.
+    pub(crate) fn lacks(&self) -> usize {
+        let weather = self.weather();
+        if self.happens(weather.stale_one_in) { self.roll(|rng| 1 + rng.below(8)) } else { 0 }
+    }
+
+    /// How long an acknowledged draft stays in the queue.
+    pub(crate) fn removed_after(&self) -> Duration {
+        let late = self.happens(self.weather().unremoved_one_in);
+        Duration::from_millis(if late { self.roll(|rng| rng.below(8_000)) as u64 } else { 0 })
     }
 
     /// How long a message takes.

@@ -235,6 +235,15 @@ impl PartitionState {
         }
     }
 
+    /// A mark was committed.
+    pub fn confirm_mark(&mut self, key: DraftKey, id: EventId, timestamp: u64, body_len: usize) {
+        if let Some(memory) = &mut self.memory {
+            memory.drafts.insert(key, id, ContentHash(0));
+            memory.touches.push(id, ClientId::server(), Touch::Nothing);
+        }
+        self.advance(id, timestamp, body_len);
+    }
+
     /// Forgets which drafts are committed: one of the ways in which a test breaks the product.
     #[cfg(feature = "fault-points")]
     pub fn forget_drafts(&mut self) {

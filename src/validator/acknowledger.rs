@@ -1,9 +1,8 @@
-//! The acknowledger: takes drafts whose commits are in the log off the queue, some at a time.
+//! The acknowledger: takes drafts that are decided off the queue, some at a time.
 //!
 //! Nobody waits for that: a draft that is not acknowledged comes again to the slot's next owner, who finds it
-//! committed. So those of some milliseconds go together, in one write and with one wake-up of NATS, beside the
-//! commits rather than between them. A rejected draft is none of this one's: its confirmation is waited for
-//! (`round`).
+//! in the log, or in the slot's key among those that are decided. So those of some milliseconds go together, in one
+//! write and with one wake-up of NATS, beside the commits rather than between them.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -49,7 +48,7 @@ impl<D: DraftPort> Acknowledger<D> {
         let settled = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         for draft in settled {
             if let Err(error) = draft.acknowledge().await {
-                debug!(%error, "a draft was not acknowledged; it comes again and is found committed");
+                debug!(%error, "a draft was not acknowledged; it comes again and is found decided");
             }
         }
     }
@@ -95,8 +94,11 @@ mod tests {
         async fn confirm(&self, _: &()) -> Result<(), LogError> {
             unreachable!("rejections are confirmed where they are told")
         }
-        async fn terminate(&self, _: &()) -> Result<(), LogError> {
-            unreachable!("what cannot be read does not come here")
+        fn sequence(&self) -> u64 {
+            unreachable!("an acknowledger asks for no numbers")
+        }
+        fn stored_at_ms(&self) -> u64 {
+            unreachable!("an acknowledger asks for no times")
         }
     }
 

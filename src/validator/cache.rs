@@ -106,6 +106,9 @@ impl SnapshotProgress {
 pub(super) struct Cached {
     pub state: PartitionState,
     pub owned_since: u64,
+    /// Whether its last event was committed under this ownership: then nothing that was decided on an earlier state,
+    /// by whomever and by whichever rules, can be committed any more.
+    pub fenced: bool,
     pub snapshot: Arc<SnapshotProgress>,
 }
 

@@ -107,6 +107,11 @@ impl<D> Work<D> {
         self.outcomes.len() == self.submission.drafts.len()
     }
 
+    /// Whether some draft of it is not in the log, as far as it is decided.
+    pub(super) fn is_rejected(&self) -> bool {
+        self.outcomes.iter().any(|outcome| !matches!(outcome, Outcome::Committed { .. }))
+    }
+
     fn undecided(&self) -> usize {
         self.submission.drafts.len() - self.outcomes.len()
     }
@@ -317,8 +322,7 @@ impl<P: Port> Round<'_, P> {
         draft: &Draft,
         accepted: crate::state::Accepted,
     ) -> Result<(), StageError> {
-        let last = self.state.last_timestamp();
-        let timestamp = if last <= self.now_ms + AHEAD_MAX_MS { self.now_ms.max(last) } else { self.now_ms };
+        let timestamp = timestamp(self.now_ms, self.state.last_timestamp());
         let (hash, ordinal) = (accepted.content_hash, accepted.ordinal);
         let record = EventRecord::of_draft(draft, self.partition, submitter, hash, ordinal, timestamp);
         let body = record.to_json().map_err(|error| {
@@ -385,6 +389,11 @@ enum StageError {
     TooLarge(FieldError),
     /// A defect in a rule, logged where it was found.
     Defect,
+}
+
+/// The timestamp of an event that is committed now, after one of `last`.
+pub(super) fn timestamp(now_ms: u64, last: u64) -> u64 {
+    if last <= now_ms + AHEAD_MAX_MS { now_ms.max(last) } else { now_ms }
 }
 
 /// A rejection with one finding.

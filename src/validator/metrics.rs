@@ -23,6 +23,10 @@ const REJECTED: &str = "insieme_drafts_rejected_total";
 const DUPLICATES: &str = "insieme_drafts_duplicate_total";
 const SOUGHT: &str = "insieme_drafts_sought_total";
 const LATE: &str = "insieme_drafts_late_total";
+const OVERDUE: &str = "insieme_drafts_overdue_total";
+const PASSED_OVER: &str = "insieme_drafts_passed_over_total";
+const MARKS: &str = "insieme_marks_committed_total";
+const SLOT_WRITES: &str = "insieme_slot_write_duration_seconds";
 const POISONED: &str = "insieme_drafts_poisoned_total";
 const DECIDE_SECONDS: &str = "insieme_decide_duration_seconds";
 const SLOTS: &str = "insieme_slots_owned";
@@ -55,6 +59,22 @@ pub fn describe() {
     describe_counter!(DUPLICATES, Unit::Count, "Drafts that were found committed already");
     describe_counter!(SOUGHT, Unit::Count, "Drafts of which the log was asked whether they are committed");
     describe_counter!(LATE, Unit::Count, "Copies of drafts that were overtaken by a later copy, and dropped");
+    describe_counter!(
+        OVERDUE,
+        Unit::Count,
+        "Copies of drafts that NATS stored too late, and that were dropped"
+    );
+    describe_counter!(
+        PASSED_OVER,
+        Unit::Count,
+        "Drafts that came again though they were decided, and were passed over"
+    );
+    describe_counter!(MARKS, Unit::Count, "Marks committed: events that no client is shown");
+    describe_histogram!(
+        SLOT_WRITES,
+        Unit::Seconds,
+        "Writing a slot's key, before a rejection is told for instance"
+    );
     describe_counter!(POISONED, Unit::Count, "Drafts that could not be processed at all");
     describe_histogram!(DECIDE_SECONDS, Unit::Seconds, "Deciding and folding one round of drafts");
     describe_gauge!(SLOTS, Unit::Count, "Slots that this validator owns");
@@ -183,6 +203,24 @@ pub(super) fn stage_committed(took: Duration) {
 
 pub(super) fn late() {
     counter!(LATE).increment(1);
+}
+
+/// A copy that NATS stored after its last moment was dropped.
+pub(super) fn overdue() {
+    counter!(OVERDUE).increment(1);
+}
+
+/// A draft came again that was decided already.
+pub(super) fn passed_over() {
+    counter!(PASSED_OVER).increment(1);
+}
+
+pub(super) fn marked() {
+    counter!(MARKS).increment(1);
+}
+
+pub(super) fn slot_written(took: Duration) {
+    histogram!(SLOT_WRITES).record(took);
 }
 
 pub(super) fn duplicate() {

@@ -3,17 +3,20 @@
 //! `ownership` holds slots and runs a worker on each; `slot` takes drafts off the queue and sorts them by
 //! partition; `round` decides, commits and answers one partition's drafts; `committer` puts many
 //! partitions' commits together; `cache` keeps states; `snapshotter` writes snapshots. What is valid is
-//! decided in `rules`, and nowhere here. `acknowledger` takes off the queue what is committed.
+//! decided in `rules`, and nowhere here. `acknowledger` takes off the queue what is decided. `hold` writes a slot's
+//! key, and `floor` knows what it must say of decided drafts.
 //!
 //! Nothing here has to be believed for safety: a commit is checked by JetStream against the event it was
-//! decided behind, and a rejection is told only after a confirmation that a validator without the slot
-//! cannot get.
+//! decided after, and a rejection is told only after two writes that a validator without the slot cannot make: an
+//! event in the partition, and the slot's key. Why that is enough is in `docs/ARCHITECTURE.md`.
 
 mod acknowledger;
 mod cache;
 mod committer;
 mod costs;
 mod decide;
+mod floor;
+mod hold;
 mod latecomers;
 pub mod metrics;
 mod ownership;
@@ -24,6 +27,7 @@ mod settings;
 mod slot;
 mod snapshotter;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +68,8 @@ struct Shared<P: Port> {
     snapshotter: Snapshotter,
     cache: PartitionCache,
     latecomers: Mutex<Latecomers>,
+    /// Whether the queue must confirm each rejection as well: some owner may not heed what slots' keys say.
+    confirms: AtomicBool,
     /// Places for slots whose drafts are just being taken over.
     takeovers: Semaphore,
     /// Places for rounds that may take long to decide.
@@ -165,6 +171,7 @@ pub(crate) fn launch<P: Port>(
         snapshotter,
         cache: PartitionCache::new(settings.cache_bytes_max),
         latecomers: Mutex::new(Latecomers::new()),
+        confirms: AtomicBool::new(true),
         takeovers: Semaphore::new(TAKEOVERS_AT_ONCE),
         heavy: Semaphore::new(heavy_at_once()),
         settings,

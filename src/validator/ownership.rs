@@ -1,39 +1,59 @@
-//! Which slots this validator holds: announces itself, takes what rendezvous hashing gives it, renews what
-//! it has, and hands over what should be another's.
+//! Which slots this validator holds: announces itself, takes what rendezvous hashing gives it, and hands over what
+//! should be another's.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::stream;
 use futures_util::{FutureExt, StreamExt};
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
+use super::hold::Hold;
 use super::port::{ChangesPort, Port};
 use super::rendezvous::holder;
 use super::slot::{self, SlotEnd};
 use super::{Shared, metrics};
-use crate::event::Slot;
+use crate::event::{Decided, Slot};
 use crate::fault;
-use crate::log::{LogError, OwnedSlot, OwnershipView};
+use crate::log::{LogError, OwnedSlot, OwnershipView, SlotKey};
 
-/// How many slots are taken, renewed or released at the same time.
+/// How many slots are taken at the same time.
 const SLOTS_AT_ONCE: usize = 16;
 
-struct Held {
-    owned: OwnedSlot,
-    renewed: Instant,
-    stop: CancellationToken,
+/// How long a validator that leaves waits for what is in flight and for the release of its slots, all in all. What
+/// is not released by then, others take when the validator is no longer there.
+const LEAVE_WAIT: Duration = Duration::from_secs(10);
+
+/// Holds a slot and works on it until it is lost or to be given up; then releases it.
+async fn work<P: Port>(shared: Arc<Shared<P>>, hold: Arc<Hold<P>>, owned: OwnedSlot) -> SlotEnd {
+    // A task of its own: the key is written while drafts are being decided.
+    let keeper = AbortOnDropHandle::new(tokio::spawn(hold.clone().keep(owned)));
+    let end = slot::run(shared.clone(), hold.clone()).await;
+    hold.finish();
+    match keeper.await {
+        Ok(Some((owned, decided))) => {
+            // Under a new revision, so that the next worker's consumer has a new name.
+            if let Err(error) = shared.log.release_slot(owned, &decided).await {
+                warn!(slot = %hold.slot, %error, "the slot was not released; it is taken when this validator is missed");
+            }
+        }
+        Ok(None) => {}
+        Err(failed) => error!(slot = %hold.slot, error = %failed, "who keeps a slot has died"),
+    }
+    end
 }
 
 /// The slots of this validator, and the workers on them.
 pub(super) struct Slots<P: Port> {
     shared: Arc<Shared<P>>,
-    held: BTreeMap<Slot, Held>,
-    workers: JoinSet<(Slot, u64, SlotEnd)>,
+    held: BTreeMap<Slot, Arc<Hold<P>>>,
+    workers: JoinSet<SlotEnd>,
     worker_slots: BTreeMap<Id, Slot>,
     view: OwnershipView,
     announced: Option<Instant>,
@@ -77,7 +97,10 @@ impl<P: Port> Slots<P> {
                 biased;
                 _ = shutdown.cancelled() => break,
                 Some(ended) = self.workers.join_next_with_id(), if !self.workers.is_empty() => {
-                    self.worker_ended(ended).await;
+                    self.worker_ended(ended);
+                    if fault::is_on(fault::NEVER_LOSE_SLOTS) {
+                        self.rebalance_or_report().await;
+                    }
                 }
                 _ = tick.tick() => self.rebalance_or_report().await,
                 change = changes.next(&self.view.validators) => match change {
@@ -113,7 +136,7 @@ impl<P: Port> Slots<P> {
         }
         info!(slots = self.held.len(), "reconnected to NATS; taking the slots anew");
         for held in self.held.values() {
-            held.stop.cancel();
+            held.abandon();
         }
         self.announced = None;
     }
@@ -134,14 +157,8 @@ impl<P: Port> Slots<P> {
         let mut view = log.ownership().await?;
         view.validators.insert(me.clone());
         self.view = view;
-        for (slot, held) in &mut self.held {
-            if self.view.owners.get(slot) == Some(&me)
-                && let Some(revision) = self.view.revisions.get(slot)
-            {
-                held.owned = held.owned.renewed_at(*revision);
-            }
-        }
-        self.renew().await;
+        let older = self.view.older.iter().any(|id| *id != me);
+        self.shared.confirms.store(older || !log.keeps_slots(), Ordering::Relaxed);
         for slot in (0..log.slots()).map(Slot) {
             let mine = holder(slot, &self.view.validators) == Some(me.as_str());
             if let Some(held) = self.held.get(&slot)
@@ -153,98 +170,72 @@ impl<P: Port> Slots<P> {
                 held.stop.cancel();
             }
         }
-        let free: Vec<(Slot, Option<u64>)> = (0..log.slots())
+        self.release_lost(&me).await?;
+        let by_force = fault::is_on(fault::NEVER_LOSE_SLOTS);
+        let free: Vec<(Slot, Option<SlotKey>)> = (0..log.slots())
             .map(Slot)
-            .filter(|slot| holder(*slot, &self.view.validators) == Some(me.as_str()))
+            .filter(|slot| by_force || holder(*slot, &self.view.validators) == Some(me.as_str()))
             .filter(|slot| !self.held.contains_key(slot))
-            // A live owner hands over by itself; one that is gone does not.
-            .filter(|slot| {
-                self.view.owners.get(slot).is_none_or(|o| !self.view.validators.contains(o) || *o == me)
-            })
-            .map(|slot| (slot, self.view.revisions.get(&slot).copied()))
+            // A live owner hands over by itself.
+            .filter(|slot| by_force || self.view.owners.get(slot).is_none_or(|owner| *owner == me))
+            .map(|slot| (slot, self.view.keys.get(&slot).cloned()))
             .collect();
-        let takes = free.into_iter().map(|(slot, revision)| {
+        let takes = free.into_iter().map(|(slot, known)| {
             let (log, me) = (log.clone(), me.clone());
-            async move { log.take_slot(slot, &me, revision).await }
+            async move {
+                let taken = log.take_slot(slot, &me, known.as_ref()).await?;
+                Ok::<_, LogError>(taken.map(|owned| (owned, known.unwrap_or_default().decided)))
+            }
         });
         let taken: Vec<_> =
             stream::iter(takes.collect::<Vec<_>>()).buffer_unordered(SLOTS_AT_ONCE).collect().await;
+        let mut failed = Ok(());
         for owned in taken {
-            if let Some(owned) = owned? {
-                self.start(owned);
+            match owned {
+                Ok(Some((owned, decided))) => self.start(owned, decided),
+                Ok(None) => {}
+                Err(error) => failed = Err(error),
             }
         }
-        #[cfg(feature = "fault-points")]
-        if fault::is_on(fault::NEVER_LOSE_SLOTS) {
-            for slot in (0..log.slots()).map(Slot) {
-                if !self.held.contains_key(&slot) {
-                    self.start(OwnedSlot::pretend(slot, rand::random()));
-                }
+        failed
+    }
+
+    /// Releases what is in this validator's name, is not held and should be another's: a write of its key was carried
+    /// out whose answer said otherwise, or did not come. Nobody else would take it while this validator is there.
+    async fn release_lost(&self, me: &str) -> Result<(), LogError> {
+        for (slot, owner) in &self.view.owners {
+            let mine = holder(*slot, &self.view.validators) == Some(me);
+            let Some(key) = self.view.keys.get(slot).filter(|_| owner == me && !mine) else { continue };
+            if !self.held.contains_key(slot) {
+                self.shared.log.release_slot(key.hold_on(*slot), &key.decided).await?;
             }
         }
         Ok(())
     }
 
-    async fn renew(&mut self) {
-        let due = self.held.iter().filter(|(_, held)| self.is_due(held.renewed));
-        let renewals = due.map(|(slot, held)| {
-            let (slot, owned, shared) = (*slot, held.owned, self.shared.clone());
-            async move { (slot, shared.log.renew_slot(owned, &shared.id).await) }
-        });
-        let renewals: Vec<_> =
-            stream::iter(renewals.collect::<Vec<_>>()).buffer_unordered(SLOTS_AT_ONCE).collect().await;
-        for (slot, renewed) in renewals {
-            let Some(held) = self.held.get_mut(&slot) else { continue };
-            match renewed {
-                Ok(Some(owned)) => {
-                    held.owned = owned;
-                    held.renewed = Instant::now();
-                }
-                Ok(None) if fault::is_on(fault::NEVER_LOSE_SLOTS) => {}
-                Ok(None) => {
-                    warn!(%slot, "somebody else owns this slot now");
-                    held.stop.cancel();
-                }
-                // Whether the hold lasts is not known. Going on is safe, and stopping would be slow.
-                Err(error) => warn!(%slot, %error, "the slot could not be renewed"),
-            }
-        }
-    }
-
-    fn start(&mut self, owned: OwnedSlot) {
-        let stop = CancellationToken::new();
-        let (slot, since) = (owned.slot, owned.since);
-        let (shared, worker_stop) = (self.shared.clone(), stop.clone());
-        let task = self
-            .workers
-            .spawn(async move { (slot, since, slot::run(shared, slot, since, worker_stop).await) });
+    fn start(&mut self, owned: OwnedSlot, decided: Decided) {
+        let slot = owned.slot;
+        let hold = Hold::new(self.shared.clone(), owned, decided);
+        self.held.insert(slot, hold.clone());
+        let task = self.workers.spawn(work(self.shared.clone(), hold, owned));
         self.worker_slots.insert(task.id(), slot);
-        self.held.insert(slot, Held { owned, renewed: Instant::now(), stop });
         metrics::slots_owned(self.held.len());
     }
 
-    async fn worker_ended(&mut self, ended: Result<(Id, (Slot, u64, SlotEnd)), JoinError>) {
+    fn worker_ended(&mut self, ended: Result<(Id, SlotEnd), JoinError>) {
         let (id, end) = match ended {
-            Ok((id, (_, _, end))) => (id, end),
+            Ok((id, end)) => (id, end),
             Err(failed) => {
                 error!(error = %failed, "a slot's worker died; the slot is taken anew");
                 (failed.id(), SlotEnd::Lost(failed.to_string()))
             }
         };
         let Some(slot) = self.worker_slots.remove(&id) else { return };
-        let Some(held) = self.held.remove(&slot) else { return };
+        if self.held.remove(&slot).is_none() {
+            return;
+        }
         slot::report(slot, &end);
         metrics::slots_owned(self.held.len());
-        // Under a new revision, so that the next worker's consumer has a new name.
-        match self.shared.log.release_slot(held.owned).await {
-            Ok(()) => {}
-            Err(error) => warn!(%slot, %error, "the slot was not released; it expires by itself"),
-        }
-        #[cfg(feature = "fault-points")]
-        if fault::is_on(fault::NEVER_LOSE_SLOTS) && !held.stop.is_cancelled() {
-            let taken = OwnedSlot::pretend(slot, rand::random());
-            self.start(taken);
-        }
     }
 
     /// Gives everything up: finishes what is in flight, releases the slots, and says that we are gone.
@@ -252,11 +243,19 @@ impl<P: Port> Slots<P> {
         for held in self.held.values() {
             held.stop.cancel();
         }
-        while let Some(ended) = self.workers.join_next_with_id().await {
-            self.worker_ended(ended).await;
-        }
-        if let Err(error) = self.shared.log.withdraw(&self.shared.id).await {
-            warn!(%error, "the validator could not say that it leaves; its slots expire by themselves");
+        let left = timeout(LEAVE_WAIT, async {
+            while let Some(ended) = self.workers.join_next_with_id().await {
+                self.worker_ended(ended);
+            }
+            if let Err(error) = self.shared.log.withdraw(&self.shared.id).await {
+                warn!(%error, "the validator could not say that it leaves; its slots are taken when it is missed");
+            }
+        });
+        if left.await.is_err() {
+            warn!(
+                slots = self.held.len(),
+                "these slots were not released in time; they are taken when it is missed"
+            );
         }
     }
 }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::event::{Answer, ContentHash, DraftKey, EventId, PartitionKey, Slot, Token};
+use crate::event::{Answer, ContentHash, Decided, DraftKey, EventId, PartitionKey, Slot, Token};
 use crate::log::{
     CommitError, CommitPart, ConnectionState, DraftMessage, LoadError, Loaded, Log, LogError, OwnedSlot,
-    OwnershipChanges, OwnershipView, PlacedTrace, SlotConsumer,
+    OwnershipChanges, OwnershipView, PlacedTrace, SlotConsumer, SlotKey,
 };
 use crate::state::{Fold, PartitionState};
 
@@ -71,7 +71,6 @@ pub(crate) trait Port: Clone + Send + Sync + 'static {
         slot: Slot,
         revision: u64,
     ) -> impl Future<Output = Result<Self::Consumer, LogError>> + Send;
-    fn holds_slot(&self, slot: Slot, revision: u64) -> impl Future<Output = Result<bool, LogError>> + Send;
     fn announce(&self, validator: &str) -> impl Future<Output = Result<(), LogError>> + Send;
     fn withdraw(&self, validator: &str) -> impl Future<Output = Result<(), LogError>> + Send;
     fn ownership(&self) -> impl Future<Output = Result<OwnershipView, LogError>> + Send;
@@ -79,14 +78,20 @@ pub(crate) trait Port: Clone + Send + Sync + 'static {
         &self,
         slot: Slot,
         validator: &str,
-        revision: Option<u64>,
+        known: Option<&SlotKey>,
     ) -> impl Future<Output = Result<Option<OwnedSlot>, LogError>> + Send;
-    fn renew_slot(
+    fn write_slot(
         &self,
         held: OwnedSlot,
         validator: &str,
+        decided: &Decided,
     ) -> impl Future<Output = Result<Option<OwnedSlot>, LogError>> + Send;
-    fn release_slot(&self, held: OwnedSlot) -> impl Future<Output = Result<(), LogError>> + Send;
+    fn release_slot(
+        &self,
+        held: OwnedSlot,
+        decided: &Decided,
+    ) -> impl Future<Output = Result<(), LogError>> + Send;
+    fn keeps_slots(&self) -> bool;
     fn ownership_changes(&self) -> impl Future<Output = Result<Self::Changes, LogError>> + Send;
 }
 
@@ -100,15 +105,17 @@ pub(crate) trait DraftPort: Send + Sync + 'static {
     fn traces(&self) -> Vec<PlacedTrace> {
         Vec::new()
     }
+    fn sequence(&self) -> u64;
+    fn stored_at_ms(&self) -> u64;
     fn acknowledge(&self) -> impl Future<Output = Result<(), LogError>> + Send;
     fn confirm(&self, log: &Self::Port) -> impl Future<Output = Result<(), LogError>> + Send;
-    fn terminate(&self, log: &Self::Port) -> impl Future<Output = Result<(), LogError>> + Send;
 }
 
 /// The drafts of one slot, for the time of one ownership.
 pub(crate) trait ConsumerPort: Send + 'static {
     type Draft;
 
+    fn queue(&self) -> &str;
     fn next(&mut self) -> impl Future<Output = Result<Self::Draft, LogError>> + Send;
 }
 
@@ -196,10 +203,6 @@ impl Port for Log {
         self.slot_consumer(slot, revision).await
     }
 
-    async fn holds_slot(&self, slot: Slot, revision: u64) -> Result<bool, LogError> {
-        self.holds_slot(slot, revision).await
-    }
-
     async fn announce(&self, validator: &str) -> Result<(), LogError> {
         self.announce(validator).await
     }
@@ -216,17 +219,26 @@ impl Port for Log {
         &self,
         slot: Slot,
         validator: &str,
-        revision: Option<u64>,
+        known: Option<&SlotKey>,
     ) -> Result<Option<OwnedSlot>, LogError> {
-        self.take_slot(slot, validator, revision).await
+        self.take_slot(slot, validator, known).await
     }
 
-    async fn renew_slot(&self, held: OwnedSlot, validator: &str) -> Result<Option<OwnedSlot>, LogError> {
-        self.renew_slot(held, validator).await
+    async fn write_slot(
+        &self,
+        held: OwnedSlot,
+        validator: &str,
+        decided: &Decided,
+    ) -> Result<Option<OwnedSlot>, LogError> {
+        self.write_slot(held, validator, decided).await
     }
 
-    async fn release_slot(&self, held: OwnedSlot) -> Result<(), LogError> {
-        self.release_slot(held).await
+    async fn release_slot(&self, held: OwnedSlot, decided: &Decided) -> Result<(), LogError> {
+        self.release_slot(held, decided).await
+    }
+
+    fn keeps_slots(&self) -> bool {
+        self.keeps_slots()
     }
 
     async fn ownership_changes(&self) -> Result<OwnershipChanges, LogError> {
@@ -257,13 +269,21 @@ impl DraftPort for DraftMessage {
         self.confirm(log).await
     }
 
-    async fn terminate(&self, log: &Log) -> Result<(), LogError> {
-        self.terminate(log).await
+    fn sequence(&self) -> u64 {
+        self.sequence()
+    }
+
+    fn stored_at_ms(&self) -> u64 {
+        self.stored_at_ms()
     }
 }
 
 impl ConsumerPort for SlotConsumer {
     type Draft = DraftMessage;
+
+    fn queue(&self) -> &str {
+        self.queue()
+    }
 
     async fn next(&mut self) -> Result<DraftMessage, LogError> {
         self.next().await

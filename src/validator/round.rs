@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -13,10 +14,11 @@ use tracing::{debug, error, info, warn};
 
 use super::Shared;
 use super::cache::{Cached, SnapshotProgress};
-use super::decide::{Break, Staged, Work, decide_round, is_heavy, rejection, to_be_found};
+use super::decide::{Break, Staged, Work, decide_round, is_heavy, rejection, timestamp, to_be_found};
+use super::hold::{Hold, NotHeld};
 use super::metrics;
 use super::port::{DraftPort, Port};
-use crate::event::{Answer, EventId, Outcome, PartitionKey, Reason, Slot, Token};
+use crate::event::{Answer, EventId, EventRecord, Outcome, PartitionKey, Reason, Token};
 use crate::fault;
 use crate::log::{CommitError, LoadError, LogError, PlacedTrace};
 use crate::state::PartitionState;
@@ -31,8 +33,8 @@ const FINDS_AT_ONCE: usize = 32;
 pub(super) enum RoundError {
     #[error("the slot is lost: {0}")]
     SlotLost(LogError),
-    #[error("the slot is another's")]
-    Lost,
+    #[error(transparent)]
+    NotHeld(#[from] NotHeld),
     #[error("the slot is being given up")]
     Stopped,
 }
@@ -41,9 +43,7 @@ pub(super) enum RoundError {
 pub(super) struct Partition<P: Port> {
     pub key: PartitionKey,
     pub token: Token,
-    pub slot: Slot,
-    pub owned_since: u64,
-    pub stop: CancellationToken,
+    pub hold: Arc<Hold<P>>,
     pub shared: Arc<Shared<P>>,
 }
 
@@ -72,7 +72,7 @@ impl<P: Port> Partition<P> {
                     Ok(cached) => *slot = Some(cached),
                     Err(LoadError::Log(error)) => {
                         warn!(partition = %self.key, drafts = %Named(works), %error, "the partition's state cannot be loaded just now");
-                        pause.wait(&self.stop).await?;
+                        pause.wait(&self.hold.stop).await?;
                         continue;
                     }
                     Err(broken @ LoadError::Broken { .. }) => return self.stop_at(works, &broken).await,
@@ -98,7 +98,7 @@ impl<P: Port> Partition<P> {
                             warn!(partition = %self.key, %error, "the partition's history cannot be read just now");
                         }
                     }
-                    pause.wait(&self.stop).await?;
+                    pause.wait(&self.hold.stop).await?;
                     continue;
                 }
                 Err(Break::NeedsDrafts) => {
@@ -112,7 +112,7 @@ impl<P: Port> Partition<P> {
                             return self.stop_at(works, &broken).await;
                         }
                     }
-                    pause.wait(&self.stop).await?;
+                    pause.wait(&self.hold.stop).await?;
                     continue;
                 }
                 Err(Break::Panicked { work, draft }) => {
@@ -131,7 +131,15 @@ impl<P: Port> Partition<P> {
                     work.unsettle();
                 }
                 *slot = None;
-                pause.wait(&self.stop).await?;
+                pause.wait(&self.hold.stop).await?;
+                continue;
+            }
+            if !committing && !self.is_fenced(slot, works) && !self.fence(slot).await {
+                for work in works.iter_mut() {
+                    work.unsettle();
+                }
+                *slot = None;
+                pause.wait(&self.hold.stop).await?;
                 continue;
             }
             if committing {
@@ -174,15 +182,16 @@ impl<P: Port> Partition<P> {
         }
     }
 
-    /// Loads the state, and makes sure afterwards that the slot is still held.
+    /// Loads the state, and has the slot's key written afterwards.
     ///
     /// Without that, a validator that was put to sleep could wake up, find that others have committed, read
     /// their events, and accept on the state of today a draft that the slot's new owner has rejected on
-    /// that of yesterday: JetStream's check knows only that the state is the current one. If the consumer is
-    /// there after the state was read, nobody else had decided anything until then; whoever takes over later
-    /// starts from this state or a later one, and decides the same draft on the same state alike.
+    /// that of yesterday: JetStream's check knows only that the state is the current one. If the key could be
+    /// written after the state was read, nobody else had decided anything until then. Whoever takes the slot later
+    /// rejects nothing in this partition before an event of its own follows this state, and then what is decided
+    /// here can no longer be committed.
     async fn load_as_owner(&self) -> Result<Result<Cached, LoadError>, RoundError> {
-        let was_kept = self.shared.cache.holds(&self.key, self.owned_since);
+        let was_kept = self.shared.cache.holds(&self.key, self.hold.since);
         let cached = match self.load().await {
             Ok(cached) => cached,
             Err(error) => return Ok(Err(error)),
@@ -190,22 +199,20 @@ impl<P: Port> Partition<P> {
         if was_kept || fault::broken("decide_unowned") {
             return Ok(Ok(cached));
         }
-        match self.shared.log.holds_slot(self.slot, self.owned_since).await {
-            Ok(true) => Ok(Ok(cached)),
-            Ok(false) => Err(RoundError::Lost),
-            Err(error) => Ok(Err(error.into())),
-        }
+        self.hold.prove().await?;
+        Ok(Ok(cached))
     }
 
     async fn load(&self) -> Result<Cached, LoadError> {
         let fold = &self.shared.fold;
         if let Some(mut cached) = self.shared.cache.take(&self.key) {
-            if cached.owned_since == self.owned_since || fault::broken("stale_cache") {
+            if cached.owned_since == self.hold.since || fault::broken("stale_cache") {
                 return Ok(cached);
             }
             // Somebody else may have owned the slot in between.
             self.shared.log.catch_up(&self.token, fold, &mut cached.state).await?;
-            cached.owned_since = self.owned_since;
+            cached.owned_since = self.hold.since;
+            cached.fenced = false;
             return Ok(cached);
         }
         let started = Instant::now();
@@ -213,7 +220,8 @@ impl<P: Port> Partition<P> {
         metrics::loaded(started.elapsed());
         Ok(Cached {
             state: loaded.state,
-            owned_since: self.owned_since,
+            owned_since: self.hold.since,
+            fenced: false,
             snapshot: Arc::new(SnapshotProgress::new(loaded.snapshot, loaded.indexed)),
         })
     }
@@ -283,6 +291,7 @@ impl<P: Port> Partition<P> {
             warn!(partition = %self.key, event = %expected, before, timestamp, "the last event is ahead of NATS's clock; timestamps go on with the time of now");
         }
         cached.state.confirm(first, timestamp, &lengths);
+        cached.fenced = true;
         for (place, id) in staged.iter().zip(first.0..).map(|(staged, id)| (staged.place, EventId(id))) {
             if let Some((work, draft)) = place
                 && let Some(outcome) = works.get_mut(work).and_then(|work| work.outcomes.get_mut(draft))
@@ -293,29 +302,82 @@ impl<P: Port> Partition<P> {
         true
     }
 
+    /// Whether what was decided may be told, once the slot's key is written. A rejection rests on a state that may be
+    /// an old one, and something that was decided on the same state before, by an earlier owner or by other rules,
+    /// may be on its way into the log still. Neither can be where this owner has committed the state's last event.
+    fn is_fenced(&self, slot: &Option<Cached>, works: &VecDeque<Work<P::Draft>>) -> bool {
+        let is_new = |work: &Work<P::Draft>| work.outcomes.iter().skip(work.settled).any(is_rejection);
+        slot.as_ref().is_none_or(|cached| cached.fenced)
+            || !works.iter().any(is_new)
+            || fault::broken("reject_unfenced")
+    }
+
+    /// Commits a mark. False if that did not, or not surely, happen: then the state is to be loaded anew.
+    async fn fence(&self, slot: &mut Option<Cached>) -> bool {
+        let Some(cached) = slot else { return false };
+        let (expected, ordinal) = (cached.state.head(), cached.state.ordinal() + 1);
+        let timestamp = timestamp(self.shared.log.now_ms(), cached.state.last_timestamp());
+        let mark = EventRecord::mark(&self.key, expected, ordinal, timestamp);
+        let (key, body) = match mark.and_then(|mark| Ok((mark.draft_key(), mark.to_json()?))) {
+            Ok((key, body)) => (key, Bytes::from(body)),
+            Err(error) => {
+                error!(partition = %self.key, %error, "a mark has no record");
+                return false;
+            }
+        };
+        let length = body.len();
+        let committed =
+            self.shared.committer.commit(self.token.clone(), expected, vec![body], Vec::new()).await;
+        match committed {
+            Ok(id) => {
+                metrics::marked();
+                cached.state.confirm_mark(key, id, timestamp, length);
+                cached.fenced = true;
+                true
+            }
+            Err(error) => {
+                info!(partition = %self.key, %expected, %error, "no mark; reading the log and deciding anew");
+                false
+            }
+        }
+    }
+
     /// Everything decided so far holds: acknowledges and answers the submissions that are through.
     async fn settle(&self, works: &mut VecDeque<Work<P::Draft>>) -> Result<(), RoundError> {
+        let mut through = Vec::new();
         while let Some(work) = works.front_mut() {
             work.settled = work.outcomes.len();
             if !work.is_decided() {
                 break;
             }
-            let Some(work) = works.pop_front() else { break };
-            self.finish(work).await?;
+            through.extend(works.pop_front());
+        }
+        self.finish(through).await
+    }
+
+    /// Acknowledges and answers submissions that are decided. Of rejections nobody hears before the slot's key says
+    /// that they are decided.
+    async fn finish(&self, works: Vec<Work<P::Draft>>) -> Result<(), RoundError> {
+        let rejected: Vec<&Work<P::Draft>> = works.iter().filter(|work| work.is_rejected()).collect();
+        if !rejected.is_empty() {
+            self.hold.tell(rejected.iter().map(|work| work.message.sequence())).await?;
+            if self.shared.confirms.load(Ordering::Relaxed) {
+                for work in rejected {
+                    work.message.confirm(&self.shared.log).await.map_err(RoundError::SlotLost)?;
+                }
+            }
+        }
+        for work in works {
+            self.answer(work).await;
         }
         Ok(())
     }
 
-    async fn finish(&self, work: Work<P::Draft>) -> Result<(), RoundError> {
-        let rejected = work.outcomes.iter().any(|o| !matches!(o, Outcome::Committed { .. }));
+    async fn answer(&self, work: Work<P::Draft>) {
         metrics::decided(&work.outcomes);
         self.log_outcomes(&work);
-        let confirmed = rejected && !fault::broken("reject_unconfirmed");
-        if confirmed {
-            // Who has lost the slot gets no confirmation, and must not tell anybody of a rejection.
-            work.message.confirm(&self.shared.log).await.map_err(RoundError::SlotLost)?;
-        }
-        if work.needs_answer || rejected {
+        self.hold.floor().settle(work.message.sequence());
+        if work.needs_answer || work.is_rejected() {
             let (reply_to, client) = (&work.submission.reply_to, &work.submission.submitter.client_id);
             let answer = Answer {
                 connection: reply_to.connection,
@@ -328,10 +390,9 @@ impl<P: Port> Partition<P> {
                 warn!(partition = %self.key, connection, %client, %error, "an answer was not sent; the frontend asks again");
             }
         }
-        if !confirmed {
+        if !fault::is_on(fault::LOSE_ACKNOWLEDGEMENTS) {
             self.shared.acknowledger.settled(work.message).await;
         }
-        Ok(())
     }
 
     /// One line a draft, for whoever looks for one.
@@ -391,7 +452,7 @@ impl<P: Port> Partition<P> {
             let refusal = rejection(Reason::Unavailable, "partition", "PARTITION_STOPPED", why);
             work.outcomes.truncate(work.settled);
             work.outcomes.resize(work.submission.drafts.len(), refusal);
-            self.finish(work).await?;
+            self.finish(vec![work]).await?;
         }
         Ok(())
     }
@@ -421,6 +482,10 @@ impl<P: Port> Partition<P> {
             self.shared.snapshotter.ask(self.token.clone(), cached.snapshot.clone());
         }
     }
+}
+
+fn is_rejection(outcome: &Outcome) -> bool {
+    !matches!(outcome, Outcome::Committed { .. })
 }
 
 /// The spans of the commits of traced drafts, and what goes along with their events.

@@ -7,15 +7,16 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::decide::{Work, rejection};
+use super::floor::Arrival;
+use super::hold::{Hold, NotHeld};
 use super::port::{ConsumerPort, DraftPort, Port};
 use super::round::{Partition, RoundError};
 use super::{Shared, metrics};
 use crate::event::{Answer, PartitionKey, Reason, Slot, Submission, Token};
-use crate::log::LogError;
+use crate::fault;
 
 /// How a slot's worker ended.
 #[derive(Debug)]
@@ -32,30 +33,24 @@ type RoundEnd = (PartitionKey, Token, Result<(), RoundError>);
 /// The partitions of one slot that have work.
 struct SlotWorker<P: Port> {
     shared: Arc<Shared<P>>,
-    slot: Slot,
-    owned_since: u64,
-    stop: CancellationToken,
+    hold: Arc<Hold<P>>,
     /// Drafts that wait behind a round of their partition that is under way.
     waiting: HashMap<PartitionKey, VecDeque<Work<P::Draft>>>,
     rounds: FuturesUnordered<BoxFuture<'static, RoundEnd>>,
 }
 
 /// Works on a slot until told to stop or until the slot is lost.
-pub(super) async fn run<P: Port>(
-    shared: Arc<Shared<P>>,
-    slot: Slot,
-    owned_since: u64,
-    stop: CancellationToken,
-) -> SlotEnd {
+pub(super) async fn run<P: Port>(shared: Arc<Shared<P>>, hold: Arc<Hold<P>>) -> SlotEnd {
+    let stop = hold.stop.clone();
     // One that was lost while it waited must not evict whoever has it now.
     let Some(place) = stop.run_until_cancelled(shared.takeovers.acquire()).await else {
         return SlotEnd::Stopped;
     };
-    let mut consumer = match shared.log.slot_consumer(slot, owned_since).await {
+    let mut consumer = match shared.log.slot_consumer(hold.slot, hold.since).await {
         Ok(consumer) => consumer,
         Err(error) => {
             #[cfg(feature = "fault-points")]
-            if crate::fault::is_on(crate::fault::NEVER_LOSE_SLOTS) {
+            if fault::is_on(fault::NEVER_LOSE_SLOTS) {
                 drop(place);
                 // Not in step with who owns it: each would delete the consumer that the other waits for, for ever.
                 tokio::time::sleep(std::time::Duration::from_millis(rand::random_range(0..500))).await;
@@ -64,15 +59,9 @@ pub(super) async fn run<P: Port>(
         }
     };
     drop(place);
+    hold.begin(consumer.queue());
     metrics::takeover();
-    let mut worker = SlotWorker {
-        shared,
-        slot,
-        owned_since,
-        stop: stop.clone(),
-        waiting: HashMap::new(),
-        rounds: FuturesUnordered::new(),
-    };
+    let mut worker = SlotWorker { shared, hold, waiting: HashMap::new(), rounds: FuturesUnordered::new() };
     let end = worker.work(&mut consumer).await;
     // What is in flight is finished; what only waits comes again, in order, to the next owner.
     stop.cancel();
@@ -83,7 +72,7 @@ pub(super) async fn run<P: Port>(
 
 impl<P: Port> SlotWorker<P> {
     async fn work(&mut self, consumer: &mut P::Consumer) -> SlotEnd {
-        let stop = self.stop.clone();
+        let stop = self.hold.stop.clone();
         loop {
             tokio::select! {
                 biased;
@@ -91,7 +80,7 @@ impl<P: Port> SlotWorker<P> {
                 Some((key, token, result)) = self.rounds.next(), if !self.rounds.is_empty() => match result {
                     Ok(()) => self.next_round(key, token),
                     Err(RoundError::Stopped) => return SlotEnd::Stopped,
-                    Err(error @ (RoundError::SlotLost(_) | RoundError::Lost)) => {
+                    Err(error @ (RoundError::SlotLost(_) | RoundError::NotHeld(_))) => {
                         return SlotEnd::Lost(error.to_string());
                     }
                 },
@@ -107,27 +96,49 @@ impl<P: Port> SlotWorker<P> {
         }
     }
 
-    async fn take(&mut self, message: P::Draft) -> Result<(), LogError> {
+    async fn take(&mut self, message: P::Draft) -> Result<(), NotHeld> {
+        let arrival = self.hold.floor().take(message.sequence());
+        match arrival {
+            Arrival::New => {}
+            Arrival::Again => return Ok(()),
+            Arrival::Decided => {
+                metrics::passed_over();
+                self.shared.acknowledger.settled(message).await;
+                return Ok(());
+            }
+        }
         let (token, key) = match message.partition() {
             Ok(names) => names,
-            Err(error) => return poison(&self.shared, message, &error.to_string()).await,
+            Err(error) => return poison(&self.shared, &self.hold, message, &error.to_string()).await,
         };
         let submission: Submission = match serde_json::from_slice(message.body()) {
             Ok(submission) => submission,
-            Err(error) => return poison(&self.shared, message, &error.to_string()).await,
+            Err(error) => return poison(&self.shared, &self.hold, message, &error.to_string()).await,
         };
         if submission.partition != key {
             let why = format!("it names partition {:?}", submission.partition.as_str());
-            return poison(&self.shared, message, &why).await;
+            return poison(&self.shared, &self.hold, message, &why).await;
         }
         if !submission.units.fit(submission.drafts.len()) {
-            return poison(&self.shared, message, "its units of work are not those of its drafts").await;
+            return poison(
+                &self.shared,
+                &self.hold,
+                message,
+                "its units of work are not those of its drafts",
+            )
+            .await;
         }
-        if self.shared.is_late(&submission.reply_to) {
+        let reply_to = &submission.reply_to;
+        let overdue = reply_to.storable_until.is_some_and(|until| message.stored_at_ms() > until);
+        if overdue && !fault::broken("storable_for_ever") {
+            metrics::overdue();
+            debug!(partition = %key, "a copy that was stored too late; a later one counts");
+            return drop_copy(&self.shared, &self.hold, message).await;
+        }
+        if self.shared.is_late(reply_to) {
             metrics::late();
             debug!(partition = %key, "a copy that a later one has overtaken; the later one counts");
-            self.shared.acknowledger.settled(message).await;
-            return Ok(());
+            return drop_copy(&self.shared, &self.hold, message).await;
         }
         let traces = message.traces();
         let mut work = Work::new(message, submission);
@@ -159,9 +170,7 @@ impl<P: Port> SlotWorker<P> {
         let partition = Partition {
             key: key.clone(),
             token: token.clone(),
-            slot: self.slot,
-            owned_since: self.owned_since,
-            stop: self.stop.clone(),
+            hold: self.hold.clone(),
             shared: self.shared.clone(),
         };
         self.rounds.push(Box::pin(async move {
@@ -171,23 +180,37 @@ impl<P: Port> SlotWorker<P> {
     }
 }
 
+/// Takes a copy off the queue of which nobody hears.
+async fn drop_copy<P: Port>(shared: &Shared<P>, hold: &Hold<P>, message: P::Draft) -> Result<(), NotHeld> {
+    hold.floor().settle(message.sequence());
+    shared.acknowledger.settled(message).await;
+    Ok(())
+}
+
 /// Takes a message that is no submission out of the way: answered if it says whom to, counted.
-async fn poison<P: Port>(shared: &Shared<P>, message: P::Draft, why: &str) -> Result<(), LogError> {
+async fn poison<P: Port>(
+    shared: &Shared<P>,
+    hold: &Hold<P>,
+    message: P::Draft,
+    why: &str,
+) -> Result<(), NotHeld> {
     metrics::poisoned();
     error!(why, bytes = message.body().len(), "a draft that cannot be read; it is taken off the queue");
-    message.terminate(&shared.log).await?;
-    let Ok(address) = serde_json::from_slice::<Address>(message.body()) else { return Ok(()) };
-    let reply_to = address.reply_to;
-    let refusal = rejection(Reason::ValidationFailed, "", "UNREADABLE_DRAFT", why);
-    let answer = Answer {
-        connection: reply_to.connection,
-        submission: reply_to.submission,
-        attempt: reply_to.attempt,
-        outcomes: vec![refusal; address.drafts.len()],
-    };
-    if let Err(error) = shared.log.answer(&reply_to.frontend, &answer).await {
-        warn!(%error, "an answer was not sent; the frontend asks again");
+    hold.tell(std::iter::once(message.sequence())).await?;
+    if let Ok(address) = serde_json::from_slice::<Address>(message.body()) {
+        let reply_to = address.reply_to;
+        let refusal = rejection(Reason::ValidationFailed, "", "UNREADABLE_DRAFT", why);
+        let answer = Answer {
+            connection: reply_to.connection,
+            submission: reply_to.submission,
+            attempt: reply_to.attempt,
+            outcomes: vec![refusal; address.drafts.len()],
+        };
+        if let Err(error) = shared.log.answer(&reply_to.frontend, &answer).await {
+            warn!(%error, "an answer was not sent; the frontend asks again");
+        }
     }
+    shared.acknowledger.settled(message).await;
     Ok(())
 }
 

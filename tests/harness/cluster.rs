@@ -121,6 +121,11 @@ impl Cluster {
             .set("frontend.bytes_per_second_max", 0)
     }
 
+    /// Sets a configuration key for the processes that are started from now on.
+    pub fn set(&mut self, key: &str, value: impl std::fmt::Display) {
+        self.plan = self.plan.clone().set(key, value);
+    }
+
     /// Starts one more validator, with faults switched on.
     pub async fn add_validator(&mut self, faults: &str) -> usize {
         self.add_validator_by(&self.nats.url(), faults).await
@@ -201,8 +206,14 @@ impl Cluster {
         stdout(&self.run(&["state", partition])).trim_end().to_owned()
     }
 
-    /// A partition's committed events, from the log itself.
+    /// A partition's committed events, from the log itself; without marks, which no client is shown.
     pub fn log(&self, partition: &str) -> Vec<Value> {
+        let all = self.log_with_marks(partition).into_iter();
+        all.filter(|event| event["isMark"] != true).collect()
+    }
+
+    /// Everything in a partition's log.
+    pub fn log_with_marks(&self, partition: &str) -> Vec<Value> {
         stdout(&self.run(&["log", partition]))
             .lines()
             .map(|line| {

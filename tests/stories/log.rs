@@ -1,7 +1,7 @@
 //! The log by itself, against a real NATS: what everything above it relies on.
 
 use bytes::Bytes;
-use insieme_backend::event::{EventId, PartitionKey, Slot, Token};
+use insieme_backend::event::{Decided, EventId, PartitionKey, Slot, Token};
 use insieme_backend::log::{
     CommitError, CommitPart, Log, LogError, LogSettings, SnapshotInfo, SnapshotPart, bootstrap,
 };
@@ -137,18 +137,20 @@ async fn a_slot_has_one_owner() {
     log.announce("one").await.unwrap();
     let held = log.take_slot(Slot(3), "one", None).await.unwrap().unwrap();
     assert!(log.take_slot(Slot(3), "two", None).await.unwrap().is_none());
-    let renewed = log.renew_slot(held, "one").await.unwrap().unwrap();
+    let decided = Decided { queue: "1".to_owned(), upto: 7, open: vec![3, 5] };
+    let renewed = log.write_slot(held, "one", &decided).await.unwrap().unwrap();
     assert_eq!(renewed.since, held.since);
-    assert!(log.renew_slot(held, "one").await.unwrap().is_none(), "renewed from an old revision");
+    assert!(log.write_slot(held, "one", &decided).await.unwrap().is_none(), "written at an old revision");
     let view = log.ownership().await.unwrap();
     assert_eq!(view.owners[&Slot(3)], "one");
     assert!(view.validators.contains("one"));
 
-    log.release_slot(renewed).await.unwrap();
+    log.release_slot(renewed, &decided).await.unwrap();
     log.withdraw("one").await.unwrap();
     let view = log.ownership().await.unwrap();
     assert!(view.owners.is_empty() && view.validators.is_empty(), "{view:?}");
-    let taken = log.take_slot(Slot(3), "two", view.revisions.get(&Slot(3)).copied()).await.unwrap().unwrap();
+    assert_eq!(view.keys[&Slot(3)].decided, decided, "the next owner hears of it");
+    let taken = log.take_slot(Slot(3), "two", view.keys.get(&Slot(3))).await.unwrap().unwrap();
     assert!(taken.since > held.since, "a new hold has a new name");
 }
 

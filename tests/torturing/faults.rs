@@ -39,8 +39,23 @@ pub const MUTATIONS: &[Mutation] = &[
         "answer_before_ack",
         "what was decided is told before the commit that it rests on is acknowledged",
     ),
-    torture("reject_unconfirmed", "a rejection is told without the queue's confirmation"),
-    torture("same_consumer_name", "a slot is taken over without a new consumer under a new name"),
+    test(
+        "tell_unwritten",
+        "a rejection is told before the slot's key says that the draft is decided",
+        "rejected_is_final",
+    ),
+    test("forget_floor", "the next owner does not heed which drafts are decided", "rejected_is_final"),
+    test(
+        "reject_unfenced",
+        "a rejection is told with no event of the owner's before it",
+        "rejected_is_final",
+    ),
+    test("storable_for_ever", "a copy is decided that was stored after its last moment", "rejected_is_final"),
+    test(
+        "believe_unsure",
+        "a frontend believes a rejection while an earlier copy may still be stored",
+        "rejected_is_final",
+    ),
     test(
         "decide_unowned",
         "a state is read and nothing proves that the slot is still held",

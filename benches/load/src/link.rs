@@ -76,6 +76,11 @@ impl Link {
         self.put(|dialect, out, names| dialect.submit(out, names, first, count, bytes));
     }
 
+    /// Queues a request that the server must refuse.
+    pub fn submit_refused(&mut self, writer: u32, number: u32) {
+        self.put(|dialect, out, names| dialect.submit_refused(out, names, writer, number));
+    }
+
     /// Queues a request for history.
     pub fn sync(&mut self, since: u64) {
         self.put(|dialect, out, names| dialect.sync(out, names, since));

@@ -120,6 +120,9 @@ struct Steady {
     /// Events a request.
     #[arg(long)]
     batch: Option<u32>,
+    /// After every request send one with an event that the server must refuse.
+    #[arg(long)]
+    refuse_half: bool,
     /// Bytes an event.
     #[arg(long, default_value_t = 200)]
     bytes: usize,
@@ -359,6 +362,7 @@ async fn steady(name: &'static str, args: Steady, defaults: Defaults) -> Result<
         in_flight: args.in_flight.unwrap_or(defaults.in_flight),
         until_seen: defaults.until_seen,
         batch: args.batch.unwrap_or(1),
+        refuse_half: args.refuse_half,
         bytes: args.bytes,
         rate: args.rate.or(defaults.rate),
         newcomers_per_s: args.newcomers.unwrap_or(defaults.newcomers),

@@ -49,6 +49,8 @@ pub enum Seen {
     Accepted { mark: Mark, id: u64 },
     /// The answer to a whole request is through.
     Answered,
+    /// A request that was to be refused is.
+    Refused,
     /// An event came by itself.
     Event { mark: Mark, id: u64 },
     /// An event came with a page of history.
@@ -78,6 +80,19 @@ impl Dialect {
             Dialect::Classic => classic::submit(out, names, first, bytes),
             Dialect::Socketio => socketio::submit(out, names, first, bytes),
         }
+    }
+
+    /// Puts a request with one event that the server must refuse: the `number`th of its writer.
+    pub fn submit_refused(self, out: &mut Vec<u8>, names: &Names, writer: u32, number: u32) {
+        match self {
+            Dialect::V1 => v1::submit_refused(out, names, writer, number),
+            Dialect::Classic | Dialect::Socketio => {}
+        }
+    }
+
+    /// Whether there are events in it that are refused.
+    pub fn has_refusals(self) -> bool {
+        self == Dialect::V1
     }
 
     /// Asks for the events behind `since`.

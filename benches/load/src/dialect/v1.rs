@@ -46,6 +46,27 @@ pub(super) fn submit(out: &mut Vec<u8>, names: &Names, first: Mark, count: u32, 
     put(out, "]}}");
 }
 
+/// The id of an event that is to be refused begins so, after the run's name. It has no mark: it is no event.
+const REFUSED: &str = "refused-";
+
+/// A `set` without a target, which no state allows.
+pub(super) fn submit_refused(out: &mut Vec<u8>, names: &Names, writer: u32, number: u32) {
+    open(out, "submit_events", u64::from(number));
+    put(out, "{\"events\":[{\"id\":\"");
+    put(out, &names.run);
+    put(out, REFUSED);
+    put_number(out, u64::from(writer));
+    out.push(b'-');
+    put_number(out, u64::from(number));
+    put(out, "\",\"partition\":\"p\",\"projectId\":\"");
+    put(out, &names.partition);
+    put(out, "\",\"type\":\"set\",\"schemaVersion\":1,\"meta\":{\"clientId\":\"");
+    put(out, &names.client);
+    put(out, "\",\"clientTs\":");
+    put_number(out, now_ms());
+    put(out, "},\"payload\":{\"value\":1}}]}}");
+}
+
 pub(super) fn sync(out: &mut Vec<u8>, names: &Names, since: u64) {
     open(out, "sync", since);
     put(out, "{\"projectId\":\"");
@@ -94,8 +115,12 @@ pub(super) fn read(text: &[u8], on: &mut dyn FnMut(Seen) -> Result<()>) -> Resul
     failure(text, on)
 }
 
-/// One result per item, in order; the generator sends nothing that may be refused.
+/// One result per item, in order; what is to be refused is alone in its request.
 fn results(text: &[u8], on: &mut dyn FnMut(Seen) -> Result<()>) -> Result<()> {
+    if memmem::find(text, REFUSED.as_bytes()).is_some() {
+        let rejected = memmem::find(text, b"\"status\":\"rejected\"").is_some();
+        return if rejected { on(Seen::Refused) } else { failure(text, on) };
+    }
     let mut at = 0;
     while let Some((mark, behind)) = Mark::find(text, at) {
         const STORED: &[u8] = b"\",\"status\":\"committed\",\"committedId\":";

@@ -42,6 +42,8 @@ pub struct Plan {
     pub until_seen: bool,
     /// Events in a request.
     pub batch: u32,
+    /// Whether after every request comes one that the server must refuse.
+    pub refuse_half: bool,
     /// Bytes of an event.
     pub bytes: usize,
     /// Events a second, all writers together, for an open load.
@@ -66,6 +68,8 @@ struct Load {
     window: Cell<(u64, u64)>,
     stopped: Cell<bool>,
     answers: RefCell<Times>,
+    refusals: RefCell<Times>,
+    refused_in_window: Cell<u64>,
     deliveries: RefCell<Times>,
     newcomers: RefCell<Times>,
     events_answered: Cell<u64>,
@@ -81,12 +85,19 @@ struct Writing {
     sent: u32,
     /// Requests without an answer: the first event of each, and how many it has.
     open: VecDeque<(u32, u32)>,
+    /// Requests that are to be refused: how many were sent, and since when each without an answer is under way.
+    refusable: u32,
+    unrefused: VecDeque<u64>,
     /// The first event that not all have seen.
     unseen_from: usize,
 }
 
 pub async fn run(target: Target, run: String, plan: Plan, processes: &[Named]) -> Result<Report> {
     ensure!(plan.batch == 1 || target.dialect.has_batches(), "this dialect has one event in a request");
+    ensure!(
+        !plan.refuse_half || target.dialect.has_refusals(),
+        "in this dialect no events are to be refused"
+    );
     ensure!(plan.active <= plan.partitions, "more partitions are to be active than there are");
     let stage = Stage::new(target, run);
     let writers = plan.partitions as u32 * plan.writers;
@@ -124,6 +135,8 @@ pub async fn run(target: Target, run: String, plan: Plan, processes: &[Named]) -
         window: Cell::new((u64::MAX, u64::MAX)),
         stopped: Cell::new(false),
         answers: RefCell::new(Times::new()),
+        refusals: RefCell::new(Times::new()),
+        refused_in_window: Cell::new(0),
         deliveries: RefCell::new(Times::new()),
         newcomers: RefCell::new(Times::new()),
         events_answered: Cell::new(0),
@@ -180,6 +193,10 @@ pub async fn run(target: Target, run: String, plan: Plan, processes: &[Named]) -
         let seen = load.seen_in_window.get() as f64;
         report.figure("deliveries_per_s", seen / seconds, "deliveries/s");
     }
+    if plan.refuse_half {
+        report.figure("refused_per_s", load.refused_in_window.get() as f64 / seconds, "drafts/s");
+        report.time("refusal", load.refusals.borrow().percentiles());
+    }
     report.time("answer", load.answers.borrow().percentiles());
     report.time("delivery", load.deliveries.borrow().percentiles());
     report.time("newcomer", load.newcomers.borrow().percentiles());
@@ -212,8 +229,14 @@ async fn connect(
 impl Load {
     /// Drives a connection for as long as it is not told to end.
     async fn connection(self: Rc<Self>, mut link: Link, view: usize, writer: Option<u32>) -> Result<()> {
-        let mut writing =
-            writer.map(|number| Writing { number, sent: 0, open: VecDeque::new(), unseen_from: 0 });
+        let mut writing = writer.map(|number| Writing {
+            number,
+            sent: 0,
+            open: VecDeque::new(),
+            refusable: 0,
+            unrefused: VecDeque::new(),
+            unseen_from: 0,
+        });
         let due = writer.map(|number| Rc::clone(&self.due[number as usize])).unwrap_or_default();
         loop {
             if let Some(writing) = &mut writing {
@@ -250,7 +273,7 @@ impl Load {
 
     fn under_way(&self, writing: &mut Writing) -> usize {
         if !self.plan.until_seen {
-            return writing.open.len();
+            return writing.open.len() + writing.unrefused.len();
         }
         let ledger = self.stage.ledger.borrow();
         let unseen = &ledger.writers[writing.number as usize].unseen;
@@ -266,6 +289,11 @@ impl Load {
         link.submit(first, batch, bytes);
         writing.open.push_back((writing.sent, batch));
         writing.sent += batch;
+        if self.plan.refuse_half {
+            link.submit_refused(writing.number, writing.refusable);
+            writing.refusable += 1;
+            writing.unrefused.push_back(intended);
+        }
         let mut ledger = self.stage.ledger.borrow_mut();
         let record = &mut ledger.writers[writing.number as usize];
         for _ in 0..batch {
@@ -325,6 +353,16 @@ impl Load {
                 let intended = record.intended[first as usize];
                 if self.in_window(now) && intended >= self.window.get().0 {
                     self.answers.borrow_mut().record(now.saturating_sub(intended));
+                }
+            }
+            Seen::Refused => {
+                let Some(writing) = writing else { bail!("a refusal to a connection that only reads") };
+                let Some(intended) = writing.unrefused.pop_front() else { bail!("a refusal of nothing") };
+                if self.in_window(now) {
+                    self.refused_in_window.set(self.refused_in_window.get() + 1);
+                    if intended >= self.window.get().0 {
+                        self.refusals.borrow_mut().record(now.saturating_sub(intended));
+                    }
                 }
             }
             Seen::Failure(text) => self.stage.ledger.borrow_mut().findings.fail(text),

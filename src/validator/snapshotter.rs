@@ -160,7 +160,8 @@ impl Work {
         self.extend_index(token, progress, (head.id, ordinal), head.id, Vec::new()).await
     }
 
-    /// Writes an index up to event `upto`, which is the partition's `ordinal`th. `entries` are those of the events behind `known_from`.
+    /// Writes an index up to event `upto`, which is the partition's `ordinal`th. `entries` are those of the events
+    /// after `known_from`.
     async fn extend_index(
         &self,
         token: &Token,

@@ -338,7 +338,7 @@ async fn an_index_that_an_older_version_wrote_with_holes_is_noticed_and_made_aga
     let hands = Hands::on(&cluster).await;
     let is_lost = |n: u64| (7_000..8_000).contains(&n);
     hands.write_state().await;
-    // Of the head, of an event before the state, and of one that is no event of the partition's.
+    // Of the head, and of an event before the state.
     for upto in [EVENTS, 15_000] {
         cluster.validators[0].process.kill9();
         hands.write_index(upto, |n| !is_lost(n)).await;
@@ -362,6 +362,13 @@ async fn an_index_that_an_older_version_wrote_with_holes_is_noticed_and_made_aga
     cluster.restart_validator(0).await;
     assert_eq!(committed_twice(&cluster, (6_900..8_100).step_by(37)).await, NONE);
     assert_eq!(cluster.validators[0].counter(INCOMPLETE_INDEXES).await, 0.0);
+
+    // Without the check, such an index has drafts committed twice.
+    cluster.validators[0].process.kill9();
+    hands.write_state().await;
+    hands.write_index(EVENTS, |n| !is_lost(n)).await;
+    cluster.add_validator("believe_indexes").await;
+    assert_ne!(committed_twice(&cluster, (7_000..7_010).chain([1])).await, NONE, "the story is none");
 }
 
 /// A frontend whose one read of a partition's head loses the event in it. At which event it says that the partition

@@ -38,8 +38,6 @@ export class Engine {
   #pauses = 0;
   /** The state that the server gave, until what the suspects became is known. @type {any} */
   #held;
-  /** A large state, as far as its parts came. @type {{ connected: any, texts: string[] } | undefined} */
-  #parts;
   /** The event at the cursor, which the server sends once more first. @type {number | undefined} */
   #verify;
   /** Why the next connection asks for the state. @type {string | undefined} */
@@ -78,7 +76,7 @@ export class Engine {
 
   /** Whether everything up to the log's end is folded. */
   get synced() {
-    return this.connection.up && !this.#parts && !this.#held && !this.#retake && this.#verify === undefined && this.#replica.cursor >= this.head;
+    return this.connection.up && !this.#held && !this.#retake && this.#verify === undefined && this.#replica.cursor >= this.head;
   }
 
   /** @param {boolean} takeState */
@@ -97,7 +95,7 @@ export class Engine {
 
   /** Something may be sent now. */
   pump() {
-    if (this.#stopped || !this.connection.up || this.#inFlight || this.#parts) return;
+    if (this.#stopped || !this.connection.up || this.#inFlight) return;
     const wait = this.#pausedUntil - this.#env.now();
     if (wait > 0) {
       this.#env.clearTimeout(this.#pauseTimer);
@@ -147,7 +145,6 @@ export class Engine {
   /** @param {any} payload */
   #connected(payload) {
     const { currentEventIndex: head, initialState, rules, logId } = payload;
-    if (payload.stateParts) return void (this.#parts = { connected: payload, texts: [] });
     const replica = this.#replica;
     const reason = this.#retake;
     this.head = head;
@@ -223,7 +220,7 @@ export class Engine {
 
   #forgetConnection() {
     this.#inFlight = undefined;
-    this.#held = this.#parts = undefined;
+    this.#held = undefined;
     this.#verify = undefined;
     this.#env.clearTimeout(this.#answerTimer);
     this.#env.clearTimeout(this.#retakeTimer);
@@ -232,9 +229,7 @@ export class Engine {
   /** A message; the browser gives each a task of its own, so that many of them hold up nothing.
    * @param {any} message */
   #receive({ type, payload, replyTo }) {
-    if (type === "state_part") {
-      this.#part(payload.text);
-    } else if (type === "broadcast") {
+    if (type === "broadcast") {
       this.#event(payload.event, payload.draftId ?? payload.event.draftId);
     } else if (type === "event_accepted") {
       this.#accepted(payload.draftId, payload.eventId);
@@ -244,15 +239,6 @@ export class Engine {
       this.#failed(payload, replyTo);
     }
     this.#given.onState({});
-  }
-
-  /** @param {string} text */
-  #part(text) {
-    if (!this.#parts) return;
-    const { connected, texts } = this.#parts;
-    if (texts.push(text) < connected.stateParts.parts) return;
-    this.#parts = undefined;
-    this.#connected({ ...connected, stateParts: undefined, initialState: JSON.parse(texts.join("")) });
   }
 
   /** @param {import("./types.js").CommittedEvent} event @param {string} [draftId] */

@@ -115,46 +115,90 @@ export function indexedDbStore({ name = "insieme" } = {}) {
     }
   }
 
+  /** Drafts on their way into the database. A page that goes away takes its transactions with it.
+   * @type {Set<import("./types.js").DraftRow>} */
+  const unstored = new Set();
+  const leftKey = `insieme-client ${name} `;
+
+  function leave() {
+    try {
+      if (unstored.size > 0) localStorage.setItem(leftKey + Math.random(), JSON.stringify([...unstored]));
+    } catch {
+      // There is no other place.
+    }
+  }
+
+  /** What pages left when they went away, by its key. @returns {[string, import("./types.js").DraftRow[]][]} */
+  function left() {
+    try {
+      const keys = Object.keys(localStorage).filter((key) => key.startsWith(leftKey));
+      return keys.map((key) => [key, JSON.parse(localStorage.getItem(key) ?? "[]")]);
+    } catch {
+      return [];
+    }
+  }
+
+  /** Drafts need no fence: any tab may add one. @param {import("./types.js").DraftRow[]} rows */
+  async function putAll(rows) {
+    if (unstored.size === 0) globalThis.addEventListener?.("pagehide", leave);
+    for (const row of rows) unstored.add(row);
+    try {
+      await transact("strict", (tx) => Promise.all(rows.map((row) => add(tx, "drafts", row))));
+    } finally {
+      for (const row of rows) unstored.delete(row);
+      if (unstored.size === 0) globalThis.removeEventListener?.("pagehide", leave);
+    }
+  }
+
+  /** Adds a row that is not there yet. @param {any} tx @param {string} store @param {any} row */
+  async function add(tx, store, row) {
+    const rows = tx.objectStore(store);
+    if ((await result(rows.index("id").getKey(row.id))) === undefined) rows.add(row);
+  }
+
   return {
     name,
     durable: true,
-    load: (fresh) =>
-      transact("strict", async (tx) => {
+    async load(fresh) {
+      const late = left();
+      const stored = await transact("strict", async (tx) => {
         const meta = tx.objectStore("meta");
-        const [fence, base, drafts, rejected] = await Promise.all([
-          result(meta.get("fence")),
+        const fence = await result(meta.get("fence"));
+        const next = { generation: (fence?.generation ?? 0) + 1, clientId: fence?.clientId ?? fresh.clientId };
+        meta.put(next, "fence");
+        for (const [, rows] of late) for (const row of rows) await add(tx, "drafts", row);
+        const [base, drafts, rejected] = await Promise.all([
           result(meta.get("base")),
           result(tx.objectStore("drafts").getAll()),
           result(tx.objectStore("rejected").getAll()),
         ]);
-        const next = { generation: (fence?.generation ?? 0) + 1, clientId: fence?.clientId ?? fresh.clientId };
-        meta.put(next, "fence");
         return { ...next, base, drafts, rejected };
-      }),
-    write: (changes, generation) =>
-      transact(changes.put ? "strict" : "relaxed", async (tx) => {
+      });
+      for (const [key] of late) localStorage.removeItem(key);
+      return stored;
+    },
+    async write(changes, generation) {
+      if (changes.put && Object.keys(changes).length === 1) return putAll(changes.put);
+      return transact(changes.put ? "strict" : "relaxed", async (tx) => {
         const meta = tx.objectStore("meta");
         const fence = await result(meta.get("fence"));
         if (!fence) throw storeError("evicted");
-        const only = Object.keys(changes).every((key) => key === "put");
-        if (generation === undefined ? !only : generation !== fence.generation) throw storeError("fenced");
-        const add = async (/** @type {string} */ store, /** @type {any} */ row) => {
-          const rows = tx.objectStore(store);
-          if ((await result(rows.index("id").getKey(row.id))) === undefined) rows.add(row);
-        };
+        if (generation !== fence.generation) throw storeError("fenced");
         const drop = async (/** @type {string} */ store, /** @type {string} */ id) => {
           const rows = tx.objectStore(store);
           const key = await result(rows.index("id").getKey(id));
           if (key !== undefined) rows.delete(key);
         };
         if (changes.base) meta.put(changes.base, "base");
-        for (const row of changes.put ?? []) await add("drafts", row);
+        for (const row of changes.put ?? []) await add(tx, "drafts", row);
         for (const id of changes.remove ?? []) await drop("drafts", id);
-        for (const row of changes.reject ?? []) await add("rejected", row);
+        for (const row of changes.reject ?? []) await add(tx, "rejected", row);
         for (const id of changes.dismiss ?? []) await drop("rejected", id);
-      }),
+      });
+    },
     clear: () =>
       transact("strict", async (tx) => {
+        for (const [key] of left()) localStorage.removeItem(key);
         // The fence stays, so that no older client writes into what is new; who it was is forgotten.
         const fence = await result(tx.objectStore("meta").get("fence"));
         for (const name of STORES) tx.objectStore(name).clear();

@@ -21,7 +21,7 @@ export function memoryStore() {
     },
     async write(changes, asGeneration) {
       const only = Object.keys(changes).every((name) => name === "put");
-      if (asGeneration === undefined ? !only : asGeneration !== generation) {
+      if (!only && asGeneration !== generation) {
         throw Object.assign(new Error("another client has loaded this store"), { code: "fenced" });
       }
       for (const row of changes.put ?? []) if (!drafts.has(row.id)) drafts.set(row.id, row);

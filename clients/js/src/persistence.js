@@ -22,6 +22,8 @@ export class Persistence {
   #dirty = false;
   /** @type {Set<string>} */
   #remove = new Set();
+  /** Drafts of this turn. @type {{ rows: import("./types.js").DraftRow[], stored: Promise<boolean> } | undefined} */
+  #puts;
   /** @type {any} */
   #later;
   /** @type {any} */
@@ -61,13 +63,22 @@ export class Persistence {
     }
   }
 
-  /** Stores a draft. Gives whether it lies in the store. `shared` is for a tab that does not lead.
-   * @param {import("./types.js").DraftRow} row @param {boolean} shared */
-  async put(row, shared) {
+  /** Stores a draft, together with the others of this turn. Gives whether it lies in the store. `shared` is for a tab
+   * that does not lead. @param {import("./types.js").DraftRow} row @param {boolean} shared @returns {Promise<boolean>} */
+  put(row, shared) {
+    this.#puts ??= { rows: [], stored: Promise.resolve().then(() => this.#putAll(shared)) };
+    this.#puts.rows.push(row);
+    return this.#puts.stored;
+  }
+
+  /** @param {boolean} shared */
+  async #putAll(shared) {
+    const put = this.#puts?.rows;
+    this.#puts = undefined;
     if (!shared) await this.#ready;
     if (!this.#works) return false;
     try {
-      await this.#limited(this.#store.write({ put: [row] }, shared ? undefined : this.#generation));
+      await this.#limited(this.#store.write({ put }));
       return true;
     } catch (error) {
       if (!shared) this.#failed(error);

@@ -41,7 +41,7 @@
  * @typedef {{ generation: number, clientId: string, base?: Base, drafts: DraftRow[], rejected: RejectedDraft[] }} Stored */
 
 /** Where a client keeps what it must not lose. A failure is an error with a `code`: `missing`, `forbidden`, `full`,
- * `evicted`, `broken`, or `fenced` when a newer generation has loaded. A write without generation may only put drafts.
+ * `evicted`, `broken`, or `fenced` when a newer generation has loaded. A write that only puts drafts needs no generation.
  * @typedef {{
  *   name: string, durable: boolean,
  *   load(fresh: { clientId: string }): Promise<Stored>,

@@ -319,31 +319,6 @@ test("10,000 missed events: at most one notification a frame, progress in status
   await client.close();
 });
 
-test("a large state comes in parts", async () => {
-  const server = new FakeServer();
-  server.commit("other", "set", { target: "x", value: "y".repeat(100) });
-  const { env, client } = await setup({ server, connect: false });
-  const { peer } = server;
-  const text = JSON.stringify(server.state);
-  peer.open();
-  peer.live = true;
-  peer.send("connected", { serverId: "s", currentEventIndex: server.head, stateParts: { parts: 3, bytes: text.length }, heartbeatInterval: 30_000 });
-  for (let part = 1; part <= 3; part += 1) peer.send("state_part", { part, parts: 3, text: text.slice((part - 1) * 50, part === 3 ? undefined : part * 50) });
-  server.commit("other", "set", { target: "z", value: 1 });
-  client.submit("set", { target: "mine", value: 1 });
-  await env.settle();
-  for (let count = 0; count < 3; count += 1) {
-    peer.deliver();
-    assert.equal(client.status.synced, false);
-    assert.equal(client.status.cursor, 0);
-  }
-  peer.deliver();
-  assert.equal(client.getSnapshot().x.length, 100);
-  peer.deliverAll();
-  assert.deepEqual(client.getSnapshot(), { ...server.state, mine: 1 });
-  await client.close();
-});
-
 test("a draft of unknown outcome is sent again, and shown once though it was committed", async () => {
   const { env, server, client, run } = await setup({ rules: noteRules });
   const draft = client.submit("note", { text: "a" });

@@ -27,6 +27,7 @@ for (const [entries, limit] of [
   [["index.js"], 10.5 * KIB],
   [["indexeddb.js"], 1.5 * KIB],
   [["tabs.js"], 0.6 * KIB],
+  [["v1-transport.js"], 1.7 * KIB],
   [["index.js", "indexeddb.js", "tabs.js"], 12 * KIB],
 ]) {
   test(`${entries.join(" + ")} stays within ${limit} bytes`, async (t) => {
@@ -55,6 +56,8 @@ test("the packed types hold under node16, nodenext and bundler", () => {
       `import { createClient, memoryStore } from "insieme-client";
 import { indexedDbStore } from "insieme-client/indexeddb";
 import { tabs } from "insieme-client/tabs";
+import { createV1Transport } from "insieme-client/v1-transport";
+createV1Transport({ url: "ws://x/ws" });
 const client = createClient({ url: "ws://x", token: async ({ reason }) => reason, store: indexedDbStore(), tabs: tabs() });
 const remove: () => void = client.subscribe(() => {});
 const outcome = await client.submit("set", { target: "x", value: 1 }).settled;

@@ -26,8 +26,8 @@ for (const [index, snippet] of snippets.entries()) {
     const at = file(`./.readme-${index}.mjs`);
     const code = snippet
       .replaceAll('"insieme-client"', '"../src/index.js"')
-      .replaceAll(/"insieme-client\/(\w+)"/g, '"../src/$1.js"')
-      .replaceAll("ws://127.0.0.1:3001", backend.url)
+      .replaceAll(/"insieme-client\/([\w-]+)"/g, '"../src/$1.js"')
+      .replaceAll(/ws:\/\/127\.0\.0\.1:3001(\/ws)?/g, backend.url)
       .replaceAll("console.log", "readmeLog");
     writeFileSync(at, code);
     try {

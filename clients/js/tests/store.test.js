@@ -97,7 +97,7 @@ test("indexeddb: missing, forbidden and evicted are told apart", async () => {
       tx.oncomplete = done;
     };
   });
-  await assert.rejects(store.write({ put: [row("a")] }, generation), { code: "evicted" });
+  await assert.rejects(store.write({ remove: ["a"] }, generation), { code: "evicted" });
 });
 
 /** A store that fails as it is told. */
@@ -161,6 +161,7 @@ test("a second client on one store takes it over; the first goes on in memory", 
   const draft = first.client.submit("set", { target: "x", value: 1 });
   await first.run();
   await second.run();
+  await first.env.advance(3000);
   assert.deepEqual(first.client.status.storage, { kind: "memory", reason: "taken-over" });
   assert.equal((await draft.settled).status, "accepted");
   await second.env.advance(3000);

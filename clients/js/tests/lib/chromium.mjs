@@ -88,12 +88,15 @@ export class Chromium {
     return page;
   }
 
+  /** Ends it in good order: its processes write into its folder as long as they live. */
   async stop() {
     this.child.removeAllListeners("exit");
     const gone = once(this.child, "exit");
-    this.child.kill("SIGKILL");
+    const timer = setTimeout(() => this.child.kill("SIGKILL"), 10_000);
+    this.send("Browser.close").catch(() => {});
     await gone;
-    rmSync(this.dir, { recursive: true, force: true, maxRetries: 5 });
+    clearTimeout(timer);
+    rmSync(this.dir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
   }
 }
 

@@ -30,7 +30,7 @@ impl RingTurn {
     pub fn push(&mut self, body: &Bytes) -> serde_json::Result<()> {
         self.ordinal += 1;
         let stored = StoredEvent { id: EventId(self.ordinal), body: body.clone() };
-        let _hole = self.ring.push(Arc::new(Entry::parse(stored)?));
+        self.ring.push(Arc::new(Entry::parse(stored)?));
         Ok(())
     }
 

@@ -123,7 +123,8 @@ impl Log {
             }
         }
         let mut count = EventCount::up_to(index.event_id, &state);
-        self.advance(token, fold, &mut state, replay_from, head.id, &mut count, seen).await?;
+        self.advance(token, fold, &mut state, Span { after: replay_from, upto: head.id }, &mut count, seen)
+            .await?;
         if with_index && count.events != Some(index.drafts) && !fault::broken("believe_indexes") {
             report_incomplete_index(token, index, count.events);
             return Ok(None);
@@ -242,15 +243,15 @@ impl Log {
             return Ok(0);
         }
         let behind = parse(&head)?.record.ordinal.saturating_sub(state.ordinal());
-        let from = state.head();
-        let mut count = EventCount::up_to(from, state);
-        let advanced = self.advance(token, fold, state, from, head.id, &mut count, |_| {}).await;
+        let mut span = Span { after: state.head(), upto: head.id };
+        let mut count = EventCount::up_to(span.after, state);
+        let advanced = self.advance(token, fold, state, span, &mut count, |_| {}).await;
         if let Err(LoadError::Broken { event, why }) = advanced {
             // What is folded so far is good. The rest may have been read badly.
             tracing::warn!(%token, %event, why, "the log looks damaged; reading it again");
-            let from = state.head();
-            let mut count = EventCount::up_to(from, state);
-            self.advance(token, fold, state, from, head.id, &mut count, |_| {}).await?;
+            span.after = state.head();
+            let mut count = EventCount::up_to(span.after, state);
+            self.advance(token, fold, state, span, &mut count, |_| {}).await?;
         }
         Ok(behind)
     }
@@ -323,12 +324,11 @@ impl Log {
         token: &Token,
         fold: &Arc<dyn Fold>,
         state: &mut PartitionState,
-        from: EventId,
-        upto: EventId,
+        span: Span,
         count: &mut EventCount,
         mut seen: impl FnMut(&CommittedEvent<'_>),
     ) -> Result<(), LoadError> {
-        let mut replay = self.replay(token, from, upto);
+        let mut replay = self.replay(token, span.after, span.upto);
         let mut folded = 0_usize;
         let mut before = None;
         while let Some(stored) = replay.next().await? {
@@ -356,6 +356,13 @@ impl Log {
         }
         Ok(())
     }
+}
+
+/// The events that a replay reads: after the first, up to the second.
+#[derive(Clone, Copy)]
+struct Span {
+    after: EventId,
+    upto: EventId,
 }
 
 /// Where a replay starts: a snapshot, or nothing.

@@ -161,7 +161,7 @@ impl Servers {
         let mut firsts = Vec::new();
         for (token, _, bodies) in parts {
             firsts.push(EventId(self.log.len() as u64 + 1));
-            if self.is_broken(Mutation::NoFence) && bodies.iter().all(|body| is_mark(body)) {
+            if self.is_broken(Mutation::NoFence) && bodies.iter().all(is_mark) {
                 continue;
             }
             let events = bodies.iter().map(|body| StoredEvent { token: token.clone(), body: body.clone() });

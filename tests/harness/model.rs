@@ -187,7 +187,8 @@ impl Replica {
             return if items.contains_key(id) { Err(format!("DUPLICATE_ID {id}")) } else { Ok(()) };
         }
         let id = options["id"].as_str().unwrap_or_default();
-        if !items.contains_key(id) && !(kind == "treeDelete" && find(tree, id).is_some()) {
+        let is_there = items.contains_key(id) || kind == "treeDelete" && find(tree, id).is_some();
+        if !is_there {
             return Err(format!("NODE_NOT_FOUND {id}"));
         }
         if kind == "treeMove" {

@@ -200,7 +200,7 @@ fn check_tree(event_type: &str, payload: &Value, state: &Value, found: &mut Vec<
                 }
             }
         }
-        _ if !in_items && !(event_type == "treeDelete" && in_tree(id)) => {
+        _ if !(in_items || event_type == "treeDelete" && in_tree(id)) => {
             found.push(finding("NODE_NOT_FOUND", id_field))
         }
         "treeUpdate" if payload["options"]["replace"] != json!(true) && !items[id].is_object() => {

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -59,9 +60,13 @@ pub struct Client {
     steadfast: bool,
     /// What it shows to be let in, where it has one.
     token: Option<String>,
-    /// Whether a sync has pages left.
-    in_cycle: bool,
+    /// When the last page of a sync came that has pages left, if nothing was sent since.
+    last_page: Option<Instant>,
 }
+
+/// The server ends a cycle of pages a second after a page that nobody goes on with. It counts from its own sending, so
+/// its broadcasts may come here a little earlier.
+const CYCLE_LASTS: Duration = Duration::from_millis(900);
 
 /// A client that is about to connect for the first time.
 pub struct Connecting {
@@ -111,7 +116,7 @@ impl IntoFuture for Connecting {
                 drafts_made: 0,
                 steadfast: self.steadfast,
                 token: self.token,
-                in_cycle: false,
+                last_page: None,
             };
             client
                 .try_connect(None)
@@ -158,7 +163,7 @@ impl Client {
         let has_state = self.connected.get("initialState").is_some();
         assert_eq!(has_state, last_event_id.is_none(), "{message}");
         self.connections += 1;
-        self.in_cycle = false;
+        self.last_page = None;
         self.socket = Some(socket);
         Ok(())
     }
@@ -194,6 +199,8 @@ impl Client {
     }
 
     async fn send_draft(&mut self, index: usize) -> Result<(), Gone> {
+        // Whatever is sent and asks for no page ends a cycle.
+        self.last_page = None;
         let draft = &mut self.unanswered[index];
         draft.sent += 1;
         let mut payload = json!({ "draftId": draft.id, "event": draft.event });
@@ -327,6 +334,9 @@ impl Client {
 
     /// Sends any message and gives its id.
     pub async fn send(&mut self, kind: &str, payload: Value) -> String {
+        if kind != "sync" {
+            self.last_page = None;
+        }
         self.socket().send(kind, payload).await.unwrap()
     }
 
@@ -375,7 +385,8 @@ impl Client {
         let payload = &message["payload"];
         match message["type"].as_str().unwrap() {
             "broadcast" => {
-                assert!(!self.in_cycle, "{}: a broadcast overtook the pages of a sync: {payload}", self.id);
+                let in_cycle = self.last_page.is_some_and(|at| at.elapsed() < CYCLE_LASTS);
+                assert!(!in_cycle, "{}: a broadcast overtook the pages of a sync: {payload}", self.id);
                 self.take_event(payload["eventId"].as_u64().unwrap(), &payload["event"]);
             }
             "sync_response" => self.take_page(payload),
@@ -453,7 +464,7 @@ impl Client {
                 self.take_event(event_id, event);
             }
         }
-        self.in_cycle = payload["hasMore"].as_bool().unwrap();
+        self.last_page = payload["hasMore"].as_bool().unwrap().then(Instant::now);
     }
 
     fn take_event(&mut self, event_id: u64, event: &Value) {

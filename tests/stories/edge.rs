@@ -23,7 +23,8 @@ async fn http_is_answered_and_what_is_no_upgrade_is_told_so() {
         assert!(http::ended(&mut stream).await.is_empty(), "one request a connection");
     }
     let cases = [
-        (get("/"), 404),
+        (get("/"), 400),
+        (get("/none"), 404),
         (get("/ws/../etc"), 404),
         (get("/ws"), 400),
         ("POST /ws HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc".to_owned(), 405),

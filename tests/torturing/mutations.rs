@@ -1,6 +1,7 @@
 //! The product broken on purpose, in one way after the other: the judge must find each. A checker that has
 //! never failed proves nothing.
 
+use std::path::Path;
 use std::time::Instant;
 
 use super::engine::Kind;
@@ -12,16 +13,24 @@ use super::{Arguments, torture};
 /// A mutation that is asked for by name is run, whatever finds it best.
 pub async fn run(arguments: &Arguments, seed: u64) -> Result<bool, String> {
     println!("| broken | how it shows | found after |\n|---|---|---:|");
+    let product = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
+        .map_err(|error| format!("the product's sources: {error}"))?;
     let mut all = true;
     for mutation in MUTATIONS {
         let Mutation { fault, with, setting, what, found_by } = mutation;
+        let point = format!("broken(\"{fault}\")");
         match found_by {
             _ if !arguments.only.is_empty() && !arguments.only.iter().any(|name| name == fault) => continue,
-            FoundBy::Test(name) if arguments.only.is_empty() => {
+            FoundBy::Test(name) if arguments.only.is_empty() && product.contains(&point) => {
                 println!("| `{fault}`: {what} | `tests/run {name}` | every time |");
                 continue;
             }
             _ => {}
+        }
+        if !product.contains(&point) {
+            println!("| `{fault}`: {what} | **NOT IN THE PRODUCT** | |");
+            all = false;
+            continue;
         }
         let began = Instant::now();
         let mut plan = Plan::of(seed, Kind::Single).broken(&format!("{fault},{with}"), *setting);
@@ -39,4 +48,14 @@ pub async fn run(arguments: &Arguments, seed: u64) -> Result<bool, String> {
         println!("| `{fault}`: {what} | {shown} | {seconds} s |");
     }
     Ok(all)
+}
+
+/// All of a folder's text.
+fn sources(folder: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        text.push_str(&if path.is_dir() { sources(&path)? } else { std::fs::read_to_string(&path)? });
+    }
+    Ok(text)
 }

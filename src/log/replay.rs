@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::batch_get::{Batch, BatchGet};
+use super::batch_get::{Batch, BatchGet, Stored};
 use super::connection::Log;
 use super::error::LogError;
 use super::subjects;
@@ -106,6 +106,16 @@ impl Log {
             .ok_or_else(|| LogError::malformed(WHAT, format!("subject {}", stored.subject)))?
             .0;
         Ok(Some((token, StoredEvent { id, body: stored.message.payload })))
+    }
+
+    /// Whether an event of a partition is in the log under this id. `None` if the log ends before it, as far as the
+    /// server that answers knows: with replicas one may be behind the others.
+    pub async fn holds(&self, token: &Token, id: EventId) -> Result<Option<bool>, LogError> {
+        const WHAT: &str = "looking for an event";
+        let get = BatchGet { seq: Some(id.0), batch: 1, ..BatchGet::default() };
+        let found = self.batch_get(WHAT, subjects::COMMITTED_STREAM, get).await?;
+        let is_it = |stored: &Stored| stored.sequence == id.0 && stored.subject == subjects::committed(token);
+        Ok(found.first().map(is_it))
     }
 
     async fn get_events(&self, what: &'static str, get: BatchGet) -> Result<Vec<StoredEvent>, LogError> {

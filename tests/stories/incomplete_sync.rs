@@ -4,8 +4,10 @@
 use serde_json::{Value, json};
 
 use crate::harness::cluster::Cluster;
+use crate::harness::proxy::{Link, Proxy};
 use crate::harness::socket::Socket;
-use crate::harness::v1::V1Client;
+use crate::harness::until;
+use crate::harness::v1::{V1Client, envelope};
 
 /// Commits so many events and gives their ids, in order.
 async fn fill(cluster: &Cluster, count: usize) -> Vec<u64> {
@@ -123,6 +125,42 @@ async fn what_was_asked_for_as_events_comes_as_events_and_the_state_beside_them_
         assert_eq!((ids_of(&page), &page["payload"]["hasMore"]), (vec![], &json!(false)));
     }
     socket.expect_alive().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frontend_that_lags_does_not_say_that_events_are_lost() {
+    let mut cluster = Cluster::start().await;
+    let ids = fill(&cluster, 3).await;
+    let proxy = Proxy::start(cluster.nats.servers[0].port()).await;
+    let lags = cluster.add_frontend_by(&proxy.url(), "").await;
+    let url = cluster.frontends[lags].url();
+    let mut ann = Socket::open(&url).await.unwrap();
+    let connect = |last: &Value| json!({ "clientId": "ann", "version": "1", "lastEventId": last });
+    ann.send("connect", connect(&json!(ids[2]))).await.unwrap();
+    ann.expect("connected").await;
+    let mut vera = Socket::open(&url).await.unwrap();
+    let payload = json!({ "token": "t", "clientId": "vera", "projectId": "default" });
+    vera.send_text(envelope("connect", "c", &payload)).await.unwrap();
+    vera.expect("connected").await;
+
+    // It hears nothing any more, and the clients come from where they were told of one event more.
+    proxy.set(Link::Deaf);
+    let event = cluster.client(0, "bob").await.commit("set", json!({ "target": "a", "value": 1 })).await;
+    let seen = &event["eventId"];
+    ann.send("sync", json!({ "sinceEventId": seen })).await.unwrap();
+    ann.expect_error("unavailable").await;
+    let payload = json!({ "projectId": "default", "sinceCommittedId": seen, "limit": 500 });
+    vera.send_text(envelope("sync", "s", &payload)).await.unwrap();
+    let error = vera.expect("error").await;
+    assert_ne!(error["payload"]["code"], "auth_failed", "{error}");
+
+    proxy.set(Link::Whole);
+    until("the frontend to have caught up", async || {
+        let mut ann = Socket::open(&url).await.ok()?;
+        ann.send("connect", connect(seen)).await.ok()?;
+        (ann.receive().await.ok()?["type"] == "connected").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

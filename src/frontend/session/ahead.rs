@@ -4,16 +4,17 @@
 //! takes an empty page for "nothing new", misses what is committed next, and dies on its own checks when ids are
 //! given again. It is stopped by an error after which it does not come back by itself.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::Session;
 use super::socket::End;
+use super::{Hub, Session};
 use crate::event::EventId;
 use crate::frontend::feed::Watched;
 use crate::frontend::metrics;
+use crate::log::LogError;
 use crate::protocol::{CloseCode, Dialect, ErrorCode};
 
 /// How often a head that is before what the client has seen is looked at again. The client may come from a frontend
@@ -34,6 +35,22 @@ pub(super) async fn head_after(feed: &Watched, seen: EventId) -> EventId {
     }
     feed.head_now()
 }
+
+/// How long the log may take to say how far it is.
+const LOG_WAIT: Duration = Duration::from_secs(2);
+
+/// Whether an event that a client has seen and this frontend has not is lost, so that the client is to give up what it
+/// keeps. That is no matter of this frontend alone, which may be cut off from NATS and lag: either the log ends before
+/// the event, as its leader says, or another event is in its place.
+pub(super) async fn is_lost(hub: &Hub, feed: &Watched, seen: EventId) -> Result<bool, LogError> {
+    const WHAT: &str = "asking how far the log is";
+    let last = timeout(LOG_WAIT, hub.latest.since(Instant::now())).await;
+    let last = last.map_err(|_| LogError::Unavailable { what: WHAT, why: "timed out".to_owned() })?;
+    Ok(last < seen || hub.log.holds(feed.token(), seen).await? == Some(false))
+}
+
+/// What a client is told that has seen more than this frontend.
+pub(super) const LAGS: &str = "this frontend has not heard of the partition's last events yet";
 
 /// What a client is told whose last event is not in the log.
 pub(super) fn beyond(field: &str, seen: EventId, head: EventId) -> String {

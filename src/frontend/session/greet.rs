@@ -242,6 +242,14 @@ async fn join(
     };
     let now = ahead::head_after(feed, last).await;
     if last > now {
+        match ahead::is_lost(hub, feed, last).await {
+            Ok(true) => {}
+            Ok(false) => return unavailable(ahead::LAGS),
+            Err(error) => {
+                warn!(%error, %last, "nobody can say whether an event is lost that a client has seen");
+                return unavailable(ahead::LAGS);
+            }
+        }
         let message = ahead::beyond("lastEventId", last, now);
         return Err(Refused(ErrorCode::CursorBeyondLog, message));
     }

@@ -39,7 +39,14 @@ impl Session {
         if let Some(since) = sync.since.filter(|since| *since > self.feed.head_now()) {
             let head = ahead::head_after(&self.feed, since).await;
             if since > head {
-                return self.sync_beyond(id, since, head).await;
+                return match ahead::is_lost(&self.hub, &self.feed, since).await {
+                    Ok(true) => self.sync_beyond(id, since, head).await,
+                    Ok(false) => self.error(id, ErrorCode::Unavailable, ahead::LAGS).await,
+                    Err(error) => {
+                        warn!(%error, %since, "nobody can say whether an event is lost that a client has seen");
+                        self.error(id, ErrorCode::Unavailable, ahead::LAGS).await
+                    }
+                };
             }
         }
         match self.sync_page(id, &sync).await {

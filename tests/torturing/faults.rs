@@ -99,20 +99,9 @@ pub const MUTATIONS: &[Mutation] = &[
     },
     test("any_size", "a draft that the log cannot take is published all the same", "limits"),
     torture("unknown_is_unstored", "a publish whose fate nobody knows is told as not stored"),
-    test("believe_batches", "answers from the log that lost messages are taken for whole", "torn_reads"),
+    torture("believe_batches", "answers from the log that lost messages are taken for whole"),
     test("believe_indexes", "a draft index that lacks drafts is taken for whole", "torn_reads"),
     test("believe_pieces", "a backup that lost a piece is taken for whole", "a_backup_that_lost_a_piece"),
     torture("ring_repeats", "a connection is served one event twice"),
-    torture(
-        "believe_batches",
-        "an answer to a batched read is taken for complete, whatever is missing in it",
-    ),
-    test(
-        "believe_indexes",
-        "a draft index is believed that has fewer drafts than the partition has events",
-        "torn_reads",
-    ),
-    test("believe_leaders", "a stream's leader is believed that may have been replaced", "torn_reads"),
-    test("believe_pieces", "a backup does not count the pieces that arrive", "backup"),
     torture("own_broadcast", "a v1 client is sent its own events"),
 ];

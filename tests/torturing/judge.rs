@@ -110,6 +110,9 @@ struct Open {
     behind: Vec<usize>,
 }
 
+/// After how long without the next `sync` a cycle of pages may end, somewhat less for what lies between.
+const CYCLE_IDLE_MS: u64 = 800;
+
 /// How far an event's time may be after the time at which NATS stored it; and before it, which is how long a validator
 /// may sleep between a decision and its commit.
 const AHEAD_MS_MAX: u64 = 3_000;
@@ -477,9 +480,16 @@ impl<'a> Court<'a> {
             let literal = history.manner == Manner::Literal;
             let mut position = 0;
             let mut cycle = false;
+            // In the classic dialect any other message ends a cycle, and so does a second without the next `sync`.
+            // Then the broadcasts go on from the end of the last page.
+            let (mut sent_else, mut paged_at, mut paged_to) = (false, 0, None);
             let mut seen_here = HashSet::new();
-            for (_, entry) in &connection.entries {
+            for (at, entry) in &connection.entries {
                 match entry {
+                    Entry::SyncAsked { .. } => sent_else = false,
+                    Entry::Submitted { .. } if history.dialect == Dialect::Classic => {
+                        (sent_else, cycle) = (true, false);
+                    }
                     Entry::Connected { since, head, .. } => position = since.unwrap_or(*head),
                     Entry::Broadcast { id } => {
                         self.verdict.broadcasts += 1;
@@ -488,7 +498,8 @@ impl<'a> Court<'a> {
                             violation.client = Some(client);
                             violation
                         };
-                        if cycle {
+                        let idle = history.dialect == Dialect::Classic && *at > paged_at + CYCLE_IDLE_MS;
+                        if cycle && !idle {
                             self.find(fault(format!(
                                 "{name}: event {id} was broadcast inside a cycle of pages"
                             )));
@@ -496,6 +507,7 @@ impl<'a> Court<'a> {
                         if own.answered_first_here.contains(id) {
                             self.find(fault(format!("{name}: its own event {id} came back as a broadcast")));
                         }
+                        position = paged_to.take().unwrap_or(position);
                         if *id <= position {
                             // What came between `connected` and the one page may come again after it.
                             if literal && seen_here.contains(id) {
@@ -522,7 +534,8 @@ impl<'a> Court<'a> {
                     }
                     Entry::Page { since, ids, next, upto, more, snapshot } => {
                         self.verdict.pages += 1;
-                        cycle = *more && !literal;
+                        (cycle, paged_at) = (*more && !literal && !sent_else, *at);
+                        paged_to = (*more && history.dialect == Dialect::Classic).then_some(*next);
                         let from = snapshot.as_ref().map_or(*since, |(id, _)| *id);
                         let expected: Vec<u64> = between(case.log, from, *next).collect();
                         if expected != *ids {

@@ -103,9 +103,6 @@ struct Arguments {
     /// Runs nothing; prints the table of all runs whose figures are in the file.
     #[arg(long)]
     table: bool,
-    /// Some clients ask one `sync` and do not page.
-    #[arg(long)]
-    literal: bool,
     /// cargo's test runner asks for tests; there are none.
     #[arg(long, hide = true)]
     list: bool,
@@ -227,7 +224,6 @@ async fn torture(
                 schemas_differ,
                 clocks_off,
             },
-            literal: arguments.literal,
         };
         let outcome = round::play(&mut world, &plan, &counters, &baseline, &mut after).await?;
         totals.add(&outcome);

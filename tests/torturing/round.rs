@@ -39,8 +39,6 @@ pub struct Plan {
     pub clients: usize,
     pub pace: Duration,
     pub rage: Rage,
-    /// Whether some clients do not page.
-    pub literal: bool,
     /// Instead of raging, only restarts one process after the other.
     pub rolling: bool,
     /// See [`PATIENCE`].
@@ -110,7 +108,7 @@ pub async fn play(
     for n in 0..plan.clients {
         let at = n % plan.partitions;
         let dialect = if rng.one_in(2) { Dialect::V1 } else { Dialect::Classic };
-        let literal = plan.literal && dialect == Dialect::Classic && rng.one_in(4);
+        let literal = dialect == Dialect::Classic && rng.one_in(4);
         let client = format!("r{}c{n}", plan.number);
         let spec = Spec {
             client_id: client.clone(),
@@ -132,10 +130,6 @@ pub async fn play(
     }
     let clients = plan.clients + if world.long.judged > 0 { OF_THE_LONG.len() } else { 0 };
     for (n, (dialect, manner, sends_old)) in OF_THE_LONG.iter().enumerate().take(clients - plan.clients) {
-        if *manner == Manner::Literal && !plan.literal {
-            settled.fetch_add(1, Ordering::AcqRel);
-            continue;
-        }
         let client = format!("r{}h{n}", plan.number);
         let spec = Spec {
             client_id: if *sends_old { long::CLIENT.to_owned() } else { client.clone() },

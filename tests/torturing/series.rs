@@ -67,8 +67,7 @@ async fn lane(
             .args(["--long-events", &arguments.long_events.to_string()])
             .arg("--totals")
             .arg(totals)
-            .args(cluster.then_some("--cluster"))
-            .args(arguments.literal.then_some("--literal"));
+            .args(cluster.then_some("--cluster"));
         let store =
             arguments.store_in.clone().or_else(|| Some(PathBuf::from(MEMORY)).filter(|path| path.is_dir()));
         if let Some(store) = store {

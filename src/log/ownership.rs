@@ -133,7 +133,8 @@ impl Log {
         headers.insert(subjects::HEEDS_DECIDED, "1");
         let announced = self.stored_publish(subject, headers, Bytes::from(validator.to_owned())).await;
         if announced.is_err() {
-            // With one server the bucket is in memory, and gone when the server was restarted.
+            // With one server the bucket is in memory, and gone when the server was restarted. Not noticed by 'no
+            // responders': whoever watches the bucket's subjects is one.
             self.open_queue().await?;
         }
         announced.map(drop).map_err(|error| LogError::unavailable("announcing a validator", error))

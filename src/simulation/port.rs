@@ -280,6 +280,10 @@ impl Port for SimulatedLog {
         Ok(SimulatedConsumer { queue, drafts: delivered })
     }
 
+    async fn open_queue(&self) -> Result<(), LogError> {
+        Ok(())
+    }
+
     async fn announce(&self, validator: &str) -> Result<(), LogError> {
         let (key, id) = (format!("validator.{validator}"), validator.to_owned());
         self.0

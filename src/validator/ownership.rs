@@ -57,6 +57,8 @@ pub(super) struct Slots<P: Port> {
     worker_slots: BTreeMap<Id, Slot>,
     view: OwnershipView,
     announced: Option<Instant>,
+    /// Whether all slots are to be taken as soon as all are given up.
+    takes_anew: bool,
 }
 
 impl<P: Port> Slots<P> {
@@ -68,6 +70,7 @@ impl<P: Port> Slots<P> {
             worker_slots: BTreeMap::new(),
             view: OwnershipView::default(),
             announced: None,
+            takes_anew: false,
         }
     }
 
@@ -98,7 +101,10 @@ impl<P: Port> Slots<P> {
                 _ = shutdown.cancelled() => break,
                 Some(ended) = self.workers.join_next_with_id(), if !self.workers.is_empty() => {
                     self.worker_ended(ended);
-                    if fault::is_on(fault::NEVER_LOSE_SLOTS) {
+                    // Nobody tells of the slots that were given up at a reconnect: their keys are as they were.
+                    let anew = self.takes_anew && self.held.is_empty();
+                    if anew || fault::is_on(fault::NEVER_LOSE_SLOTS) {
+                        self.takes_anew = false;
                         self.rebalance_or_report().await;
                     }
                 }
@@ -118,7 +124,7 @@ impl<P: Port> Slots<P> {
                     let now = connection.borrow_and_update().reconnects;
                     if now != reconnects {
                         reconnects = now;
-                        self.take_all_anew();
+                        self.take_all_anew().await;
                     }
                 }
             }
@@ -129,8 +135,9 @@ impl<P: Port> Slots<P> {
 
     /// After a reconnect: a draft that was on its way on the old connection, and never arrived, counts as delivered.
     /// The consumer would keep it back until a later owner takes the slot, and that one could accept it, when
-    /// the client was told long ago that a copy of it is rejected. A new consumer begins with what there is.
-    fn take_all_anew(&mut self) {
+    /// the client was told long ago that a copy of it is rejected. A new consumer begins with what there is. And if NATS
+    /// was restarted, what it had in memory is made again.
+    async fn take_all_anew(&mut self) {
         if fault::broken("keep_consumers") {
             return;
         }
@@ -139,6 +146,10 @@ impl<P: Port> Slots<P> {
             held.abandon();
         }
         self.announced = None;
+        self.takes_anew = true;
+        if let Err(error) = self.shared.log.open_queue().await {
+            warn!(%error, "whether NATS has lost the queue cannot be told just now");
+        }
     }
 
     async fn rebalance_or_report(&mut self) {

@@ -71,6 +71,7 @@ pub(crate) trait Port: Clone + Send + Sync + 'static {
         slot: Slot,
         revision: u64,
     ) -> impl Future<Output = Result<Self::Consumer, LogError>> + Send;
+    fn open_queue(&self) -> impl Future<Output = Result<(), LogError>> + Send;
     fn announce(&self, validator: &str) -> impl Future<Output = Result<(), LogError>> + Send;
     fn withdraw(&self, validator: &str) -> impl Future<Output = Result<(), LogError>> + Send;
     fn ownership(&self) -> impl Future<Output = Result<OwnershipView, LogError>> + Send;
@@ -201,6 +202,10 @@ impl Port for Log {
 
     async fn slot_consumer(&self, slot: Slot, revision: u64) -> Result<SlotConsumer, LogError> {
         self.slot_consumer(slot, revision).await
+    }
+
+    async fn open_queue(&self) -> Result<(), LogError> {
+        self.open_queue().await
     }
 
     async fn announce(&self, validator: &str) -> Result<(), LogError> {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::{self, kv};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -195,6 +196,47 @@ async fn nothing_rejected_comes_back_when_the_leader_of_the_queue_stalls() {
         cluster.validators[next].process.signal(libc::SIGTERM);
         cluster.validators[next].process.ended().await;
     }
+}
+
+/// The bucket of slots as versions before this one made it: its keys expire.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_of_slots_from_an_older_version_goes_on_working() {
+    let mut cluster = cluster().await;
+    let js = jetstream::new(async_nats::connect(cluster.nats.url()).await.unwrap());
+    js.delete_stream("KV_SLOTS").await.unwrap();
+    let old = kv::Config {
+        bucket: "SLOTS".to_owned(),
+        history: 1,
+        max_age: Duration::from_millis(TTL_MS),
+        ..kv::Config::default()
+    };
+    js.create_key_value(old).await.unwrap();
+    let said = cluster.run(&["bootstrap"]);
+    let said = String::from_utf8_lossy(&said.stdout).into_owned() + &String::from_utf8_lossy(&said.stderr);
+    assert!(
+        said.contains("bucket SLOTS") && said.contains("nats stream edit KV_SLOTS --allow-msg-ttl"),
+        "{said}"
+    );
+
+    cluster.add_validator("").await;
+    let mut ann = cluster.client(0, "ann").await;
+    for round in 0..3 {
+        let refused = ann.submit("treeDelete", json!({ "target": "t", "options": { "id": "n" } })).await;
+        assert!(!ann.answer(&refused).await.is_accepted());
+        ann.commit("set", json!({ "target": "a", "value": round })).await;
+        cluster.restart_validator(0).await;
+    }
+    cluster.validators[0].process.line_with("nats stream edit KV_SLOTS --allow-msg-ttl").await;
+
+    // As the operator is told to do.
+    let mut stream = js.get_stream("KV_SLOTS").await.unwrap();
+    let mut config = stream.info().await.unwrap().config.clone();
+    config.allow_message_ttl = true;
+    js.update_stream(config).await.unwrap();
+    cluster.restart_validator(0).await;
+    let refused = ann.submit("treeDelete", json!({ "target": "t", "options": { "id": "n" } })).await;
+    assert!(!ann.answer(&refused).await.is_accepted());
+    assert!(!cluster.validators[0].process.output().contains("--allow-msg-ttl"));
 }
 
 /// A way to NATS on which what a process says can be held up while the process connects anew.

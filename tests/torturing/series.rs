@@ -14,7 +14,7 @@ use super::{Arguments, totals};
 const RUN_MINUTES: f64 = 5.0;
 const ROUND_SECONDS: f64 = 75.0;
 /// Two runs at a time keep two processors busy with this.
-const PACE: [&str; 8] = ["--clients", "40", "--pace-ms", "8", "--fault-ms", "800", "--reset-ms", "700"];
+const PACE: [&str; 8] = ["--clients", "48", "--pace-ms", "8", "--fault-ms", "1100", "--reset-ms", "800"];
 /// No run begins when less than this is left.
 const LAST_START: Duration = Duration::from_secs(150);
 /// A folder in memory, where there is one: runs that wait for a disk do less.

@@ -95,6 +95,14 @@ const ALARMS: [&str; 5] = [
     "insieme_partitions_stopped_total",
     "insieme_drafts_poisoned_total",
 ];
+/// What NATS's client library logs as an error when a connection is cut while it is made. The processes try again.
+const OF_THE_CLIENT: [&str; 4] = [
+    "ERROR expected INFO",
+    "ERROR connection closed",
+    "ERROR server error during connection",
+    "ERROR authorization violation",
+];
+
 const TAKEOVERS: &str = "insieme_slot_takeovers_total";
 
 impl Managed {
@@ -510,8 +518,7 @@ impl World {
             let new = String::from_utf8_lossy(&text[(*looked).min(text.len())..]).into_owned();
             *looked = text.len();
             let bad = new.lines().filter(|line| {
-                // What NATS's client says of a connection that was cut while it was made.
-                let of_the_client = line.contains("ERROR expected INFO");
+                let of_the_client = OF_THE_CLIENT.iter().any(|text| line.contains(text));
                 line.contains(" ERROR ") && !of_the_client || line.contains("panicked at")
             });
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -291,3 +291,35 @@ async fn leave(socket: &mut Socket, texts: Vec<String>, half_closes: bool) {
         socket.send_and_close(&texts).await.unwrap();
     }
 }
+
+/// What an operator and a client are told when nobody decides.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_validator_clients_and_operators_are_told_so() {
+    let mut cluster = Cluster::start()
+        .set("frontend.submission_deadline_ms", 12_000)
+        .set("frontend.answer_wait_ms", 1_000)
+        .await;
+    cluster.validators[0].process.pause();
+    let frontend = &cluster.frontends[0];
+    assert!(frontend.readyz().await.contains("200 OK"));
+    let (mut carl, _) = Socket::greeted(&frontend.url(), "carl").await;
+    let mut vera = v1(frontend, "vera").await;
+    let event = json!({ "type": "set", "payload": { "target": "a", "value": 1 } });
+    carl.send("submit_event", json!({ "draftId": "d", "event": event })).await.unwrap();
+    vera.send_text(batch("m", &[item("e").to_string()])).await.unwrap();
+    for (socket, code) in [(&mut carl, "unavailable"), (&mut vera, "server_error")] {
+        let error = socket.expect_error(code).await;
+        let message = error["payload"]["message"].as_str().unwrap();
+        assert!(message.contains("no validator has decided anything"), "{message}");
+    }
+    // Both dialects count.
+    assert_eq!(frontend.metric("insieme_drafts_unanswered_total", "").await, 2.0);
+    let readyz = frontend.readyz().await;
+    assert!(readyz.contains("503") && readyz.contains("no validator"), "{readyz}");
+    cluster.validators[0].process.resume();
+    let frontend = &cluster.frontends[0];
+    until("the frontend to be ready again", async || {
+        frontend.readyz().await.contains("200 OK").then_some(())
+    })
+    .await;
+}

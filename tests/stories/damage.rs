@@ -37,6 +37,42 @@ async fn what_is_no_draft_is_taken_off_the_queue_and_blocks_nobody() {
     assert_eq!(cluster.log("default").len(), 1);
 }
 
+/// Whoever has a frontend's password can hand in what no frontend would. It takes no validator down.
+#[tokio::test(flavor = "multi_thread")]
+async fn drafts_that_no_frontend_would_hand_in_take_no_validator_down() {
+    let mut cluster = Cluster::start().await;
+    let log = log_of(&cluster).await;
+    let key = PartitionKey::new("default").unwrap();
+    let nested = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+    let values = [
+        nested(100_000),
+        nested(1_020),
+        super::hostile_json::tower("$serde_json::private::RawValue"),
+        format!("{{\"$serde_json::private::RawValue\":\"{}\"}}", "[".repeat(100_000)),
+        "1e999".to_owned(),
+        r#"{"a":1,"a":2}"#.to_owned(),
+        r#""\ud800""#.to_owned(),
+    ];
+    for (n, value) in values.iter().enumerate() {
+        let meta = format!(r#","v1":{{"label":"l","schemaVersion":1,"meta":{{"x":{value}}}}}"#);
+        for (dialect, v1) in ["", &meta].iter().enumerate() {
+            let payload = format!(r#"{{"target":"k{n}","value":{value}}}"#);
+            let submission = format!(
+                r#"{{"partition":"default","submitter":{{"clientId":"x","permissions":["*"]}},
+                "replyTo":{{"frontend":"nobody","connection":1,"submission":{n},"attempt":1}},
+                "drafts":[{{"draftId":"d{n}-{dialect}","type":"set","payload":{payload}{v1}}}]}}"#
+            );
+            log.publish_draft(&key, &key.token(), Bytes::from(submission)).await.unwrap();
+        }
+    }
+    // Another partition, since this process cannot read what may have been committed in that one.
+    let mut ann = cluster.client(0, "ann").partition("elsewhere").await;
+    ann.commit("set", json!({ "target": "a", "value": 1 })).await;
+    let decided = async || cluster.validators[0].counter("insieme_rejections_total").await >= 8.0;
+    until("all to be decided", async || decided().await.then_some(())).await;
+    assert!(cluster.validators[0].process.is_running() && cluster.frontends[0].process.is_running());
+}
+
 /// How an object of a snapshot is made unusable.
 type Spoil = fn(&mut Vec<u8>);
 

@@ -10,7 +10,7 @@ use crate::harness::v1::{V1Client, envelope};
 
 /// A value that `serde_json` parses again, level by level, each with a fresh limit on its depth: 70 levels of 120
 /// arrays in 68 KB. Backslashes written as `\u005c` do not double from level to level.
-fn tower(key: &str) -> String {
+pub(super) fn tower(key: &str) -> String {
     let mut value = "1".to_owned();
     for _ in 0..70 {
         let inner = format!("{}{value}{}", "[".repeat(120), "]".repeat(120));

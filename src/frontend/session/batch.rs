@@ -178,8 +178,8 @@ impl Session {
                 }
                 (pending::End::Forgotten, _) | (pending::End::Accepted, None) => {
                     metrics::count(metrics::FORGOTTEN);
-                    let why = "nobody could say in time what became of these events; send them again";
-                    return Err(unavailable(why, CloseCode::TryAgainLater));
+                    let why = self.outcome_unknown("events");
+                    return Err(End::Close(ErrorCode::Unavailable, why.into(), CloseCode::TryAgainLater));
                 }
                 (pending::End::Rejected(reason, errors), _) => {
                     metrics::count_by(metrics::REJECTED, "code", reason.as_str());

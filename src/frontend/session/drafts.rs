@@ -169,6 +169,7 @@ impl Session {
         };
         let (mut spans, traces) = self.publish_spans(&submission.drafts);
         let (log, feed) = (self.hub.log.clone(), Arc::clone(&self.feed));
+        let desk = Arc::clone(&self.hub.answers);
         self.publishing.0 = Some(Box::pin(async move {
             let Ok(body) = serde_json::to_vec(&submission) else {
                 return Progress::Published(Published::NotStored);
@@ -182,6 +183,7 @@ impl Session {
             drop(spans);
             match &result {
                 Ok(()) => {
+                    desk.asked();
                     metrics::hot().stored.record(started.elapsed());
                     return Progress::Published(Published::Stored);
                 }
@@ -281,6 +283,9 @@ impl Session {
             self.feed.forget(key, self.connection);
         }
         metrics::hot().answer.record(since.elapsed());
+        if matches!(end, pending::End::Accepted | pending::End::Rejected(..)) {
+            self.hub.answers.decided();
+        }
         let draft_id = draft.draft_id.as_str();
         if let Some(mut span) = self.traces.remove(&key) {
             span.set("insieme.outcome", end.as_str());
@@ -309,7 +314,7 @@ impl Session {
                     metrics::count(metrics::FORGOTTEN);
                     Notice::Error {
                         code: ErrorCode::Unavailable,
-                        message: "nobody could say in time what became of the draft; send it again",
+                        message: &self.outcome_unknown("draft"),
                         details: Some(Details {
                             draft_id: Some(draft_id),
                             retry_after_ms: Some(self.socket.retry_after_ms()),
@@ -320,6 +325,17 @@ impl Session {
             self.socket.send(reply_to(&id), &notice).await?;
         }
         Ok(())
+    }
+
+    /// What is told of drafts whose outcome is not known in time.
+    pub(super) fn outcome_unknown(&self, what: &str) -> String {
+        match self.hub.answers.silent_for() {
+            Some(silent) => format!(
+                "outcome unknown: no validator has decided anything for {} s; resubmit the {what} with the same id",
+                silent.as_secs()
+            ),
+            None => format!("outcome unknown: timed out; resubmit the {what} with the same id"),
+        }
     }
 
     /// Looks out for no draft any more.

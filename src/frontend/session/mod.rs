@@ -88,6 +88,9 @@ impl Hub {
         if !self.answers.is_alive() {
             return Some("no answers can be heard");
         }
+        if self.answers.silent_for().is_some() {
+            return Some("no validator decides: drafts have waited for seconds, and none was decided");
+        }
         self.auth.unready()
     }
 }

@@ -68,7 +68,7 @@ impl SubmitItem {
             return Err(format!("events[{index}] must be an object"));
         };
         // A string that is no text, with half of a surrogate pair, can still be repeated as it was written.
-        match id.filter(|id| id.get().starts_with('"') && id.get() != "\"\"") {
+        match said(id) {
             Some(id) => Ok(Self { id: id.to_owned(), event: event.to_owned(), is_too_deep }),
             None => Err(format!("events[{index}].id is required")),
         }
@@ -140,8 +140,8 @@ impl SubmitItem {
             return Err(forbidden("userId", "userId must match authenticated user"));
         }
         let project =
-            non_empty(project).ok_or_else(|| invalid("projectId", "projectId is required".to_owned()))?;
-        if project != context.project_id {
+            said(project).ok_or_else(|| invalid("projectId", "projectId is required".to_owned()))?;
+        if text_of(Some(project)).as_deref() != Some(context.project_id) {
             return Err(forbidden("projectId", "projectId must match authenticated session project"));
         }
         let draft = Draft {
@@ -154,6 +154,11 @@ impl SubmitItem {
         draft.check().map_err(|error| invalid("id", format!("events[{index}].id {error}")))?;
         Ok(draft)
     }
+}
+
+/// A string that is not empty. What is something else counts as not said.
+fn said(value: Option<&RawValue>) -> Option<&RawValue> {
+    value.filter(|value| value.get().starts_with('"') && value.get() != "\"\"")
 }
 
 fn refusal(reason: &'static str, field: &'static str, code: &'static str, message: String) -> ItemRefusal {
@@ -178,8 +183,7 @@ fn read_meta(meta: Option<&RawValue>, context: &ItemContext<'_>) -> Result<Box<R
         Some(_) => return Err(duplicate_key("meta.clientTs")),
         None => {}
     }
-    // What is no string, or an empty one, counts as not said.
-    let said = client.filter(|client| client.get().starts_with('"') && client.get() != "\"\"");
+    let said = said(client);
     if said.is_some() && text_of(said).as_deref() != Some(context.client_id) {
         let message = "meta.clientId must match authenticated client".to_owned();
         return Err(refusal("forbidden", "meta.clientId", "FORBIDDEN", message));

@@ -187,7 +187,7 @@ fn whatever_is_wrong_with_one_item_is_that_items_fault() {
         (faulty(r#""type":"t""#, r#""type":"t","type":"u""#), "type", "DUPLICATE_KEY"),
         (faulty("\"id\":\"e1\"", r#""id":"e0","id":"e1""#), "id", "DUPLICATE_KEY"),
         (faulty(r#""partition":"l""#, r#""partition":"\ud800l""#), "partition", "BAD_ITEM"),
-        (faulty(r#""projectId":"p""#, r#""projectId":"\ud800""#), "projectId", "BAD_ITEM"),
+        (faulty(r#""projectId":"p""#, r#""projectId":"\ud800""#), "projectId", "FORBIDDEN"),
         (faulty(r#""schemaVersion":1"#, r#""schemaVersion":1e999"#), "schemaVersion", "BAD_ITEM"),
         (faulty(r#""clientTs":5"#, r#""clientTs":1e999"#), "meta.clientTs", "BAD_ITEM"),
         (faulty(r#""clientTs":5"#, r#""clientTs":5,"clientTs":6"#), "meta.clientTs", "DUPLICATE_KEY"),

@@ -147,12 +147,13 @@ pub struct FrontendSettings {
     pub sync_events_default: usize,
     /// The most it may have.
     pub sync_events_max: usize,
-    /// The most bytes of events in it. With `state_frame_bytes_max` less than 1 MiB, so that no frame is larger, which
-    /// many WebSocket libraries do not take.
+    /// The most bytes of events in it besides a state; without one, `state_frame_bytes_max` more. Together less than
+    /// 1 MiB, so that no frame is larger: many WebSocket libraries take no more.
     pub sync_bytes_max: usize,
     /// The most bytes of a state that is sent in one frame; a larger one comes in parts.
     pub state_frame_bytes_max: usize,
-    /// How long a connection's broadcasts wait for the next `sync` of a cycle, in milliseconds.
+    /// How long a connection's broadcasts wait for the next `sync` of a cycle, in milliseconds; in the classic dialect at
+    /// most a second.
     pub sync_idle_ms_max: u64,
     /// How long what is known of a partition's snapshot is taken for true, and how long a look for it may
     /// take, in milliseconds.

@@ -92,15 +92,18 @@ impl Session {
         }
         let limit = sync.limit.unwrap_or(settings.sync_events_default as u64);
         let limit = limit.clamp(1, settings.sync_events_max as u64) as usize;
+        // A page without a state has the state's room too.
+        let room = if state.is_none() { settings.state_frame_bytes_max } else { 0 };
+        let bytes_max = settings.sync_bytes_max + room;
         let (mut entries, mut bytes, mut last) = (Vec::new(), 0, since);
         let mut place = self.place_of(since);
-        while last < upto && entries.len() < limit && bytes < settings.sync_bytes_max {
+        while last < upto && entries.len() < limit && bytes < bytes_max {
             let stretch = self.feed.read(place, upto, limit - entries.len()).await?;
             last = last.max(stretch.end);
             place = stretch.end_place();
             for entry in stretch.entries {
                 bytes += entry.body.len();
-                if bytes > settings.sync_bytes_max && !entries.is_empty() {
+                if bytes > bytes_max && !entries.is_empty() {
                     last = entries.last().map_or(last, |entry: &Arc<super::Entry>| entry.id);
                     break;
                 }

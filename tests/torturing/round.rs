@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::{self, Phase, Spec};
 use super::history::{Accounts, Dialect, History, Manner};
 use super::judge::{self, Case, Rule, Verdict, Violation};
-use super::log::{self, PartitionLog, Truth};
+use super::log::{self, Truth};
 use super::long;
 use super::nemesis::{self, Orders, Rage};
 use super::rolling::{self, Noticed};
@@ -206,7 +206,8 @@ pub async fn play(
     *after = last;
     let mut outcome = Outcome::default();
     for (name, accounts) in names.iter().zip(&accounts) {
-        let (of_this, rest) = histories.into_iter().partition(|history| history.partition == *name);
+        let (of_this, rest): (Vec<_>, Vec<_>) =
+            histories.into_iter().partition(|history| history.partition == *name);
         histories = rest;
         let mut log = logs.remove(name).unwrap_or_default();
         let is_long = name == long::NAME;
@@ -215,7 +216,15 @@ pub async fn play(
             world.long.log.append(&mut log);
             log = std::mem::take(&mut world.long.log);
         }
-        judge_one(name, &log, before, of_this, accounts, &newcomers, &heads, &mut outcome);
+        let case = Case {
+            log: &log,
+            before,
+            histories: &of_this,
+            accounts,
+            newcomers: newcomers.get(name).map_or(&[], |newcomers| newcomers),
+            head: heads.get(name).copied().unwrap_or(0),
+        };
+        judge_one(name, &case, &mut outcome);
         if is_long {
             world.long.judged = log.last_key_value().map_or(0, |(id, _)| *id);
             world.long.log = log;
@@ -379,27 +388,11 @@ async fn resources_returned(
     }
 }
 
-fn judge_one(
-    name: &str,
-    log: &PartitionLog,
-    before: u64,
-    histories: Vec<History>,
-    accounts: &Accounts,
-    newcomers: &HashMap<String, Vec<(u64, String)>>,
-    heads: &HashMap<String, u64>,
-    outcome: &mut Outcome,
-) {
-    let case = Case {
-        log,
-        before,
-        histories: &histories,
-        accounts,
-        newcomers: newcomers.get(name).map_or(&[], |newcomers| newcomers),
-        head: heads.get(name).copied().unwrap_or(0),
-    };
-    let verdict = judge::judge(&case);
+fn judge_one(name: &str, case: &Case<'_>, outcome: &mut Outcome) {
+    let histories = case.histories;
+    let verdict = judge::judge(case);
     for violation in &verdict.violations {
-        outcome.accounts.push(shortest(name, &case, violation));
+        outcome.accounts.push(shortest(name, case, violation));
     }
     outcome.operations += histories.iter().map(History::operations).sum::<u64>();
     outcome.reconnects += histories.iter().map(History::reconnects).sum::<u64>();

@@ -62,6 +62,8 @@ pub struct Client {
     token: Option<String>,
     /// When the last page of a sync came that has pages left, if nothing was sent since.
     last_page: Option<Instant>,
+    /// Where the connection goes on after a page that has more: what follows may have been broadcast before.
+    goes_on_after: Option<u64>,
 }
 
 /// The server ends a cycle of pages a second after a page that nobody goes on with. It counts from its own sending, so
@@ -117,6 +119,7 @@ impl IntoFuture for Connecting {
                 steadfast: self.steadfast,
                 token: self.token,
                 last_page: None,
+                goes_on_after: None,
             };
             client
                 .try_connect(None)
@@ -163,7 +166,7 @@ impl Client {
         let has_state = self.connected.get("initialState").is_some();
         assert_eq!(has_state, last_event_id.is_none(), "{message}");
         self.connections += 1;
-        self.last_page = None;
+        (self.last_page, self.goes_on_after) = (None, None);
         self.socket = Some(socket);
         Ok(())
     }
@@ -387,7 +390,13 @@ impl Client {
             "broadcast" => {
                 let in_cycle = self.last_page.is_some_and(|at| at.elapsed() < CYCLE_LASTS);
                 assert!(!in_cycle, "{}: a broadcast overtook the pages of a sync: {payload}", self.id);
-                self.take_event(payload["eventId"].as_u64().unwrap(), &payload["event"]);
+                let event_id = payload["eventId"].as_u64().unwrap();
+                if event_id <= self.last_event_id && self.goes_on_after.is_some_and(|at| at < event_id) {
+                    self.check_event(event_id, &payload["event"]);
+                } else {
+                    self.take_event(event_id, &payload["event"]);
+                }
+                self.goes_on_after = self.goes_on_after.map(|at| at.max(event_id));
             }
             "sync_response" => self.take_page(payload),
             "error" if payload["code"] == "unavailable" && payload["details"]["draftId"].is_string() => {
@@ -464,7 +473,10 @@ impl Client {
                 self.take_event(event_id, event);
             }
         }
-        self.last_page = payload["hasMore"].as_bool().unwrap().then(Instant::now);
+        let has_more = payload["hasMore"].as_bool().unwrap();
+        self.last_page = has_more.then(Instant::now);
+        let last = payload["events"].as_array().unwrap().last();
+        self.goes_on_after = last.filter(|_| has_more).map(|event| event["eventId"].as_u64().unwrap());
     }
 
     fn take_event(&mut self, event_id: u64, event: &Value) {

@@ -168,7 +168,8 @@ async fn a_validator_that_may_not_commit_says_so_and_nothing_is_accepted() {
     let mut ann = Client::of(&url, "ann").await;
     let draft = ann.submit("set", json!({ "target": "a", "value": 1 })).await;
     assert_eq!(ann.answer_or_unavailable(&draft).await, None);
-    weak.line_with("Permissions Violation for Publish to \"committed.default\"").await;
+    // Quotes within a value are escaped.
+    weak.line_with(r#"Permissions Violation for Publish to \"committed.default\""#).await;
 
     // One that may, in its place.
     weak.kill9();

@@ -135,12 +135,13 @@ class Backend {
     this.validator.signal("SIGCONT");
   }
 
-  /** A project's committed events, from the log itself. */
+  /** A project's committed events, from the log itself; without marks, which no client is told of. */
   log(project) {
     return run(BINARY, ["log", project, "--nats", this.natsUrl])
       .split("\n")
       .filter((line) => line !== "")
-      .map((line) => JSON.parse(line));
+      .map((line) => JSON.parse(line))
+      .filter(({ isMark }) => !isMark);
   }
 
   token() {

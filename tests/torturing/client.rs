@@ -482,7 +482,8 @@ impl Player {
                     // A page that cannot be had just now.
                     self.asked = false;
                     self.cycle = None;
-                    if self.spec.manner == Manner::Literal {
+                    // What a frontend says that goes away answers nothing.
+                    if self.spec.manner == Manner::Literal && message["replyTo"].is_string() {
                         return Err(Leave::Broken("no answer to the one `sync`".to_owned()));
                     }
                 } else if let Some(draft) = self.answered(&payload["details"]) {

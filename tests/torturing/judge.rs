@@ -110,8 +110,9 @@ struct Open {
     behind: Vec<usize>,
 }
 
-/// After how long without the next `sync` a cycle of pages may end, somewhat less for what lies between.
-const CYCLE_IDLE_MS: u64 = 800;
+/// After how long without the next `sync` a classic cycle of pages ends. The frontend counts from when it sent the page,
+/// which is not before it was asked for.
+const CYCLE_IDLE_MS: u64 = 1_000;
 
 /// How far an event's time may be after the time at which NATS stored it; and before it, which is how long a validator
 /// may sleep between a decision and its commit.
@@ -482,11 +483,11 @@ impl<'a> Court<'a> {
             let mut cycle = false;
             // In the classic dialect any other message ends a cycle, and so does a second without the next `sync`.
             // Then the broadcasts go on from the end of the last page.
-            let (mut sent_else, mut paged_at, mut paged_to) = (false, 0, None);
+            let (mut sent_else, mut asked_at, mut paged_at, mut paged_to) = (false, 0, 0, None);
             let mut seen_here = HashSet::new();
             for (at, entry) in &connection.entries {
                 match entry {
-                    Entry::SyncAsked { .. } => sent_else = false,
+                    Entry::SyncAsked { .. } => (sent_else, asked_at) = (false, *at),
                     Entry::Submitted { .. } if history.dialect == Dialect::Classic => {
                         (sent_else, cycle) = (true, false);
                     }
@@ -498,7 +499,7 @@ impl<'a> Court<'a> {
                             violation.client = Some(client);
                             violation
                         };
-                        let idle = history.dialect == Dialect::Classic && *at > paged_at + CYCLE_IDLE_MS;
+                        let idle = history.dialect == Dialect::Classic && *at >= paged_at + CYCLE_IDLE_MS;
                         if cycle && !idle {
                             self.find(fault(format!(
                                 "{name}: event {id} was broadcast inside a cycle of pages"
@@ -534,7 +535,7 @@ impl<'a> Court<'a> {
                     }
                     Entry::Page { since, ids, next, upto, more, snapshot } => {
                         self.verdict.pages += 1;
-                        (cycle, paged_at) = (*more && !literal && !sent_else, *at);
+                        (cycle, paged_at) = (*more && !literal && !sent_else, asked_at);
                         paged_to = (*more && history.dialect == Dialect::Classic).then_some(*next);
                         let from = snapshot.as_ref().map_or(*since, |(id, _)| *id);
                         let expected: Vec<u64> = between(case.log, from, *next).collect();

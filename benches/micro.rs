@@ -15,7 +15,7 @@ use criterion::{BatchSize, Criterion};
 use insieme_backend::event::{
     ClientId, CommittedEvent, ContentHash, Draft, EventId, EventRecord, PartitionKey, Submitter, V1Fields,
 };
-use insieme_backend::frontend::measured::RingTurn;
+use insieme_backend::frontend::bench_support::RingTurn;
 use insieme_backend::protocol::{Dialect, ItemContext, Request, SubmitItem};
 use insieme_backend::rules::{Decision, Rules, RulesConfig};
 use insieme_backend::state::PartitionState;

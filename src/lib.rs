@@ -12,14 +12,16 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod event;
-pub mod fault;
+pub mod faults;
 pub mod frontend;
 #[cfg(test)]
 mod fuzzing;
-mod hex;
 #[cfg(test)]
 mod house_rules;
+pub mod json;
 pub mod log;
+mod outbox;
+pub mod partition;
 pub mod protocol;
 pub mod rules;
 pub mod serving;
@@ -27,6 +29,6 @@ pub mod serving;
 mod simulation;
 pub mod state;
 pub mod telemetry;
-mod unix_time;
+mod util;
 pub mod validator;
 pub mod version;

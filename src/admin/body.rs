@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use super::problem::Problem;
 
 /// Reads a body. `takes` shows what it may hold.
-pub(super) fn read<T: DeserializeOwned + Default>(
+pub(crate) fn read<T: DeserializeOwned + Default>(
     body: Result<Bytes, BytesRejection>,
     takes: &str,
 ) -> Result<T, Problem> {

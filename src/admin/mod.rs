@@ -5,20 +5,14 @@
 //! what it tells is read from the log, or asked of the processes (`control`) when somebody wants to know. It is above
 //! `frontend` and `log`, and nothing is above it but the command line.
 
-mod asking;
+mod access;
 mod body;
-mod closing;
-mod connections;
-mod events;
-mod gate;
-mod logs;
-mod partitions;
 mod place;
 mod problem;
-mod processes;
 mod query;
-mod revocations;
+mod request;
 mod router;
+mod routes;
 mod settings;
 
 use std::future::Future;

@@ -8,14 +8,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::serving::Seat;
 
 /// A request's place, until it is dropped.
-pub(super) struct Place {
+pub(crate) struct Place {
     _permit: OwnedSemaphorePermit,
     seat: Option<Arc<Seat<()>>>,
 }
 
 impl Place {
     /// One for a request on the connection that has this seat; none if as many are at work as may be.
-    pub(super) fn take(places: &Arc<Semaphore>, seat: Option<Arc<Seat<()>>>) -> Option<Self> {
+    pub(crate) fn take(places: &Arc<Semaphore>, seat: Option<Arc<Seat<()>>>) -> Option<Self> {
         let permit = places.clone().try_acquire_owned().ok()?;
         if let Some(seat) = &seat {
             seat.keep();

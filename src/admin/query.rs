@@ -4,11 +4,11 @@ use super::problem::Problem;
 
 /// The parameters of a request.
 #[derive(Debug, Default)]
-pub(super) struct Query(Vec<(String, String)>);
+pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
     /// Reads a query, which may hold nothing but the `known` parameters.
-    pub(super) fn parse(query: Option<&str>, known: &[&str]) -> Result<Self, Problem> {
+    pub(crate) fn parse(query: Option<&str>, known: &[&str]) -> Result<Self, Problem> {
         let mut found: Vec<(String, String)> = Vec::new();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -29,19 +29,19 @@ impl Query {
     }
 
     /// A parameter's text, if it is there.
-    pub(super) fn text(&self, name: &str) -> Option<&str> {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     /// A parameter that is a number, if it is there.
-    pub(super) fn number(&self, name: &str) -> Result<Option<u64>, Problem> {
+    pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, Problem> {
         let Some(text) = self.text(name) else { return Ok(None) };
         let wrong = |_| Problem::bad_request(format!("the parameter {name} is a whole number, not {text:?}"));
         text.parse().map(Some).map_err(wrong)
     }
 
     /// How many entries a page is to have.
-    pub(super) fn limit(&self, default: usize, max: usize) -> Result<usize, Problem> {
+    pub(crate) fn limit(&self, default: usize, max: usize) -> Result<usize, Problem> {
         match self.number("limit")? {
             None => Ok(default.min(max)),
             Some(limit) if limit >= 1 && limit <= max as u64 => Ok(limit as usize),

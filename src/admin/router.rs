@@ -16,13 +16,11 @@ use tracing::info;
 
 use super::place::Place;
 use super::problem::Problem;
-use super::{
-    BODY_TIME_MAX, Hub, closing, connections, events, gate, logs, partitions, processes, raw_json,
-    revocations,
-};
+use super::routes::{closing, connections, events, logs, partitions, processes, revocations};
+use super::{BODY_TIME_MAX, Hub, access, raw_json};
 
 /// All routes. `/livez`, `/readyz` and `/version` answer everybody.
-pub(super) fn routes(hub: Arc<Hub>) -> Router {
+pub(crate) fn routes(hub: Arc<Hub>) -> Router {
     let body_bytes_max = hub.settings.body_bytes_max;
     Router::new()
         .route("/partitions", get(partitions::list))
@@ -66,7 +64,7 @@ async fn pass(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Resp
     let (began, method) = (Instant::now(), request.method().clone());
     // Without the query: that may hold what a person mistook for a place to put a token.
     let path = request.uri().path().to_owned();
-    let admin = match gate::enter(&hub, request.headers()).await {
+    let admin = match access::enter(&hub, request.headers()).await {
         Ok(admin) => admin,
         Err(problem) => {
             let response = problem.into_response();

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::jwt::{JwtVerifier, TokenRules};
+use super::keys::source::{Keys, Renewal};
 use super::metrics;
 use super::permissions::allows;
 use super::refusal::Refusal;
 use super::revocation::Revocations;
-use super::source::{Keys, Renewal};
 use crate::event::{ClientId, Submitter};
 
 /// Who a connection is, as far as we believe it.

@@ -3,7 +3,7 @@
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
 use super::refusal::Refusal;
-use crate::unix_time;
+use crate::util::time;
 
 /// Tokens refused, by reason.
 pub const REFUSED: &str = "insieme_tokens_refused_total";
@@ -36,7 +36,7 @@ pub fn describe() {
 }
 
 /// Says how many revocations are in force.
-pub(super) fn revocations(count: usize) {
+pub(crate) fn revocations(count: usize) {
     gauge!(REVOCATIONS).set(count as f64);
 }
 
@@ -46,20 +46,20 @@ pub fn revocations_looked(is_good: bool) {
 }
 
 /// Counts a token that is refused.
-pub(super) fn refused(why: &Refusal) {
+pub(crate) fn refused(why: &Refusal) {
     counter!(REFUSED, "reason" => why.as_str()).increment(1);
 }
 
 /// Counts a look at where the keys come from.
-pub(super) fn looked(is_good: bool) {
+pub(crate) fn looked(is_good: bool) {
     counter!(KEY_LOOKS, "result" => if is_good { "ok" } else { "failed" }).increment(1);
     if is_good {
-        let now = unix_time::now().as_secs_f64();
+        let now = time::now().as_secs_f64();
         gauge!(KEYS_CURRENT).set(now.floor());
     }
 }
 
 /// Says how many keys are in force.
-pub(super) fn keys_in_force(count: usize) {
+pub(crate) fn keys_in_force(count: usize) {
     gauge!(KEYS).set(count as f64);
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::identity::Identity;
 use super::metrics;
 use crate::event::{ClientId, is_plain};
-use crate::unix_time;
+use crate::util::time;
 
 /// The longest token id that can be revoked, in bytes.
 pub const TOKEN_ID_BYTES_MAX: usize = 256;
@@ -190,7 +190,7 @@ impl Revocations {
 
     /// Whether somebody's token is revoked, as far as is known.
     pub fn cover(&self, identity: &Identity) -> bool {
-        self.read().covers(identity, unix_time::now_s())
+        self.read().covers(identity, time::now_s())
     }
 
     /// Changes what is known.

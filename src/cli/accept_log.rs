@@ -15,16 +15,16 @@ use crate::log::Mark;
 /// which are gone have to begin anew; while new events are given the ids of the lost ones, nobody can tell them from
 /// each other. Snapshots of what is gone are deleted.
 #[derive(Debug, Args)]
-pub(super) struct AcceptLog {
+pub(crate) struct AcceptLog {
     #[command(flatten)]
-    pub(super) nats: NatsArgs,
+    pub(crate) nats: NatsArgs,
     /// Do it; without this, only what would be accepted is printed.
     #[arg(long)]
     yes: bool,
 }
 
 impl AcceptLog {
-    pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub(crate) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
         let log = connect::connect(&config, "accept-log", &shutdown).await?.ok_or_else(connect::stopped)?;
         let (before, now, damages) = log.compare_with_mark().await.context("looking at the log")?;
         say(&format!("known:   {}", before.map_or_else(|| "nothing".to_owned(), shown)))?;

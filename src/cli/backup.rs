@@ -14,9 +14,9 @@ use crate::log::BackedUp;
 ///
 /// Everything may go on running. What was reported accepted before this began is in the backup.
 #[derive(Debug, Args)]
-pub(super) struct Backup {
+pub(crate) struct Backup {
     #[command(flatten)]
-    pub(super) nats: NatsArgs,
+    pub(crate) nats: NatsArgs,
     /// The folder; it must not exist.
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
@@ -27,16 +27,16 @@ pub(super) struct Backup {
 /// Every event gets the id that it had. Stop frontends and validators first; `bootstrap` makes what else they need.
 /// Events that were committed after the backup are not in it: clients that have seen them have to begin anew.
 #[derive(Debug, Args)]
-pub(super) struct Restore {
+pub(crate) struct Restore {
     #[command(flatten)]
-    pub(super) nats: NatsArgs,
+    pub(crate) nats: NatsArgs,
     /// The folder that `backup` made.
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
 }
 
 impl Backup {
-    pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub(crate) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
         let log = connect::connect(&config, "backup", &shutdown).await?.ok_or_else(connect::stopped)?;
         let done = tokio::select! {
             done = log.back_up(&self.folder) => done,
@@ -49,7 +49,7 @@ impl Backup {
 }
 
 impl Restore {
-    pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub(crate) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
         let log = connect::connect(&config, "restore", &shutdown).await?.ok_or_else(connect::stopped)?;
         tell("restored", &log.restore(&self.folder).await.context("the backup was not restored")?)
     }

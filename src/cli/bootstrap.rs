@@ -14,13 +14,13 @@ use crate::log::BootstrapReport;
 /// command says how and fails. It may run any number of times, and before or after the other processes.
 /// A cluster that is not whole yet is waited for (nats.connect_wait_ms).
 #[derive(Debug, Args)]
-pub(super) struct Bootstrap {
+pub(crate) struct Bootstrap {
     #[command(flatten)]
-    pub(super) nats: NatsArgs,
+    pub(crate) nats: NatsArgs,
 }
 
 impl Bootstrap {
-    pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub(crate) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
         let log = connect::connect(&config, "bootstrap", &shutdown).await?.ok_or_else(connect::stopped)?;
         let Some(report) = connect::make_streams(&log, &config, &shutdown).await? else {
             bail!("stopped before the streams were made");

@@ -7,14 +7,14 @@ use crate::config::{Loaded, defaults_as_toml, effective_as_text};
 
 /// Check the configuration, and the files that it names, and print what is in force and where it was set.
 #[derive(Debug, Args)]
-pub(super) struct CheckConfig {
+pub(crate) struct CheckConfig {
     /// Print a configuration file with every key at its default, described, instead.
     #[arg(long)]
     print_defaults: bool,
 }
 
 impl CheckConfig {
-    pub(super) fn run(self, loaded: &Loaded) -> anyhow::Result<()> {
+    pub(crate) fn run(self, loaded: &Loaded) -> anyhow::Result<()> {
         loaded.config.nats.to_log_settings()?;
         loaded.config.rules.load()?;
         loaded.config.rules.initial_state()?;

@@ -14,7 +14,7 @@ const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Connects to NATS, trying for `nats.connect_wait_ms`. `None` when `shutdown` came first.
-pub(super) async fn connect(
+pub(crate) async fn connect(
     config: &Config,
     role: &str,
     shutdown: &CancellationToken,
@@ -36,7 +36,7 @@ pub(super) async fn connect(
 }
 
 /// Connects, and waits until `bootstrap` has made the streams. `None` when `shutdown` came first.
-pub(super) async fn connect_to_streams(
+pub(crate) async fn connect_to_streams(
     config: &Config,
     role: &str,
     shutdown: &CancellationToken,
@@ -70,13 +70,13 @@ async fn look_at_streams(log: &Log, role: &str) -> Result<(), BootstrapError> {
 }
 
 /// What a command says that was stopped before it could begin.
-pub(super) fn stopped() -> anyhow::Error {
+pub(crate) fn stopped() -> anyhow::Error {
     anyhow::anyhow!("stopped before NATS was there")
 }
 
 /// Makes the streams, trying for `nats.connect_wait_ms`: of a cluster that has just been started the servers
 /// may not all be there yet. `None` when `shutdown` came first.
-pub(super) async fn make_streams(
+pub(crate) async fn make_streams(
     log: &Log,
     config: &Config,
     shutdown: &CancellationToken,

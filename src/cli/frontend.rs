@@ -6,14 +6,14 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::signals::Hangups;
-use super::{NatsArgs, flag, roles, say};
+use super::{NatsArgs, flag, say, startup};
 use crate::config::{Config, Override};
 
 /// Run a frontend: take clients' WebSockets, pass their drafts on, broadcast the log.
 ///
 /// Any number may run side by side behind a load balancer; none keeps anything that is not in the log.
 #[derive(Debug, Args)]
-pub(super) struct Frontend {
+pub(crate) struct Frontend {
     #[command(flatten)]
     nats: NatsArgs,
     /// The address to listen on; port 0 takes a free one, which the ready line tells. [default: frontend.listen]
@@ -25,7 +25,7 @@ pub(super) struct Frontend {
 }
 
 impl Frontend {
-    pub(super) fn overrides(&self) -> Vec<Override> {
+    pub(crate) fn overrides(&self) -> Vec<Override> {
         let anyone = self.allow_anyone.then_some(true);
         let mut overrides = self.nats.overrides();
         overrides.extend(flag("--listen", "frontend.listen", self.listen.as_ref()));
@@ -33,19 +33,19 @@ impl Frontend {
         overrides
     }
 
-    pub(super) async fn run(
+    pub(crate) async fn run(
         self,
         config: Config,
         hangups: Hangups,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        roles::check_frontend_auth(&config)?;
+        startup::check_frontend_auth(&config)?;
         crate::frontend::Frontend::check_files(&config.frontend)?;
-        let Some((mut side, log)) = roles::Side::connected(&config, "frontend", &shutdown).await? else {
+        let Some((mut side, log)) = startup::Side::connected(&config, "frontend", &shutdown).await? else {
             return Ok(());
         };
         log.warn_of_limits(config.frontend.frame_bytes_max, config.frontend.submission_bytes_max);
-        let frontend = roles::start_frontend(&config, log.clone(), shutdown.clone()).await?;
+        let frontend = startup::start_frontend(&config, log.clone(), shutdown.clone()).await?;
         side.obey_as_frontend(&config, &log, &frontend).await?;
         side.ready_when(frontend.readiness());
         say(&format!("frontend ready: {}", frontend.url()))?;

@@ -15,14 +15,14 @@ const RESPONSE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Ask a frontend or validator whether it is well; fails unless the answer is 200.
 #[derive(Debug, Args)]
-pub(super) struct Health {
+pub(crate) struct Health {
     /// What to ask, such as http://127.0.0.1:3001/readyz.
     #[arg(value_name = "URL", default_value = "http://127.0.0.1:3001/readyz")]
     url: String,
 }
 
 impl Health {
-    pub(super) async fn run(self) -> anyhow::Result<()> {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
         let (authority, path) = parts(&self.url)?;
         let response = timeout(WAIT, get(authority, path))
             .await

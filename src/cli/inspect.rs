@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::{NatsArgs, connect, say};
 use crate::config::Config;
 use crate::event::{EventId, PartitionKey, Token};
-use crate::log::{LoadError, Log, SnapshotPart, StoredEvent, apply};
+use crate::log::{Log, SnapshotPart, StoredEvent};
+use crate::partition::{LoadError, apply};
 use crate::rules::Registry;
 use crate::state::{Fold, PartitionState};
 
@@ -20,9 +21,9 @@ use crate::state::{Fold, PartitionState};
 /// A partition whose log holds what is no event, or an event that does not fold, or a hole, takes no drafts
 /// (PARTITION_STOPPED) until somebody has looked: this shows what there is to see. Fails if there is anything.
 #[derive(Debug, Args)]
-pub(super) struct Inspect {
+pub(crate) struct Inspect {
     #[command(flatten)]
-    pub(super) nats: NatsArgs,
+    pub(crate) nats: NatsArgs,
     /// The partition.
     #[arg(value_name = "PARTITION")]
     partition: String,
@@ -34,9 +35,9 @@ pub(super) struct Inspect {
 /// written to the file first, one JSON object a line with id, subject, headers and body, and then deleted, which
 /// cannot be undone. The partition goes on from what is left; clients that were shown more have to begin anew.
 #[derive(Debug, Args)]
-pub(super) struct Quarantine {
+pub(crate) struct Quarantine {
     #[command(flatten)]
-    pub(super) nats: NatsArgs,
+    pub(crate) nats: NatsArgs,
     /// The partition.
     #[arg(value_name = "PARTITION")]
     partition: String,
@@ -49,7 +50,7 @@ pub(super) struct Quarantine {
 }
 
 impl Inspect {
-    pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub(crate) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
         let log = connect::connect(&config, "inspect", &shutdown).await?.ok_or_else(connect::stopped)?;
         let found = Inspected::of(&log, &self.partition).await?;
         for (id, why) in &found.problems {
@@ -69,7 +70,7 @@ impl Inspect {
 }
 
 impl Quarantine {
-    pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub(crate) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
         let log = connect::connect(&config, "quarantine", &shutdown).await?.ok_or_else(connect::stopped)?;
         let found = Inspected::of(&log, &self.partition).await?;
         match found.problems.first() {

@@ -12,9 +12,9 @@ use crate::event::{EventId, PartitionKey};
 
 /// Print a partition's committed events as they lie in the log, one JSON object a line, oldest first.
 #[derive(Debug, Args)]
-pub(super) struct ShowLog {
+pub(crate) struct ShowLog {
     #[command(flatten)]
-    pub(super) nats: NatsArgs,
+    pub(crate) nats: NatsArgs,
     /// The partition.
     #[arg(value_name = "PARTITION")]
     partition: String,
@@ -27,7 +27,7 @@ pub(super) struct ShowLog {
 }
 
 impl ShowLog {
-    pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub(crate) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
         let token = PartitionKey::new(self.partition.as_str())?.token();
         let log =
             connect::connect_to_streams(&config, "log", &shutdown).await?.ok_or_else(connect::stopped)?;

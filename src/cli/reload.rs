@@ -31,7 +31,7 @@ const SETTLE_TRIES_MAX: u32 = 20;
 type Look = Result<Fingerprint, String>;
 
 /// The rules in force, and what keeps their schemas up to date.
-pub(super) struct Reload {
+pub(crate) struct Reload {
     rules: Arc<RulesInForce>,
     folder: Option<SchemaFolder>,
     poll: Duration,
@@ -42,7 +42,7 @@ pub(super) struct Reload {
 
 impl Reload {
     /// Loads the rules as configured. Fails with all that is wrong with any schema file.
-    pub(super) fn start(settings: &RulesSettings, hangups: Hangups) -> anyhow::Result<Self> {
+    pub(crate) fn start(settings: &RulesSettings, hangups: Hangups) -> anyhow::Result<Self> {
         let folder = settings.schema_folder();
         // Before they are read: what changes from here on is a change.
         let seen = folder.as_ref().map(look);
@@ -52,12 +52,12 @@ impl Reload {
     }
 
     /// The rules that this keeps up to date.
-    pub(super) fn rules(&self) -> Arc<RulesInForce> {
+    pub(crate) fn rules(&self) -> Arc<RulesInForce> {
         self.rules.clone()
     }
 
     /// Waits for the end of some work, and keeps the schemas up to date meanwhile.
-    pub(super) async fn beside<T>(self, work: impl Future<Output = T>) -> T {
+    pub(crate) async fn beside<T>(self, work: impl Future<Output = T>) -> T {
         tokio::select! {
             output = work => output,
             never = self.run() => match never {},

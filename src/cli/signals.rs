@@ -12,7 +12,7 @@ use super::Source;
 use crate::telemetry::LogControl;
 
 /// How it ended.
-pub(super) enum Ended<T> {
+pub(crate) enum Ended<T> {
     /// The work returned, asked to or not.
     ByItself(T),
     /// A second signal came before it did.
@@ -20,7 +20,7 @@ pub(super) enum Ended<T> {
 }
 
 /// Runs `work` to its end. SIGINT or SIGTERM cancels the token that it was given; another one drops it.
-pub(super) async fn until_ended<F: Future>(work: impl FnOnce(CancellationToken) -> F) -> Ended<F::Output> {
+pub(crate) async fn until_ended<F: Future>(work: impl FnOnce(CancellationToken) -> F) -> Ended<F::Output> {
     let shutdown = CancellationToken::new();
     let mut work = pin!(work(shutdown.clone()));
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt()), listen(SignalKind::terminate()));
@@ -41,24 +41,24 @@ pub(super) async fn until_ended<F: Future>(work: impl FnOnce(CancellationToken) 
 
 /// The SIGHUPs. While one of these exists, and ever after, the process does not end by them. Each puts the
 /// configured log filter in force, whatever else the role reads anew.
-pub(super) struct Hangups {
+pub(crate) struct Hangups {
     signal: Option<Signal>,
     source: Option<Source>,
 }
 
 impl Hangups {
     /// Listens from now on.
-    pub(super) fn listen(source: Source) -> Self {
+    pub(crate) fn listen(source: Source) -> Self {
         Self { signal: listen(SignalKind::hangup()), source: Some(source) }
     }
 
     /// Does not listen: the process ends by them, as by default.
-    pub(super) fn left_alone() -> Self {
+    pub(crate) fn left_alone() -> Self {
         Self { signal: None, source: None }
     }
 
     /// Waits for the next one; those that came since the last count as one. Cancel safe.
-    pub(super) async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         received(&mut self.signal).await;
         if let Some(source) = &self.source {
             reload_log_filter(source);
@@ -66,7 +66,7 @@ impl Hangups {
     }
 
     /// Waits for the end of some work, and says of each one meanwhile that nothing comes of it.
-    pub(super) async fn ignored_beside<T>(mut self, work: impl Future<Output = T>) -> T {
+    pub(crate) async fn ignored_beside<T>(mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         loop {
             tokio::select! {

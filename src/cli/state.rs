@@ -9,15 +9,15 @@ use tokio_util::sync::CancellationToken;
 use super::{NatsArgs, connect, say};
 use crate::config::Config;
 use crate::event::{EventId, PartitionKey};
-use crate::hex;
 use crate::rules::Registry;
 use crate::state::Fold;
+use crate::util::hex;
 
 /// Print a partition's state, as the log gives it, in canonical form (RFC 8785).
 #[derive(Debug, Args)]
-pub(super) struct State {
+pub(crate) struct State {
     #[command(flatten)]
-    pub(super) nats: NatsArgs,
+    pub(crate) nats: NatsArgs,
     /// The partition.
     #[arg(value_name = "PARTITION")]
     partition: String,
@@ -30,7 +30,7 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub(crate) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
         let token = PartitionKey::new(self.partition.as_str())?.token();
         let log =
             connect::connect_to_streams(&config, "state", &shutdown).await?.ok_or_else(connect::stopped)?;

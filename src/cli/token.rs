@@ -22,7 +22,7 @@ const NAME_BYTES_MAX: usize = 256;
 /// whose public half they have. Issuer and audience are the configured ones unless given.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub(super) struct Token {
+pub(crate) struct Token {
     /// The client that it is for: the `clientId` of its `connect`.
     #[arg(long, value_name = "ID")]
     client: String,
@@ -73,7 +73,7 @@ A secret, a frontend that asks for tokens, and one for a client that may do ever
   insieme-backend token --secret-file secret --client me --permission '*' --partition default";
 
 impl Token {
-    pub(super) fn run(self, config: &Config) -> anyhow::Result<()> {
+    pub(crate) fn run(self, config: &Config) -> anyhow::Result<()> {
         let key = self.key(config)?;
         let key_id = self.key_id.as_deref().map(|id| name("--key-id", id)).transpose()?;
         let token = key.sign(&self.grant(config, now_s()?)?, key_id.as_deref())?;
@@ -154,7 +154,7 @@ fn now_s() -> anyhow::Result<u64> {
 }
 
 /// A time such as 90m.
-pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     let wrong = || format!("a time is a number with s, m, h or d behind it, such as 90m; not {text:?}");
     let at = text.len() - text.chars().next_back().map_or(0, char::len_utf8);
     let (number, unit) = text.split_at(at);

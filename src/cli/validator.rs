@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::reload::Reload;
 use super::signals::Hangups;
-use super::{NatsArgs, flag, roles, say};
+use super::{NatsArgs, flag, say, startup};
 use crate::config::{Config, Override};
 
 /// Run a validator: decide drafts and commit what passes.
@@ -16,7 +16,7 @@ use crate::config::{Config, Override};
 /// that dies. SIGHUP makes it read the schemas in rules.schema_dir anew, as a change there does, and the log
 /// filter.
 #[derive(Debug, Args)]
-pub(super) struct Validator {
+pub(crate) struct Validator {
     #[command(flatten)]
     nats: NatsArgs,
     /// The address that serves /livez, /readyz and /metrics. [default: metrics.listen, off]
@@ -25,23 +25,23 @@ pub(super) struct Validator {
 }
 
 impl Validator {
-    pub(super) fn overrides(&self) -> Vec<Override> {
+    pub(crate) fn overrides(&self) -> Vec<Override> {
         let mut overrides = self.nats.overrides();
         overrides.extend(flag("--health-listen", "metrics.listen", self.health_listen.as_ref()));
         overrides
     }
 
-    pub(super) async fn run(
+    pub(crate) async fn run(
         self,
         config: Config,
         hangups: Hangups,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         let reload = Reload::start(&config.rules, hangups)?;
-        let Some((mut side, log)) = roles::Side::connected(&config, "validator", &shutdown).await? else {
+        let Some((mut side, log)) = startup::Side::connected(&config, "validator", &shutdown).await? else {
             return Ok(());
         };
-        let validator = roles::start_validator(&config, log.clone(), reload.rules(), shutdown.clone())?;
+        let validator = startup::start_validator(&config, log.clone(), reload.rules(), shutdown.clone())?;
         side.obey_as_validator(&config, &log, validator.id()).await?;
         say(&format!("validator ready: {}", validator.id()))?;
         side.beside(reload.beside(validator.join()), &shutdown).await

@@ -161,7 +161,7 @@ impl AuthSettings {
     }
 
     /// Says what cannot work.
-    pub(super) fn check(&self, problems: &mut Vec<String>) {
+    pub(crate) fn check(&self, problems: &mut Vec<String>) {
         if let [one, others @ ..] = self.sources().as_slice()
             && !others.is_empty()
         {

@@ -63,7 +63,7 @@ pub fn effective_as_text(loaded: &Loaded) -> String {
 }
 
 /// The fields of a struct and their doc comments, read off its source.
-pub(super) fn fields(source: &str, name: &str) -> BTreeMap<String, String> {
+pub(crate) fn fields(source: &str, name: &str) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     let mut doc: Vec<&str> = Vec::new();
     let start = format!("pub struct {name} {{");
@@ -106,7 +106,7 @@ fn without_passwords(text: &str) -> String {
 
 /// The areas that are described; for the test that none is forgotten.
 #[cfg(test)]
-pub(super) fn areas() -> impl Iterator<Item = (&'static str, BTreeMap<String, String>)> {
+pub(crate) fn areas() -> impl Iterator<Item = (&'static str, BTreeMap<String, String>)> {
     DECLARATIONS.iter().map(|(area, name, source)| (*area, fields(source, name)))
 }
 

@@ -27,14 +27,14 @@ pub struct Override {
 
 /// One key set in one place. `candidates` are the ways to read the text, the likelier first; a value from
 /// the file has just the one.
-pub(super) struct Leaf {
+pub(crate) struct Leaf {
     key: String,
     candidates: Vec<Value>,
     origin: String,
 }
 
 /// The defaults as a tree of two levels, whose keys are all the keys there are.
-pub(super) fn defaults() -> BTreeMap<String, Value> {
+pub(crate) fn defaults() -> BTreeMap<String, Value> {
     let tree = serde_json::to_value(Config::default()).unwrap_or_default();
     let mut all = BTreeMap::new();
     for (area, keys) in tree.as_object().into_iter().flatten() {
@@ -45,7 +45,7 @@ pub(super) fn defaults() -> BTreeMap<String, Value> {
     all
 }
 
-pub(super) fn from_toml(name: &str, text: &str, problems: &mut Vec<String>) -> Vec<Leaf> {
+pub(crate) fn from_toml(name: &str, text: &str, problems: &mut Vec<String>) -> Vec<Leaf> {
     type Areas = BTreeMap<Spanned<String>, BTreeMap<Spanned<String>, toml::Value>>;
     let areas: Areas = match toml::from_str(text) {
         Ok(areas) => areas,
@@ -72,7 +72,7 @@ pub(super) fn from_toml(name: &str, text: &str, problems: &mut Vec<String>) -> V
     leaves
 }
 
-pub(super) fn from_environment(
+pub(crate) fn from_environment(
     environment: impl IntoIterator<Item = (String, String)>,
     problems: &mut Vec<String>,
 ) -> Vec<Leaf> {
@@ -99,7 +99,7 @@ pub(super) fn from_environment(
     leaves
 }
 
-pub(super) fn from_overrides(overrides: Vec<Override>, problems: &mut Vec<String>) -> Vec<Leaf> {
+pub(crate) fn from_overrides(overrides: Vec<Override>, problems: &mut Vec<String>) -> Vec<Leaf> {
     let known = defaults();
     let mut leaves = Vec::new();
     for Override { key, value, flag } in overrides {
@@ -128,7 +128,7 @@ fn readings(default: &Value, text: &str) -> Vec<Value> {
 }
 
 /// Lays the leaves over the defaults, later ones over earlier ones. A leaf that does not fit is left out.
-pub(super) fn apply(leaves: Vec<Leaf>, problems: &mut Vec<String>) -> Loaded {
+pub(crate) fn apply(leaves: Vec<Leaf>, problems: &mut Vec<String>) -> Loaded {
     let mut loaded = Loaded { config: Config::default(), origins: BTreeMap::new() };
     // Secrets serialise as nothing that could be read back, so the tree is kept beside the config.
     let mut tree = serde_json::to_value(&loaded.config).unwrap_or_default();

@@ -101,7 +101,7 @@ impl NatsConfig {
         self.api_prefix = LogSettings::default().api_prefix;
     }
 
-    pub(super) fn check(&self, problems: &mut Vec<String>) {
+    pub(crate) fn check(&self, problems: &mut Vec<String>) {
         let mut wrong = |is_wrong: bool, text: &str| {
             if is_wrong {
                 problems.push(text.to_owned());

@@ -25,7 +25,7 @@ impl ProcessConfig {
         }
     }
 
-    pub(super) fn check(&self, problems: &mut Vec<String>) {
+    pub(crate) fn check(&self, problems: &mut Vec<String>) {
         if self.threads > THREADS_MAX {
             problems.push(format!("process.threads: at most {THREADS_MAX}"));
         }

@@ -104,7 +104,7 @@ impl From<BaseEventId> for ConflictPolicy {
 
 impl RulesSettings {
     /// Says what cannot work, though every single value is of the right kind.
-    pub(super) fn check(&self, problems: &mut Vec<String>) {
+    pub(crate) fn check(&self, problems: &mut Vec<String>) {
         if !(100..=3_600_000).contains(&self.schema_poll_ms) {
             problems.push(format!("rules.schema_poll_ms: 100 to 3600000, not {}", self.schema_poll_ms));
         }

@@ -9,20 +9,20 @@
 //! implements [`Obey`]. Nothing here has to arrive for anything that the log promises, and no order concerns
 //! the log.
 
-mod keeper;
-mod roll;
+mod agent;
+mod client;
+mod membership;
+mod messages;
+mod revocation_sync;
 mod settings;
-mod station;
-mod survey;
 #[cfg(test)]
 mod tests;
-mod words;
 
-pub use keeper::{EndConnections, Keeper};
-pub use settings::ControlSettings;
-pub use station::{NothingMore, Obey, Station};
-pub use survey::{PresentProcess, Survey, Surveyor};
-pub use words::{
+pub use agent::{NothingMore, Obey, Station};
+pub use client::{PresentProcess, Survey, Surveyor};
+pub use messages::{
     Answer, Audience, Closing, ConnectionFilter, ConnectionPlace, Demand, FoundConnection, FoundConnections,
     LogFilter, Order, Process, Report, Role,
 };
+pub use revocation_sync::{EndConnections, Keeper};
+pub use settings::ControlSettings;

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 
-use super::roll::Roll;
-use super::words::{Answer, Audience, Demand, Order, Process, Report, Role};
+use super::membership::Roll;
+use super::messages::{Answer, Audience, Demand, Order, Process, Report, Role};
 
 fn report(role: Role, id: &str, answer: Answer) -> Report {
     Report {

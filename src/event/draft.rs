@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::keys::check_id;
+use super::ids::check_id;
 use super::{ClientId, DraftKey, EventId, KeyError, PartitionKey, Units};
 
 /// One event that a client proposes.

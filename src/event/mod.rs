@@ -3,26 +3,23 @@
 //! Everything here is a plain value. This module knows no clock, no network and no NATS, and imports
 //! nothing else of ours; every other module speaks in its words.
 
-mod answer;
-pub mod canonical;
 mod decided;
 mod draft;
-pub mod json;
-mod keys;
-mod map;
+mod groups;
+mod ids;
 mod record;
-mod units;
+mod reply;
 
 #[cfg(test)]
 mod tests;
 
-pub use answer::{Answer, FieldError, Outcome, Reason};
 pub use decided::{Decided, NotDecided};
 pub(crate) use draft::json_text_bytes;
 pub use draft::{Draft, ReplyTo, Submission, Submitter, V1Fields};
-pub(crate) use keys::is_plain;
-pub use keys::{
+pub use groups::Units;
+pub(crate) use ids::is_plain;
+pub use ids::{
     ClientId, ContentHash, DraftKey, EventId, KeyError, PARTITION_BYTES_MAX, PartitionKey, Slot, Token,
 };
 pub use record::{CommittedEvent, EventRecord};
-pub use units::Units;
+pub use reply::{Answer, FieldError, Outcome, Reason};

@@ -6,9 +6,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 
-use super::canonical::{canonical, compare, content_hash};
-use super::json::{DEPTH_MAX, Json};
 use super::*;
+use crate::json::canonical::{canonical, compare, content_hash};
+use crate::json::{DEPTH_MAX, Json};
 
 fn raw(text: &str) -> Box<RawValue> {
     RawValue::from_string(text.to_owned()).unwrap()

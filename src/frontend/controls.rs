@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::roster::Dismissal;
+use super::admission::registry::Dismissal;
 use super::session::Hub;
 use crate::control::{Answer, Closing, Demand, Obey};
 
@@ -13,7 +13,7 @@ use crate::control::{Answer, Closing, Demand, Obey};
 const WAIT_MS_MAX: u64 = 60_000;
 
 /// A frontend, as far as it takes orders.
-pub struct Controls(pub(super) Arc<Hub>);
+pub struct Controls(pub(crate) Arc<Hub>);
 
 impl Obey for Controls {
     async fn obey(&self, demand: Demand) -> Answer {

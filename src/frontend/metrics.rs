@@ -8,7 +8,7 @@ use metrics::{
     histogram,
 };
 
-use crate::unix_time;
+use crate::util::time;
 
 /// Open connections.
 pub const CONNECTIONS: &str = "insieme_connections";
@@ -172,7 +172,7 @@ pub fn describe() {
 }
 
 /// The metrics of what happens for every frame and every event, looked up once.
-pub(super) struct Hot {
+pub(crate) struct Hot {
     pub frames_in: Counter,
     pub frames_out: Counter,
     pub broadcasts: Counter,
@@ -197,7 +197,7 @@ pub(super) struct Hot {
 }
 
 /// The hot ones. First called when a frontend starts, when the process's recorder is there.
-pub(super) fn hot() -> &'static Hot {
+pub(crate) fn hot() -> &'static Hot {
     static HOT: OnceLock<Hot> = OnceLock::new();
     HOT.get_or_init(|| Hot {
         frames_in: counter!(FRAMES_IN),
@@ -221,18 +221,18 @@ pub(super) fn hot() -> &'static Hot {
 }
 
 /// One holder's share of a gauge that many have a part in; given back when it is dropped.
-pub(super) struct Share {
+pub(crate) struct Share {
     gauge: &'static Gauge,
     value: usize,
 }
 
 impl Share {
-    pub(super) fn of(gauge: &'static Gauge) -> Self {
+    pub(crate) fn of(gauge: &'static Gauge) -> Self {
         Self { gauge, value: 0 }
     }
 
     /// Sets the share.
-    pub(super) fn set(&mut self, value: usize) {
+    pub(crate) fn set(&mut self, value: usize) {
         if value != self.value {
             self.gauge.increment(value as f64 - self.value as f64);
             self.value = value;
@@ -247,40 +247,40 @@ impl Drop for Share {
 }
 
 /// Counts one.
-pub(super) fn count(name: &'static str) {
+pub(crate) fn count(name: &'static str) {
     counter!(name).increment(1);
 }
 
 /// Counts some.
-pub(super) fn add(name: &'static str, by: u64) {
+pub(crate) fn add(name: &'static str, by: u64) {
     counter!(name).increment(by);
 }
 
 /// Says until when the certificate in force is valid, in Unix seconds.
-pub(super) fn certificate_ends(at: i64) {
+pub(crate) fn certificate_ends(at: i64) {
     gauge!(TLS_NOT_AFTER).set(at as f64);
 }
 
 /// The seconds from a Unix time in milliseconds, by whoever's clock, to now; 0 if that is still to come.
-pub(super) fn since_ms(timestamp_ms: u64) -> Duration {
-    Duration::from_millis(unix_time::now_ms().saturating_sub(timestamp_ms))
+pub(crate) fn since_ms(timestamp_ms: u64) -> Duration {
+    Duration::from_millis(time::now_ms().saturating_sub(timestamp_ms))
 }
 
 /// Counts one under a label.
-pub(super) fn count_by(name: &'static str, label: &'static str, value: &'static str) {
+pub(crate) fn count_by(name: &'static str, label: &'static str, value: &'static str) {
     counter!(name, label => value).increment(1);
 }
 
 /// Records a duration.
-pub(super) fn duration(name: &'static str, seconds: f64) {
+pub(crate) fn duration(name: &'static str, seconds: f64) {
     histogram!(name).record(seconds);
 }
 
 /// One more in a gauge, for as long as it lives.
-pub(super) struct Counted(&'static str);
+pub(crate) struct Counted(&'static str);
 
 impl Counted {
-    pub(super) fn one(name: &'static str) -> Self {
+    pub(crate) fn one(name: &'static str) -> Self {
         gauge!(name).increment(1.0);
         Self(name)
     }

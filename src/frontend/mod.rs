@@ -5,32 +5,22 @@
 //! their own pace, `pages` the history behind it, `answers` what validators say. It never imports `rules` or
 //! the validator: they meet in the log.
 
-mod answers;
-mod controls;
-mod edge;
-mod entry;
-mod feed;
-mod latest;
-mod limits;
+mod admission;
 #[doc(hidden)]
-pub mod measured;
-mod memory;
+pub mod bench_support;
+mod controls;
+mod feed;
+mod listener;
+mod log_tail;
 pub mod metrics;
-mod outflow;
-mod pages;
-mod pending;
-mod reconnects;
-mod ring;
-mod roster;
+mod net;
+mod replies;
 mod session;
-mod settings;
-#[cfg(all(test, feature = "fault-points"))]
-#[path = "../simulation/session.rs"]
-pub(crate) mod simulated_session;
-mod ws;
+pub(crate) mod settings;
+mod websocket;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,21 +35,22 @@ use tracing::{info, warn};
 pub use controls::Controls;
 pub use settings::FrontendSettings;
 
-use self::answers::AnswerDesk;
-use self::edge::{Edge, Gate, Origins, Proxies, Tls};
+use self::admission::connection_limits::Limits;
+use self::admission::memory::Memory;
+use self::admission::outflow::Outflow;
+use self::admission::registry::{Dismissal, Roster};
+use self::feed::page_cache::Pages;
 use self::feed::{Feeds, Shared};
-use self::latest::Latest;
-use self::limits::Limits;
-use self::memory::Memory;
-use self::outflow::Outflow;
-use self::pages::Pages;
-use self::roster::{Dismissal, Roster};
+use self::listener::{Edge, Gate};
+use self::log_tail::Latest;
+use self::net::{Origins, Proxies, Tls};
+use self::replies::AnswerDesk;
 use self::session::Hub;
 use crate::auth::Authenticator;
 use crate::control::{ControlSettings, EndConnections, Keeper};
 use crate::log::{Log, LogError};
 use crate::state::Fold;
-use crate::unix_time;
+use crate::util::time;
 
 /// How often clients whose allowance is whole again are forgotten.
 const FORGET_CLIENTS: Duration = Duration::from_secs(60);
@@ -176,7 +167,7 @@ impl Frontend {
             limits: limits.clone(),
             memory: memory.clone(),
             outflow: outflow.clone(),
-            reconnects: reconnects::Reconnects::default(),
+            reconnects: admission::reconnects::Reconnects::default(),
             roster,
             keeper: keeper.clone(),
             auth,
@@ -189,7 +180,7 @@ impl Frontend {
         }
         let (stop, sessions) = (CancellationToken::new(), TaskTracker::new());
         // Never the numbers of an earlier process of the same id: its late answers must find nobody.
-        let first_connection = unix_time::now_ms() << 20;
+        let first_connection = time::now_ms() << 20;
         let edge = Edge::new(hub.clone(), sessions.clone(), gate, first_connection);
         let mut tasks = JoinSet::new();
         let until = drain.clone();
@@ -311,7 +302,7 @@ impl Drop for RunningFrontend {
 const SEND_BUFFER_BYTES: u32 = 256 * 1024;
 
 /// Whom the edge believes and lets in, and by what its certificate is known.
-fn gate(settings: &FrontendSettings) -> Result<(Gate, Option<edge::Fingerprint>), String> {
+fn gate(settings: &FrontendSettings) -> Result<(Gate, Option<self::net::Fingerprint>), String> {
     let (tls, known) = match (&settings.tls_cert_file, &settings.tls_key_file) {
         (Some(certificates), Some(key)) => {
             let (tls, known) = Tls::load(certificates, key).map_err(|why| format!("TLS: {why}"))?;

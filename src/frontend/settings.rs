@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::edge::{Origins, Proxies};
+use super::net::{Origins, Proxies};
 
 /// A frontend's settings. Every limit that a client or an operator can run into is here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::entry::Entry;
+use super::feed::event::Entry;
 use crate::event::{ClientId, ContentHash, Draft, EventId, EventRecord, PartitionKey};
 use crate::log::StoredEvent;
 
 /// An event of client `c`, whose draft id is `d<ordinal>`.
-pub(super) fn entry(id: u64, ordinal: u64) -> Arc<Entry> {
+pub(crate) fn entry(id: u64, ordinal: u64) -> Arc<Entry> {
     let payload = RawValue::from_string(format!("{{\"n\":{ordinal}}}")).unwrap();
     let record = EventRecord {
         event_type: Cow::Borrowed("set"),
@@ -30,7 +30,7 @@ pub(super) fn entry(id: u64, ordinal: u64) -> Arc<Entry> {
 }
 
 /// The draft that became [`entry`].
-pub(super) fn draft(n: u64) -> Draft {
+pub(crate) fn draft(n: u64) -> Draft {
     Draft {
         draft_id: format!("d{n}"),
         event_type: "set".to_owned(),

@@ -7,17 +7,18 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use ::time::OffsetDateTime;
+use ::time::format_description::well_known::Rfc3339;
 use bytes::Bytes;
 use serde::Deserialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tracing::{info, warn};
 
-use super::connection::Log;
-use super::drafts::ApiError;
+use super::client::Log;
 use super::error::LogError;
+use super::queue::publish::ApiError;
 use super::{metrics, subjects};
-use crate::{fault, unix_time};
+use crate::faults;
+use crate::util::time;
 
 /// How far a process's own clock may be off before it says so.
 const OFF_MAX_MS: i64 = 2_000;
@@ -26,7 +27,7 @@ const ROUND_TRIP_MAX: Duration = Duration::from_millis(500);
 
 /// NATS's time, as last asked for.
 #[derive(Debug)]
-pub(super) struct NatsClock {
+pub(crate) struct NatsClock {
     origin: Instant,
     /// NATS's Unix time at the origin, in milliseconds, or a little less; 0 until it was asked for.
     at_origin_ms: AtomicI64,
@@ -43,7 +44,7 @@ impl Default for NatsClock {
 impl NatsClock {
     fn now_ms(&self) -> u64 {
         match self.at_origin_ms.load(Ordering::Relaxed) {
-            0 => unix_time::now_ms(),
+            0 => time::now_ms(),
             at_origin_ms => u64::try_from(at_origin_ms + self.elapsed_ms()).unwrap_or_default(),
         }
     }
@@ -64,7 +65,7 @@ impl NatsClock {
         if !(at_origin_ms..=at_origin_ms.saturating_add(round_trip_ms)).contains(&before) {
             self.at_origin_ms.store(at_origin_ms, Ordering::Relaxed);
         }
-        self.compare(i64::try_from(unix_time::now_ms()).unwrap_or(i64::MAX), nats_ms, round_trip_ms);
+        self.compare(i64::try_from(time::now_ms()).unwrap_or(i64::MAX), nats_ms, round_trip_ms);
     }
 
     /// Says when this process's own clock is off, and when it no longer is.
@@ -96,11 +97,11 @@ impl Log {
     /// NATS's time, in Unix milliseconds: never after it, unless its clock was set back since it was last asked. Before
     /// NATS was first asked, this process's own time.
     pub fn now_ms(&self) -> u64 {
-        if fault::broken("own_clock") { unix_time::now_ms() } else { self.clock.now_ms() }
+        if faults::broken("own_clock") { time::now_ms() } else { self.clock.now_ms() }
     }
 
     /// Asks NATS for the time, and compares this process's clock with it.
-    pub(super) async fn read_clock(&self) -> Result<(), LogError> {
+    pub(crate) async fn read_clock(&self) -> Result<(), LogError> {
         const WHAT: &str = "asking NATS for the time";
         let subject = self.api(&format!("STREAM.INFO.{}", subjects::COMMITTED_STREAM));
         let asked = Instant::now();

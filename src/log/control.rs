@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{Select, select};
 
-use super::connection::Log;
+use super::client::Log;
 use super::error::LogError;
 use super::subjects;
 use crate::event::is_plain;

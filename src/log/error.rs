@@ -33,15 +33,15 @@ pub enum LogError {
 }
 
 impl LogError {
-    pub(super) fn unavailable(what: &'static str, why: impl Display) -> Self {
+    pub(crate) fn unavailable(what: &'static str, why: impl Display) -> Self {
         Self::Unavailable { what, why: why.to_string() }
     }
 
-    pub(super) fn refused(what: &'static str, why: impl Display) -> Self {
+    pub(crate) fn refused(what: &'static str, why: impl Display) -> Self {
         Self::Refused { what, why: why.to_string() }
     }
 
-    pub(super) fn malformed(what: &'static str, why: impl Display) -> Self {
+    pub(crate) fn malformed(what: &'static str, why: impl Display) -> Self {
         Self::Malformed { what, why: why.to_string() }
     }
 

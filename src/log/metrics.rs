@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::integrity::DAMAGE_KINDS;
+use super::integrity::monitor::DAMAGE_KINDS;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 const CONNECTED: &str = "insieme_nats_connected";
@@ -23,7 +23,7 @@ const INCOMPLETE_INDEXES: &str = "insieme_log_incomplete_indexes_total";
 const LOOK_FAILURES: &str = "insieme_store_look_failures_total";
 
 /// Tells the metrics recorder what each metric is, and how many slots there are. Called when connected.
-pub(super) fn describe(slots: u16) {
+pub(crate) fn describe(slots: u16) {
     describe_gauge!(CONNECTED, Unit::Count, "Whether NATS is reached just now");
     describe_counter!(RECONNECTS, Unit::Count, "Connections to NATS that were made anew");
     describe_counter!(SLOW, Unit::Count, "Times that NATS's client dropped messages for a slow subscription");
@@ -62,36 +62,36 @@ pub(super) fn describe(slots: u16) {
     }
 }
 
-pub(super) fn connected(is_connected: bool) {
+pub(crate) fn connected(is_connected: bool) {
     gauge!(CONNECTED).set(if is_connected { 1.0 } else { 0.0 });
 }
 
 /// Counts drafts that were in no slot's reach.
-pub(super) fn strays(count: u64) {
+pub(crate) fn strays(count: u64) {
     counter!(STRAYS).increment(count);
 }
 
-pub(super) fn reconnected() {
+pub(crate) fn reconnected() {
     counter!(RECONNECTS).increment(1);
 }
 
-pub(super) fn torn_read() {
+pub(crate) fn torn_read() {
     counter!(TORN_READS).increment(1);
 }
 
-pub(super) fn incomplete_index() {
+pub(crate) fn incomplete_index() {
     counter!(INCOMPLETE_INDEXES).increment(1);
 }
 
-pub(super) fn slow_subscription() {
+pub(crate) fn slow_subscription() {
     counter!(SLOW).increment(1);
 }
 
-pub(super) fn draft_queued(waited: Duration) {
+pub(crate) fn draft_queued(waited: Duration) {
     histogram!(QUEUED_SECONDS).record(waited);
 }
 
-pub(super) fn stream(name: &'static str, messages: u64, bytes: u64, bytes_max: Option<u64>) {
+pub(crate) fn stream(name: &'static str, messages: u64, bytes: u64, bytes_max: Option<u64>) {
     gauge!(STREAM_MESSAGES, "stream" => name).set(messages as f64);
     gauge!(STREAM_BYTES, "stream" => name).set(bytes as f64);
     if let Some(bytes_max) = bytes_max {
@@ -99,21 +99,21 @@ pub(super) fn stream(name: &'static str, messages: u64, bytes: u64, bytes_max: O
     }
 }
 
-pub(super) fn store(bytes: u64, bytes_max: Option<u64>) {
+pub(crate) fn store(bytes: u64, bytes_max: Option<u64>) {
     gauge!(STORE_BYTES).set(bytes as f64);
     if let Some(bytes_max) = bytes_max {
         gauge!(STORE_BYTES_MAX).set(bytes_max as f64);
     }
 }
 
-pub(super) fn damaged(kind: &'static str, is_damaged: bool) {
+pub(crate) fn damaged(kind: &'static str, is_damaged: bool) {
     gauge!(DAMAGED, "kind" => kind).set(if is_damaged { 1.0 } else { 0.0 });
 }
 
-pub(super) fn clock_offset(seconds: f64) {
+pub(crate) fn clock_offset(seconds: f64) {
     gauge!(CLOCK_OFFSET).set(seconds);
 }
 
-pub(super) fn look_failed() {
+pub(crate) fn look_failed() {
     counter!(LOOK_FAILURES).increment(1);
 }

@@ -13,18 +13,18 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tracing::warn;
 
-use super::batch_get::BatchGet;
-use super::commit::CommitError;
-use super::connection::Log;
+use super::append::CommitError;
+use super::client::Log;
 use super::error::LogError;
+use super::read::batch_get::BatchGet;
 use super::subjects::{self, OWNERSHIP_BUCKET, OWNERSHIP_STREAM};
 use crate::event::{Decided, Slot};
 
-pub(super) const KV_OPERATION: &str = "KV-Operation";
+pub(crate) const KV_OPERATION: &str = "KV-Operation";
 /// JetStream's error for a message that is to be kept, in a stream that was not made for that.
 const NO_MESSAGE_TTL: &str = "(error 10166)";
 /// What to do about a bucket of an older version.
-pub(super) const KEYS_EXPIRE: &str = "the bucket SLOTS was made by an older version: its keys expire, so a validator waits for the queue's \
+pub(crate) const KEYS_EXPIRE: &str = "the bucket SLOTS was made by an older version: its keys expire, so a validator waits for the queue's \
      confirmation of each rejection as well. Allow it to keep them with \
      `nats stream edit KV_SLOTS --allow-msg-ttl`, and restart the validators";
 /// More keys than any deployment has: 1024 slots and as many validators.

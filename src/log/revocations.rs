@@ -9,11 +9,11 @@ use std::time::Duration;
 use async_nats::{HeaderMap, Message, header};
 use bytes::Bytes;
 
-use super::batch_get::BatchGet;
-use super::commit::CommitError;
-use super::connection::Log;
+use super::append::CommitError;
+use super::client::Log;
 use super::error::LogError;
 use super::ownership::KV_OPERATION;
+use super::read::batch_get::BatchGet;
 use super::subjects::{REVOKED_STREAM, REVOKED_SUBJECTS, revoked};
 
 /// The most entries that are read at a time.

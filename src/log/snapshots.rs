@@ -16,21 +16,21 @@ use base64::engine::general_purpose::URL_SAFE;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::batch_get::BatchGet;
-use super::bootstrap::stream_info;
-use super::commit::CommitError;
-use super::connection::Log;
+use super::append::CommitError;
+use super::client::Log;
 use super::error::LogError;
+use super::read::batch_get::BatchGet;
+use super::streams::bootstrap::stream_info;
 use super::subjects::{self, SNAPSHOT_BUCKET, SNAPSHOT_STREAM};
 use crate::event::{EventId, Token, is_plain};
-use crate::fault;
+use crate::faults;
 
 /// The largest snapshot object that is read back, in bytes, before decompression and after.
 const SNAPSHOT_BYTES_MAX: usize = 1 << 30;
 
 /// Whether a snapshot part of so many bytes can be read back. One that cannot is not written.
-pub(super) fn fits_snapshot(bytes: u64) -> bool {
-    let bytes_max = if fault::is_on(fault::SMALL_SNAPSHOTS) { 16 << 10 } else { SNAPSHOT_BYTES_MAX };
+pub(crate) fn fits_snapshot(bytes: u64) -> bool {
+    let bytes_max = if faults::is_on(faults::SMALL_SNAPSHOTS) { 16 << 10 } else { SNAPSHOT_BYTES_MAX };
     bytes <= bytes_max as u64
 }
 
@@ -118,7 +118,7 @@ struct StoredObject {
 }
 
 impl Log {
-    pub(super) async fn snapshot_store(&self) -> Result<&ObjectStore, LogError> {
+    pub(crate) async fn snapshot_store(&self) -> Result<&ObjectStore, LogError> {
         self.snapshots
             .get_or_try_init(|| self.js.get_object_store(SNAPSHOT_BUCKET))
             .await
@@ -159,7 +159,7 @@ impl Log {
     }
 
     /// What was written beside an object, by its name, and the place of that in the stream.
-    pub(super) async fn object_metadata(
+    pub(crate) async fn object_metadata(
         &self,
         what: &'static str,
         name: &str,
@@ -169,7 +169,7 @@ impl Log {
 
     /// Writes an object without bytes in place of the one that was there, in one publish. With `expected`, only if
     /// that is still the place of the one that is there. False if it is not.
-    pub(super) async fn write_metadata(
+    pub(crate) async fn write_metadata(
         &self,
         what: &'static str,
         name: &str,
@@ -272,7 +272,7 @@ impl Log {
 
     /// Deletes the snapshots of states behind event `last`, and those of which it is not known. Tells how many
     /// objects that were.
-    pub(super) async fn delete_snapshots_behind(&self, last: u64) -> Result<u64, LogError> {
+    pub(crate) async fn delete_snapshots_behind(&self, last: u64) -> Result<u64, LogError> {
         const WHAT: &str = "deleting snapshots";
         let store = self.snapshot_store().await?;
         let (mut outdated, mut after) = (Vec::new(), 0);

@@ -15,7 +15,7 @@ const TRACES_MAX: usize = 1000;
 pub type PlacedTrace = (usize, String);
 
 /// The headers for the drafts of a submission; `None` where nothing is traced.
-pub(super) fn of_drafts(traces: &[PlacedTrace]) -> Option<HeaderMap> {
+pub(crate) fn of_drafts(traces: &[PlacedTrace]) -> Option<HeaderMap> {
     if traces.is_empty() {
         return None;
     }
@@ -28,7 +28,7 @@ pub(super) fn of_drafts(traces: &[PlacedTrace]) -> Option<HeaderMap> {
 }
 
 /// The traces of a submission's drafts.
-pub(super) fn drafts_of(headers: Option<&HeaderMap>) -> Vec<PlacedTrace> {
+pub(crate) fn drafts_of(headers: Option<&HeaderMap>) -> Vec<PlacedTrace> {
     let Some(headers) = headers else { return Vec::new() };
     let places = headers.get_all(PLACE).filter_map(|place| place.as_str().parse().ok());
     let traces = headers.get_all(TRACEPARENT).map(|trace| trace.as_str().to_owned());
@@ -36,13 +36,13 @@ pub(super) fn drafts_of(headers: Option<&HeaderMap>) -> Vec<PlacedTrace> {
 }
 
 /// Adds the trace of an event to the headers of its commit.
-pub(super) fn add_event(headers: &mut HeaderMap, trace: Option<&String>) {
+pub(crate) fn add_event(headers: &mut HeaderMap, trace: Option<&String>) {
     if let Some(trace) = trace {
         headers.insert(TRACEPARENT, trace.as_str());
     }
 }
 
 /// The trace of a committed event.
-pub(super) fn event_of(headers: Option<&HeaderMap>) -> Option<String> {
+pub(crate) fn event_of(headers: Option<&HeaderMap>) -> Option<String> {
     headers?.get(TRACEPARENT).map(|trace| trace.as_str().to_owned())
 }

@@ -18,7 +18,7 @@ const DEFAULT_PARTITION: &str = "default";
 const EVENT_LEVEL: usize = 2;
 
 /// Reads a frame.
-pub(super) fn decode(text: &str, depth_max: usize) -> Result<Frame, DecodeError> {
+pub(crate) fn decode(text: &str, depth_max: usize) -> Result<Frame, DecodeError> {
     let is_deep = deeper_than(text, depth_max);
     let Some(fields) = Fields::read(text, &["type", "id", "timestamp", "payload"]) else {
         return Err(if is_deep {
@@ -242,7 +242,7 @@ struct ErrorPayload<'a> {
 }
 
 /// Writes a notice.
-pub(super) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> String {
+pub(crate) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> String {
     match *notice {
         Notice::Connected {
             server_id, head, since_snapshot, initial_state, heartbeat_interval_ms, ..
@@ -344,7 +344,7 @@ fn push_state(out: &mut String, name: &str, state: StateForm<'_>) {
 }
 
 /// Writes an event as everybody gets it; its time is the commit's.
-pub(super) fn encode_broadcast(event: &CommittedEvent<'_>) -> EncodedEvent {
+pub(crate) fn encode_broadcast(event: &CommittedEvent<'_>) -> EncodedEvent {
     let CommittedEvent { id, record } = event;
     let mut at = (0, 0);
     let message_id = format!("b-{id}");

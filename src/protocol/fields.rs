@@ -12,7 +12,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Some fields of an object, each as written.
-pub(super) struct Fields<'a, const N: usize> {
+pub(crate) struct Fields<'a, const N: usize> {
     /// In the order of the names that were asked for. Of a name given twice, the last.
     pub values: [Option<&'a RawValue>; N],
     /// The first of the names that is given twice.
@@ -21,7 +21,7 @@ pub(super) struct Fields<'a, const N: usize> {
 
 impl<'a, const N: usize> Fields<'a, N> {
     /// Reads these fields; `None` if the text is no JSON object. Other fields are skipped.
-    pub(super) fn read(text: &'a str, names: &'static [&'static str; N]) -> Option<Self> {
+    pub(crate) fn read(text: &'a str, names: &'static [&'static str; N]) -> Option<Self> {
         let mut reader = serde_json::Deserializer::from_str(text);
         let fields = reader.deserialize_map(Wanted(names)).ok()?;
         reader.end().ok()?;
@@ -74,7 +74,7 @@ impl Visitor<'_> for IndexOf<'_> {
 }
 
 /// All fields of an object in their order; `None` if it is none, or if a key is no text.
-pub(super) fn all_fields(text: &str) -> Option<Vec<(String, &RawValue)>> {
+pub(crate) fn all_fields(text: &str) -> Option<Vec<(String, &RawValue)>> {
     struct All;
     impl<'a> Visitor<'a> for All {
         type Value = Vec<(String, &'a RawValue)>;
@@ -93,23 +93,23 @@ pub(super) fn all_fields(text: &str) -> Option<Vec<(String, &RawValue)>> {
 }
 
 /// A field that is there and not `null`.
-pub(super) fn given(value: Option<&RawValue>) -> Option<&RawValue> {
+pub(crate) fn given(value: Option<&RawValue>) -> Option<&RawValue> {
     value.filter(|value| value.get() != "null")
 }
 
 /// The text, if the value is a string that is one: without half of a surrogate pair.
-pub(super) fn text(value: Option<&RawValue>) -> Option<String> {
+pub(crate) fn text(value: Option<&RawValue>) -> Option<String> {
     serde_json::from_str(value?.get()).ok()
 }
 
 /// The number, if the value is one that is finite in a double.
-pub(super) fn number(value: Option<&RawValue>) -> Option<f64> {
+pub(crate) fn number(value: Option<&RawValue>) -> Option<f64> {
     serde_json::from_str(value?.get()).ok()
 }
 
 /// The whole number that is not negative, however it is spelt (`5`, `5.0`, `5e0`), if the value is one. Past the
 /// largest that fits, the largest.
-pub(super) fn whole(value: Option<&RawValue>) -> Option<u64> {
+pub(crate) fn whole(value: Option<&RawValue>) -> Option<u64> {
     let number = number(value)?;
     if let Some(exact) = value.and_then(|value| value.get().parse().ok()) {
         return Some(exact);
@@ -118,7 +118,7 @@ pub(super) fn whole(value: Option<&RawValue>) -> Option<u64> {
 }
 
 /// Whether the value is an object.
-pub(super) fn is_object(value: &RawValue) -> bool {
+pub(crate) fn is_object(value: &RawValue) -> bool {
     value.get().starts_with('{')
 }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 /// Appends a value that is made of strings, numbers and already valid JSON, which cannot fail to
 /// serialise.
-pub(super) fn push_json<T: Serialize + ?Sized>(out: &mut String, value: &T) {
+pub(crate) fn push_json<T: Serialize + ?Sized>(out: &mut String, value: &T) {
     match serde_json::to_string(value) {
         Ok(text) => out.push_str(&text),
         Err(_) => out.push_str("null"),
@@ -12,7 +12,7 @@ pub(super) fn push_json<T: Serialize + ?Sized>(out: &mut String, value: &T) {
 }
 
 /// Appends a list, each entry written by `push`.
-pub(super) fn push_list<T>(
+pub(crate) fn push_list<T>(
     out: &mut String,
     entries: impl Iterator<Item = T>,
     push: impl Fn(&mut String, T),

@@ -36,14 +36,14 @@ impl ConflictPolicies {
 
 /// What layer 5 says of a draft.
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Clear,
     Conflict(FieldError),
     Wait,
     NeedHistory(EventId),
 }
 
-pub(super) fn check(
+pub(crate) fn check(
     state: &PartitionState,
     policy: ConflictPolicy,
     client: &ClientId,

@@ -1,15 +1,15 @@
 //! The deciding step.
 
-use super::business::{Check, check_keys, check_names};
+use super::check::{Check, check_keys, check_names};
 use super::conflict::{self, Verdict};
 use super::finding::finding;
 use super::registry::Entry;
 use super::schema::schema_error;
-use super::schema_set::Lookup;
+use super::schema::set::Lookup;
 use super::{Decision, Rules};
 use crate::auth::permissions;
-use crate::event::canonical::content_hash_of;
 use crate::event::{ContentHash, Draft, FieldError, Reason, Submitter};
+use crate::json::canonical::content_hash_of;
 use crate::state::{Accepted, DraftLookup, Node, PartitionState, Touch};
 
 impl Rules {

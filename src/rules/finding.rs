@@ -6,14 +6,14 @@
 use crate::event::FieldError;
 
 /// The most findings that one answer lists.
-pub(super) const FINDINGS_MAX: usize = 100;
+pub(crate) const FINDINGS_MAX: usize = 100;
 /// The longest field of a finding, in bytes; what is cut off is shown as `…`.
 const FIELD_BYTES_MAX: usize = 256;
 /// The longest message of a finding, in bytes.
 const MESSAGE_BYTES_MAX: usize = 512;
 
 /// One finding.
-pub(super) fn finding(field: &str, code: &str, message: &str) -> FieldError {
+pub(crate) fn finding(field: &str, code: &str, message: &str) -> FieldError {
     FieldError {
         field: shortened(field, FIELD_BYTES_MAX),
         message: shortened(message, MESSAGE_BYTES_MAX),

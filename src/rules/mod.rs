@@ -3,15 +3,13 @@
 //! [`Rules::decide`] is the one step in which it is settled whether a draft becomes an event. It is a
 //! function of a partition's state, a submitter and a draft; it reads no clock and changes nothing.
 
-mod business;
+mod check;
 mod conflict;
 mod decide;
 mod finding;
-mod in_force;
-mod metered;
+mod live;
 mod registry;
 mod schema;
-mod schema_set;
 mod types;
 
 #[cfg(test)]
@@ -22,11 +20,11 @@ use std::sync::Arc;
 use crate::event::{EventId, FieldError, Reason};
 use crate::state::Accepted;
 
-pub use business::Check;
+pub use check::Check;
 pub use conflict::{ConflictPolicies, ConflictPolicy};
-pub use in_force::RulesInForce;
+pub use live::RulesInForce;
 pub use registry::{EventType, Registry};
-pub use schema_set::{SchemaError, SchemaSet};
+pub use schema::set::{SchemaError, SchemaSet};
 
 /// How large and how deep a partition's state may get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +44,7 @@ impl Default for StateLimits {
 /// The largest [`StateLimits::size_bytes_max`]: what is indexed counts its bytes and nodes in 32 bits.
 pub const SIZE_BYTES_MAX: usize = 1 << 30;
 /// The largest [`StateLimits::depth_max`]: a snapshot must be readable again.
-pub const DEPTH_MAX: usize = crate::event::json::DEPTH_MAX;
+pub const DEPTH_MAX: usize = crate::json::DEPTH_MAX;
 
 /// What an operator configures of the rules.
 #[derive(Debug, Default)]

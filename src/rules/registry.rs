@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::value::RawValue;
 
-use super::business::Check;
+use super::check::Check;
 use super::schema::Schema;
 use super::{RulesError, types};
 use crate::state::{Document, Fold, FoldError, Node, Touch};
@@ -59,9 +59,9 @@ pub struct Registry {
     types: HashMap<&'static str, Entry>,
 }
 
-pub(super) struct Entry {
-    pub(super) event_type: Box<dyn EventType>,
-    pub(super) schema: Schema,
+pub(crate) struct Entry {
+    pub(crate) event_type: Box<dyn EventType>,
+    pub(crate) schema: Schema,
 }
 
 impl Registry {
@@ -90,7 +90,7 @@ impl Registry {
         Ok(Self { types })
     }
 
-    pub(super) fn get(&self, event_type: &str) -> Option<&Entry> {
+    pub(crate) fn get(&self, event_type: &str) -> Option<&Entry> {
         self.types.get(event_type)
     }
 }

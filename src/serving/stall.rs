@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 /// A stream whose writes get on, or fail.
-pub(super) struct Unstalled<S> {
+pub(crate) struct Unstalled<S> {
     stream: S,
     stall_max: Duration,
     /// Runs while a write waits.
@@ -18,7 +18,7 @@ pub(super) struct Unstalled<S> {
 }
 
 impl<S> Unstalled<S> {
-    pub(super) fn new(stream: S, stall_max: Duration) -> Self {
+    pub(crate) fn new(stream: S, stall_max: Duration) -> Self {
         Self { stream, stall_max, timer: None }
     }
 

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 
 use super::model::Replica;
+use super::session::Told;
 use super::world::{StoredEvent, World};
 use crate::event::{EventRecord, PartitionKey};
-use crate::frontend::simulated_session::Told;
 
 /// The greatest number that a note may have, by the stricter rules and by the others.
 pub(crate) const NOTES_MAX: [u64; 2] = [50, 100];

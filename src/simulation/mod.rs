@@ -11,13 +11,12 @@
 //! A finding names its seed, and the story of the run is written to a file.
 
 mod history;
-#[path = "../../tests/harness/model.rs"]
 #[allow(dead_code)]
 mod model;
 pub(crate) mod net;
 pub(crate) mod port;
-#[path = "../../tests/harness/rng.rs"]
 mod rng;
 mod run;
+mod session;
 mod tests;
 pub(crate) mod world;

@@ -12,11 +12,12 @@ use super::net::{Link, Lost};
 use super::world::{Mutation, Pulled, ReadKey, Servers};
 use crate::event::{Answer, ContentHash, Decided, DraftKey, EventId, PartitionKey, Slot, Token};
 use crate::log::{
-    CommitError, CommitPart, ConnectionState, LoadError, Loaded, LogError, OwnedSlot, OwnershipView,
-    PlacedTrace, SlotKey, SnapshotInfo, StoredEvent, apply, parse,
+    CommitError, CommitPart, ConnectionState, LogError, OwnedSlot, OwnershipView, PlacedTrace, SlotKey,
+    SnapshotInfo, StoredEvent,
 };
+use crate::partition::{LoadError, Loaded, apply, parse};
 use crate::state::{Fold, IndexPart, PartitionState};
-use crate::validator::port::{ChangesPort, ConsumerPort, DraftPort, Port};
+use crate::validator::log_backend::{ChangesPort, ConsumerPort, DraftPort, Port};
 
 pub(crate) const SLOTS: u16 = 2;
 

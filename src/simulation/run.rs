@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::history::{History, Life, NOTES_MAX, Verdict, judge};
 use super::net::Link;
 use super::port::SimulatedLog;
+use super::session::{Connection, Told, serve};
 use super::world::{Mutation, Servers, TTL, Weather, World};
 use crate::event::{ClientId, Draft, PartitionKey};
-use crate::frontend::simulated_session::{Connection, Told, serve};
 use crate::rules::{Rules, RulesConfig, RulesInForce, SchemaSet};
 use crate::validator::{Parts, RunningValidator, Snapshotter, ValidatorSettings, launch};
 

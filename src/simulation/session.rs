@@ -1,6 +1,4 @@
 //! A connection at a frontend, without its socket: the frontend's real [`Pending`] on the simulated servers.
-//!
-//! It stands in the frontend's module tree, since that is where `Pending` is known.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -9,11 +7,11 @@ use std::pin::Pin;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::pending::{Asked, Done, End, Pending, Published};
-use super::settings::FrontendSettings;
 use crate::event::{
     Answer, ClientId, Draft, DraftKey, EventId, EventRecord, PartitionKey, ReplyTo, Submission, Submitter,
 };
+use crate::frontend::FrontendSettings;
+use crate::outbox::{Asked, Done, End, Pending, Published};
 use crate::simulation::net::Link;
 use crate::simulation::port::SLOTS;
 use crate::simulation::world::{Mutation, Queued};

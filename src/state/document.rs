@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 
 use super::tree::{Child, child, field_count, fields_mut};
 use super::{Fields, Node};
-use crate::event::canonical::{CanonicalError, commas, field_size};
-use crate::event::json::Json;
+use crate::json::Json;
+use crate::json::canonical::{CanonicalError, commas, field_size};
 
 /// What stands against a change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,8 +53,8 @@ pub struct Effect {
 /// A partition's state.
 #[derive(Debug)]
 pub struct Document {
-    pub(super) root: Node,
-    pub(super) size: usize,
+    pub(crate) root: Node,
+    pub(crate) size: usize,
 }
 
 impl Default for Document {
@@ -211,7 +211,7 @@ impl Document {
 
     /// The object that holds the last key of a path, that key, and what stands there; `None` where a key
     /// is missing.
-    pub(super) fn locate<'a, 'k>(
+    pub(crate) fn locate<'a, 'k>(
         &'a self,
         target: &'k str,
     ) -> Result<Option<(&'a Node, &'k str, Child<'a>)>, OpError> {
@@ -231,7 +231,7 @@ impl Document {
     }
 
     /// What stands at a path, to change it; the document's size is then the caller's to keep.
-    pub(super) fn at_mut(&mut self, target: &str) -> Option<&mut Node> {
+    pub(crate) fn at_mut(&mut self, target: &str) -> Option<&mut Node> {
         let mut at = &mut self.root;
         for key in target.split('.') {
             at = match at {
@@ -249,7 +249,7 @@ fn through(key: &str) -> OpError {
 }
 
 /// Puts `value` under `key`, merged with the object there or in place of what is there.
-pub(super) fn put(fields: &mut Fields, key: &str, value: Node, replace: bool) {
+pub(crate) fn put(fields: &mut Fields, key: &str, value: Node, replace: bool) {
     match (fields.get_mut(key), value) {
         (Some(old @ (Json::Object(_) | Json::Other(_))), Json::Object(new)) if !replace => {
             for (key, value) in new.into_fields() {
@@ -266,7 +266,7 @@ pub(super) fn put(fields: &mut Fields, key: &str, value: Node, replace: bool) {
 }
 
 /// The bytes that a shallow merge of `new` into the object `old` takes away and brings.
-pub(super) fn merge_sizes<'a>(old: &Node, new: impl Iterator<Item = (&'a str, &'a Node)>) -> (usize, usize) {
+pub(crate) fn merge_sizes<'a>(old: &Node, new: impl Iterator<Item = (&'a str, &'a Node)>) -> (usize, usize) {
     let (mut before, mut after, mut count) = (0, 0, field_count(old));
     let commas_before = commas(count);
     for (key, value) in new {

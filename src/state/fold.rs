@@ -3,8 +3,8 @@
 use serde_json::value::RawValue;
 
 use super::{Document, Node, OpError, Touch};
-use crate::event::canonical::CanonicalError;
 use crate::event::{ClientId, ContentHash, DraftKey};
+use crate::json::canonical::CanonicalError;
 
 /// Why an event does not fold. In a log that only this program wrote it never happens.
 #[derive(Debug, thiserror::Error)]

@@ -4,36 +4,34 @@
 //! Nothing here reads a clock, a socket or a file, and nothing here knows an event type by name: what an
 //! event does to the document is a [`Fold`], handed in. So a frontend can keep states without the rules.
 
-mod arena;
 mod document;
-mod drafts;
+mod draft_index;
 mod fold;
 mod partition;
 mod snapshot;
-mod touch;
 mod tree;
-mod tree_ops;
+mod write_set;
 
 #[cfg(test)]
 mod tests;
 
 #[cfg(test)]
-pub(crate) use arena::visits;
+pub(crate) use tree::arena::visits;
 
-use crate::event::json::{self, Json};
+use crate::json::{Json, Map};
 
 pub use document::{Document, Effect, OpError};
-pub use drafts::DraftLookup;
+pub use draft_index::DraftLookup;
 pub use fold::{Accepted, Fold, FoldError};
 pub use partition::{ApplyError, PartitionState};
 pub use snapshot::{IndexEntry, IndexPart, SnapshotError, StatePart};
-pub(crate) use touch::{Since, below};
-pub use touch::{TOUCHES_MAX, Touch};
 pub use tree::Tree;
-pub use tree_ops::Position;
+pub use tree::actions::Position;
+pub(crate) use write_set::{Since, below};
+pub use write_set::{TOUCHES_MAX, Touch};
 
 /// A value in the document: JSON, with objects that tree actions act on kept as indexed [`Tree`]s.
 pub type Node = Json<Box<Tree>>;
 
 /// The fields of an object in the document.
-pub type Fields = json::Map<Box<Tree>>;
+pub type Fields = Map<Box<Tree>>;

@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 
-use super::drafts::{DraftIndex, DraftLookup};
-use super::touch::{Since, Touches};
+use super::draft_index::{DraftIndex, DraftLookup};
+use super::write_set::{Since, Touches};
 use super::{Accepted, Document, Fold, FoldError, IndexPart, SnapshotError, StatePart};
 use super::{TOUCHES_MAX, Touch};
 use crate::event::{ClientId, CommittedEvent, ContentHash, DraftKey, EventId};

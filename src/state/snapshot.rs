@@ -6,8 +6,8 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::event::canonical::CanonicalError;
 use crate::event::{ContentHash, DraftKey, EventId};
+use crate::json::canonical::CanonicalError;
 
 /// The version of both forms that this program writes, and the only one it reads.
 const VERSION: u32 = 1;

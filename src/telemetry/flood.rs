@@ -11,14 +11,14 @@ use tracing::callsite::Identifier;
 use tracing::{Level, Metadata};
 
 /// The most lines of a kind in a second.
-pub(super) const LINES_PER_SECOND_MAX: u32 = 100;
+pub(crate) const LINES_PER_SECOND_MAX: u32 = 100;
 /// The same of a level that an operator has asked for, for a while.
 const ASKED_LINES_PER_SECOND_MAX: u32 = 1_000;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Counts lines by kind.
 #[derive(Default)]
-pub(super) struct Flood(Mutex<HashMap<Identifier, Kind>>);
+pub(crate) struct Flood(Mutex<HashMap<Identifier, Kind>>);
 
 struct Kind {
     metadata: &'static Metadata<'static>,
@@ -29,7 +29,7 @@ struct Kind {
 
 /// What becomes of a line.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// It is written; so many of its kind before it were not.
     Write(u64),
     /// It is not; whether it is the first of its kind that is not.
@@ -38,7 +38,7 @@ pub(super) enum Verdict {
 
 impl Flood {
     /// Takes a line into account.
-    pub(super) fn judge(&self, metadata: &'static Metadata<'static>, now: Instant) -> Verdict {
+    pub(crate) fn judge(&self, metadata: &'static Metadata<'static>, now: Instant) -> Verdict {
         let max = match *metadata.level() {
             Level::DEBUG | Level::TRACE => ASKED_LINES_PER_SECOND_MAX,
             _ => LINES_PER_SECOND_MAX,
@@ -62,7 +62,7 @@ impl Flood {
     }
 
     /// How many were left out of every kind of which a second went by without another line that tells it.
-    pub(super) fn untold(&self, now: Instant) -> Vec<(&'static Metadata<'static>, u64)> {
+    pub(crate) fn untold(&self, now: Instant) -> Vec<(&'static Metadata<'static>, u64)> {
         let mut kinds = self.lock();
         let over =
             kinds.values_mut().filter(|kind| now.duration_since(kind.since) >= SECOND && kind.left_out > 0);
@@ -70,7 +70,7 @@ impl Flood {
     }
 
     /// Whether there is something to be told later.
-    pub(super) fn owes(&self) -> bool {
+    pub(crate) fn owes(&self) -> bool {
         self.lock().values().any(|kind| kind.left_out > 0)
     }
 

@@ -24,7 +24,7 @@ use super::process::LINES_LEFT_OUT;
 use super::text::{self, Cut};
 
 /// The most bytes of a value; as many as tell one name from another.
-pub(super) const VALUE_BYTES_MAX: usize = 128;
+pub(crate) const VALUE_BYTES_MAX: usize = 128;
 /// The most bytes of what we say ourselves: a message, and what an error tells.
 const SAID_BYTES_MAX: usize = 1_024;
 /// The fields that have so many.
@@ -33,7 +33,7 @@ const SAID: [&str; 4] = ["message", "error", "why", "what"];
 const TELL_AFTER: Duration = Duration::from_millis(1_100);
 
 /// Writes log lines.
-pub(super) struct Lines(Arc<Inner>);
+pub(crate) struct Lines(Arc<Inner>);
 
 struct Inner {
     format: LogFormat,
@@ -47,12 +47,12 @@ struct Inner {
 
 impl Lines {
     /// Lines to standard error.
-    pub(super) fn to_stderr(format: LogFormat, has_colours: bool) -> Self {
+    pub(crate) fn to_stderr(format: LogFormat, has_colours: bool) -> Self {
         // There is nobody to tell that nobody listens.
         Self::to(format, has_colours, |line| drop(std::io::stderr().lock().write_all(line.as_bytes())))
     }
 
-    pub(super) fn to(
+    pub(crate) fn to(
         format: LogFormat,
         has_colours: bool,
         out: impl Fn(&str) + Send + Sync + 'static,

@@ -115,7 +115,7 @@ impl LogControl {
 
     /// The control of a filter that is not the process's, which lives as long as what comes with it.
     #[cfg(test)]
-    pub(super) fn apart(filter: &str) -> (reload::Layer<EnvFilter, Registry>, Self) {
+    pub(crate) fn apart(filter: &str) -> (reload::Layer<EnvFilter, Registry>, Self) {
         let (layer, handle) = reload::Layer::new(EnvFilter::new(filter));
         let in_force = InForce { filter: filter.to_owned(), before: None };
         (layer, Self { handle, filter: Arc::new(Mutex::new(in_force)) })

@@ -62,7 +62,7 @@ impl Metrics {
 
     /// The metrics of a recorder that is not the process's.
     #[cfg(test)]
-    pub(super) fn of(handle: PrometheusHandle) -> Self {
+    pub(crate) fn of(handle: PrometheusHandle) -> Self {
         Self { handle }
     }
 

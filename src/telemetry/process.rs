@@ -3,7 +3,7 @@
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
-use crate::unix_time;
+use crate::util::time;
 
 const BUILD: &str = "insieme_build_info";
 const READY: &str = "insieme_ready";
@@ -14,14 +14,14 @@ const THREADS: &str = "process_threads";
 const FDS: &str = "process_open_fds";
 const FDS_MAX: &str = "process_max_fds";
 /// Log lines that were not written because too many of their kind were.
-pub(super) const LINES_LEFT_OUT: &str = "insieme_log_lines_left_out_total";
+pub(crate) const LINES_LEFT_OUT: &str = "insieme_log_lines_left_out_total";
 const STARTED: &str = "process_start_time_seconds";
 
 /// How the kernel counts time for programs, on every platform that Rust knows.
 const TICKS_PER_SECOND: u64 = 100;
 
 /// Tells the recorder what the metrics are, and those that never change.
-pub(super) fn describe() {
+pub(crate) fn describe() {
     describe_gauge!(BUILD, Unit::Count, "1, with the version as a label");
     describe_gauge!(READY, Unit::Count, "Whether /readyz says ready");
     describe_counter!(CPU, Unit::Seconds, "Processor time");
@@ -37,12 +37,12 @@ pub(super) fn describe() {
     );
     counter!(LINES_LEFT_OUT).increment(0);
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    let now = unix_time::now().as_secs_f64();
+    let now = time::now().as_secs_f64();
     gauge!(STARTED).set(now);
 }
 
 /// Takes the numbers as they are just now.
-pub(super) fn sample(is_ready: bool) {
+pub(crate) fn sample(is_ready: bool) {
     gauge!(READY).set(if is_ready { 1.0 } else { 0.0 });
     if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
         let number = |field: &str| {

@@ -7,19 +7,19 @@ use std::fmt::{self, Write};
 const CUT: char = '…';
 
 /// A text of at most so many bytes. What is written to it beyond that is not even made.
-pub(super) struct Cut {
+pub(crate) struct Cut {
     text: String,
     bytes_max: usize,
     is_cut: bool,
 }
 
 impl Cut {
-    pub(super) fn to(bytes_max: usize) -> Self {
+    pub(crate) fn to(bytes_max: usize) -> Self {
         Self { text: String::new(), bytes_max, is_cut: false }
     }
 
     /// What a value says of itself.
-    pub(super) fn of(value: &dyn fmt::Debug, bytes_max: usize) -> String {
+    pub(crate) fn of(value: &dyn fmt::Debug, bytes_max: usize) -> String {
         let mut cut = Self::to(bytes_max);
         // An error is ours: there is no room for more.
         let _ = write!(cut, "{value:?}");
@@ -27,13 +27,13 @@ impl Cut {
     }
 
     /// A text.
-    pub(super) fn of_str(text: &str, bytes_max: usize) -> String {
+    pub(crate) fn of_str(text: &str, bytes_max: usize) -> String {
         let mut cut = Self::to(bytes_max);
         let _ = cut.write_str(text);
         cut.finish()
     }
 
-    pub(super) fn finish(mut self) -> String {
+    pub(crate) fn finish(mut self) -> String {
         if self.is_cut {
             self.text.push(CUT);
         }
@@ -57,7 +57,7 @@ impl Write for Cut {
 
 /// Whether a character does something to what is around it: ends a line, moves the cursor, turns the direction of
 /// reading round, or cannot be seen.
-pub(super) fn is_active(character: char) -> bool {
+pub(crate) fn is_active(character: char) -> bool {
     matches!(
         character,
         '\u{0}'..='\u{1F}'
@@ -75,7 +75,7 @@ pub(super) fn is_active(character: char) -> bool {
 }
 
 /// Writes a text in which nothing is active: as it is, or as Rust writes such characters.
-pub(super) fn escape(text: &str, line: &mut String) {
+pub(crate) fn escape(text: &str, line: &mut String) {
     for character in text.chars() {
         if is_active(character) {
             line.extend(character.escape_default());
@@ -86,7 +86,7 @@ pub(super) fn escape(text: &str, line: &mut String) {
 }
 
 /// Writes a text in quotes: where it begins and ends can be seen, whatever is in it.
-pub(super) fn quote(text: &str, line: &mut String) {
+pub(crate) fn quote(text: &str, line: &mut String) {
     line.push('"');
     for character in text.chars() {
         match character {
@@ -99,7 +99,7 @@ pub(super) fn quote(text: &str, line: &mut String) {
 }
 
 /// Writes a text as JSON has it, in which nothing is active on a terminal either.
-pub(super) fn json(text: &str, line: &mut String) {
+pub(crate) fn json(text: &str, line: &mut String) {
     line.push('"');
     for character in text.chars() {
         match character {

@@ -15,7 +15,7 @@ use crate::state::PartitionState;
 
 /// How far the latest snapshot of a partition is, shared with whoever writes the next one.
 #[derive(Debug, Default)]
-pub(super) struct SnapshotProgress {
+pub(crate) struct SnapshotProgress {
     ordinal: AtomicU64,
     log_bytes: AtomicU64,
     bytes: AtomicU64,
@@ -33,7 +33,7 @@ const INDEX_PARTS: u64 = 10;
 
 /// Whether it is time for another index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum IndexDue {
+pub(crate) enum IndexDue {
     No,
     /// Most of what it lacks is read for the state anyway.
     WithState,
@@ -43,7 +43,7 @@ pub(super) enum IndexDue {
 
 impl SnapshotProgress {
     /// As a state was loaded: from which snapshot, and with how many drafts in its index.
-    pub(super) fn new(info: SnapshotInfo, indexed: u64) -> Self {
+    pub(crate) fn new(info: SnapshotInfo, indexed: u64) -> Self {
         let progress = Self::default();
         progress.written(info);
         progress.indexed(indexed);
@@ -51,12 +51,12 @@ impl SnapshotProgress {
     }
 
     /// An index was written.
-    pub(super) fn indexed(&self, drafts: u64) {
+    pub(crate) fn indexed(&self, drafts: u64) {
         self.indexed.store(drafts, Ordering::Relaxed);
     }
 
     /// Whether with the state's snapshot that is asked for it is time for another index; says so once for so many drafts.
-    pub(super) fn index_due(&self) -> IndexDue {
+    pub(crate) fn index_due(&self) -> IndexDue {
         let (drafts, indexed) = (self.asked_at.load(Ordering::Relaxed), self.indexed.load(Ordering::Relaxed));
         let covered = indexed.max(self.index_asked_at.load(Ordering::Relaxed));
         let new = drafts.saturating_sub(covered);
@@ -71,11 +71,11 @@ impl SnapshotProgress {
     }
 
     /// The index that was asked for was not written: it is due again with the next snapshot.
-    pub(super) fn index_not_written(&self) {
+    pub(crate) fn index_not_written(&self) {
         self.index_asked_at.store(0, Ordering::Relaxed);
     }
 
-    pub(super) fn written(&self, info: SnapshotInfo) {
+    pub(crate) fn written(&self, info: SnapshotInfo) {
         self.ordinal.store(info.ordinal, Ordering::Relaxed);
         self.log_bytes.store(info.log_bytes, Ordering::Relaxed);
         self.bytes.store(info.bytes, Ordering::Relaxed);
@@ -83,12 +83,12 @@ impl SnapshotProgress {
     }
 
     /// The ordinal of the latest one's last event.
-    pub(super) fn ordinal(&self) -> u64 {
+    pub(crate) fn ordinal(&self) -> u64 {
         self.ordinal.load(Ordering::Relaxed)
     }
 
     /// Whether it is time for another one; says so once per `events_min` events.
-    pub(super) fn is_due(&self, state: &PartitionState, events_min: u64, share_min: f64) -> bool {
+    pub(crate) fn is_due(&self, state: &PartitionState, events_min: u64, share_min: f64) -> bool {
         let events_min = events_min.max(1);
         let since_asked = state.ordinal().saturating_sub(self.asked_at.load(Ordering::Relaxed));
         let bytes = state.log_bytes().saturating_sub(self.log_bytes.load(Ordering::Relaxed));
@@ -103,7 +103,7 @@ impl SnapshotProgress {
 }
 
 /// A state, and the ownership under which it was last known to be at the head.
-pub(super) struct Cached {
+pub(crate) struct Cached {
     pub state: PartitionState,
     pub owned_since: u64,
     /// Whether its last event was committed under this ownership: then nothing that was decided on an earlier state,
@@ -112,7 +112,7 @@ pub(super) struct Cached {
     pub snapshot: Arc<SnapshotProgress>,
 }
 
-pub(super) struct PartitionCache {
+pub(crate) struct PartitionCache {
     inner: Mutex<Inner>,
     bytes_max: usize,
 }
@@ -123,24 +123,24 @@ struct Inner {
 }
 
 impl PartitionCache {
-    pub(super) fn new(bytes_max: usize) -> Self {
+    pub(crate) fn new(bytes_max: usize) -> Self {
         Self { inner: Mutex::new(Inner { states: LruCache::unbounded(), bytes: 0 }), bytes_max }
     }
 
     /// Whether the state is here, and has been since under this ownership it was last known to be current.
-    pub(super) fn holds(&self, key: &PartitionKey, owned_since: u64) -> bool {
+    pub(crate) fn holds(&self, key: &PartitionKey, owned_since: u64) -> bool {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.states.peek(key).is_some_and(|(cached, _)| cached.owned_since == owned_since)
     }
 
-    pub(super) fn take(&self, key: &PartitionKey) -> Option<Cached> {
+    pub(crate) fn take(&self, key: &PartitionKey) -> Option<Cached> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let (cached, bytes) = inner.states.pop(key)?;
         inner.bytes -= bytes;
         Some(cached)
     }
 
-    pub(super) fn put(&self, key: PartitionKey, cached: Cached) {
+    pub(crate) fn put(&self, key: PartitionKey, cached: Cached) {
         let bytes = cached.state.memory_bytes();
         let mut dropped = Vec::new();
         {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::event::Outcome;
 use crate::log::CommitError;
-use crate::unix_time;
+use crate::util::time;
 
 const COMMIT_SECONDS: &str = "insieme_commit_duration_seconds";
 const COMMIT_EVENTS: &str = "insieme_commit_batch_events";
@@ -140,22 +140,22 @@ fn hot() -> &'static Hot {
 }
 
 /// By tokio's clock, which a simulation sets: what a commit took decides how the next one goes.
-pub(super) struct CommitTimer {
+pub(crate) struct CommitTimer {
     started: Instant,
     events: usize,
 }
 
 /// A partition's timestamps have left the time of an event that was ahead of NATS's clock.
-pub(super) fn timestamps_set_back() {
+pub(crate) fn timestamps_set_back() {
     counter!(SET_BACK).increment(1);
 }
 
-pub(super) fn commit_started(events: usize) -> CommitTimer {
+pub(crate) fn commit_started(events: usize) -> CommitTimer {
     CommitTimer { started: Instant::now(), events }
 }
 
 /// Takes note of how a commit went, and gives the time that it took.
-pub(super) fn commit_ended(timer: CommitTimer, error: Option<&CommitError>) -> Duration {
+pub(crate) fn commit_ended(timer: CommitTimer, error: Option<&CommitError>) -> Duration {
     let took = timer.started.elapsed();
     match error {
         None => {
@@ -169,7 +169,7 @@ pub(super) fn commit_ended(timer: CommitTimer, error: Option<&CommitError>) -> D
     took
 }
 
-pub(super) fn decided(outcomes: &[Outcome]) {
+pub(crate) fn decided(outcomes: &[Outcome]) {
     for outcome in outcomes {
         if let Outcome::Rejected { reason, errors } = outcome {
             counter!(REJECTED, "reason" => reason.as_str()).increment(1);
@@ -192,92 +192,92 @@ fn rejected_with(code: &str) {
 }
 
 /// A submission has been decided, so long after it was taken off the queue.
-pub(super) fn stage_decided(took: Duration) {
+pub(crate) fn stage_decided(took: Duration) {
     hot().stage_decided.record(took);
 }
 
 /// What a round has decided is in the log, so long after it was decided.
-pub(super) fn stage_committed(took: Duration) {
+pub(crate) fn stage_committed(took: Duration) {
     hot().stage_committed.record(took);
 }
 
-pub(super) fn late() {
+pub(crate) fn late() {
     counter!(LATE).increment(1);
 }
 
 /// A copy that NATS stored after its last moment was dropped.
-pub(super) fn overdue() {
+pub(crate) fn overdue() {
     counter!(OVERDUE).increment(1);
 }
 
 /// A draft came again that was decided already.
-pub(super) fn passed_over() {
+pub(crate) fn passed_over() {
     counter!(PASSED_OVER).increment(1);
 }
 
-pub(super) fn marked() {
+pub(crate) fn marked() {
     counter!(MARKS).increment(1);
 }
 
-pub(super) fn slot_written(took: Duration) {
+pub(crate) fn slot_written(took: Duration) {
     histogram!(SLOT_WRITES).record(took);
 }
 
-pub(super) fn duplicate() {
+pub(crate) fn duplicate() {
     counter!(DUPLICATES).increment(1);
 }
 
-pub(super) fn sought(drafts: usize) {
+pub(crate) fn sought(drafts: usize) {
     counter!(SOUGHT).increment(drafts as u64);
 }
 
-pub(super) fn poisoned() {
+pub(crate) fn poisoned() {
     counter!(POISONED).increment(1);
 }
 
-pub(super) fn round(took: Duration) {
+pub(crate) fn round(took: Duration) {
     hot().decide.record(took);
 }
 
-pub(super) fn slots_owned(count: usize) {
+pub(crate) fn slots_owned(count: usize) {
     gauge!(SLOTS).set(count as f64);
 }
 
-pub(super) fn takeover() {
+pub(crate) fn takeover() {
     counter!(TAKEOVERS).increment(1);
 }
 
-pub(super) fn cache_bytes(bytes: usize) {
+pub(crate) fn cache_bytes(bytes: usize) {
     gauge!(CACHE_BYTES).set(bytes as f64);
 }
 
-pub(super) fn loaded(took: Duration) {
+pub(crate) fn loaded(took: Duration) {
     counter!(CACHE_MISSES).increment(1);
     histogram!(LOAD_SECONDS).record(took);
 }
 
 /// Takes note of a snapshot that was written: how long that took, its size, and how many events lie between
 /// it and the one before.
-pub(super) fn snapshot_written(took: Duration, bytes: u64, events: u64) {
+pub(crate) fn snapshot_written(took: Duration, bytes: u64, events: u64) {
     histogram!(SNAPSHOT_SECONDS).record(took);
     histogram!(SNAPSHOT_BYTES).record(bytes as f64);
     histogram!(SNAPSHOT_EVENTS).record(events as f64);
-    gauge!(SNAPSHOT_TIME).set(unix_time::now().as_secs_f64());
+    gauge!(SNAPSHOT_TIME).set(time::now().as_secs_f64());
 }
 
-pub(super) fn index_written(took: Duration) {
+pub(crate) fn index_written(took: Duration) {
     histogram!(INDEX_SECONDS).record(took.as_secs_f64());
 }
 
-pub(super) fn snapshot_failed() {
+pub(crate) fn snapshot_failed() {
     counter!(SNAPSHOT_FAILURES).increment(1);
 }
 
-pub(super) fn snapshot_skipped() {
+pub(crate) fn snapshot_skipped() {
     counter!(SNAPSHOT_SKIPS).increment(1);
 }
 
-pub(super) fn partition_stopped() {
+pub(crate) fn partition_stopped() {
     counter!(STOPPED).increment(1);
 }
 

@@ -10,22 +10,14 @@
 //! decided after, and a rejection is told only after two writes that a validator without the slot cannot make: an
 //! event in the partition, and the slot's key. Why that is enough is in `docs/ARCHITECTURE.md`.
 
-mod acknowledger;
 mod cache;
-mod committer;
-mod costs;
-mod decide;
-mod floor;
-mod hold;
-mod latecomers;
+mod commit;
+pub(crate) mod log_backend;
 pub mod metrics;
-mod ownership;
-pub(crate) mod port;
-mod rendezvous;
 mod round;
 mod settings;
-mod slot;
-mod snapshotter;
+mod slots;
+mod snapshots;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,17 +30,17 @@ use tokio_util::sync::CancellationToken;
 
 pub use settings::ValidatorSettings;
 
+use self::commit::committer::Committer;
+use self::log_backend::Port;
+use self::slots::acknowledger::Acknowledger;
+use self::slots::manager::Slots;
+use self::slots::stale_filter::Latecomers;
 use crate::event::{ClientId, Draft, ReplyTo, Submitter};
 use crate::log::{Log, LogError};
 use crate::rules::RulesInForce;
 use crate::state::Fold;
-use acknowledger::Acknowledger;
 use cache::PartitionCache;
-use committer::Committer;
-use latecomers::Latecomers;
-use ownership::Slots;
-use port::Port;
-pub(crate) use snapshotter::Snapshotter;
+pub(crate) use snapshots::snapshotter::Snapshotter;
 
 /// How many slots' drafts are taken over at the same time. Each makes a consumer, which a cluster agrees on and
 /// syncs to disk one after the other: asked for all at once, the last would wait longer than

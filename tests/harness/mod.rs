@@ -13,11 +13,13 @@ pub mod disk;
 pub mod http;
 pub mod key_server;
 pub mod lossy;
+#[path = "../../src/simulation/model.rs"]
 pub mod model;
 pub mod nats;
 pub mod nats_cluster;
 pub mod process;
 pub mod proxy;
+#[path = "../../src/simulation/rng.rs"]
 pub mod rng;
 pub mod socket;
 pub mod tokens;

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use insieme_backend::event::{EventId, PartitionKey, Token};
-use insieme_backend::log::{Log, LogSettings, SnapshotInfo, SnapshotPart, parse};
+use insieme_backend::log::{Log, LogSettings, SnapshotInfo, SnapshotPart};
+use insieme_backend::partition::parse;
 use insieme_backend::rules::Registry;
 use insieme_backend::state::{Fold, IndexPart};
 use serde_json::{Value, json};

@@ -15,7 +15,7 @@ use crate::config::Config;
 const ANSWER_BYTES_MAX: usize = 512 << 20;
 
 /// The administration at its address.
-pub(super) struct Administration {
+pub(crate) struct Administration {
     client: Client,
     url: Url,
     token: Option<HeaderValue>,
@@ -24,7 +24,7 @@ pub(super) struct Administration {
 
 impl Administration {
     /// As configured: `admin.url`, `admin.token_file`.
-    pub(super) fn of(config: &Config) -> anyhow::Result<Self> {
+    pub(crate) fn of(config: &Config) -> anyhow::Result<Self> {
         let settings = &config.admin;
         let address = &settings.url;
         let url = Url::parse(address).with_context(|| format!("admin.url: {address:?} is no address"))?;
@@ -57,7 +57,7 @@ impl Administration {
     }
 
     /// Asks, and reads the answer whole.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &self,
         method: Method,
         path: &Path,
@@ -80,12 +80,12 @@ impl Administration {
         answer.with_context(|| format!("asking {}", self.url))
     }
 
-    pub(super) async fn get(&self, path: &Path) -> anyhow::Result<Value> {
+    pub(crate) async fn get(&self, path: &Path) -> anyhow::Result<Value> {
         self.ask(Method::GET, path, None).await
     }
 
     /// Writes an answer to standard output as it comes.
-    pub(super) async fn copy(&self, path: &Path, accept: &'static str) -> anyhow::Result<()> {
+    pub(crate) async fn copy(&self, path: &Path, accept: &'static str) -> anyhow::Result<()> {
         let what = || format!("asking {}", self.url);
         let mut response = self.send(Method::GET, path, None, Some(accept)).await.with_context(what)?;
         while let Some(part) = response.chunk().await.context("the answer broke off").with_context(what)? {
@@ -138,20 +138,20 @@ impl Administration {
 
 /// A path of the administration's, of parts that may hold anything.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Path {
+pub(crate) struct Path {
     path: String,
     query: String,
 }
 
 impl Path {
     /// Of these parts.
-    pub(super) fn of(parts: &[&str]) -> Self {
+    pub(crate) fn of(parts: &[&str]) -> Self {
         let path = parts.iter().map(|part| format!("/{}", encoded(part))).collect();
         Self { path, query: String::new() }
     }
 
     /// With a parameter, if it is given.
-    pub(super) fn with(mut self, name: &str, value: Option<impl ToString>) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: Option<impl ToString>) -> Self {
         if let Some(value) = value {
             let separator = if self.query.is_empty() { "" } else { "&" };
             self.query = format!("{}{separator}{name}={}", self.query, encoded(&value.to_string()));

@@ -17,7 +17,7 @@ use crate::config::Config;
 const ENTRIES_DEFAULT: usize = 1_000;
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Ask {
+pub(crate) enum Ask {
     /// Which processes are there, and whether each answers.
     Processes,
     /// The partitions, with their slots and last events.
@@ -105,7 +105,7 @@ pub(super) enum Ask {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct List {
+pub(crate) struct List {
     /// The most entries.
     #[arg(long, value_name = "NUMBER", default_value_t = ENTRIES_DEFAULT)]
     limit: usize,
@@ -157,7 +157,7 @@ const CLOSED: [Column; 2] = [("FRONTEND", "id", Show::Plain), ("CLOSED", "closed
 
 impl Ask {
     /// Asks, and prints the answer: for people, or with `as_json` as it came.
-    pub(super) async fn run(self, config: &Config, as_json: bool) -> anyhow::Result<()> {
+    pub(crate) async fn run(self, config: &Config, as_json: bool) -> anyhow::Result<()> {
         let admin = Administration::of(config)?;
         let (path, key, columns, limit) = match self {
             Self::State { partition, at } => {

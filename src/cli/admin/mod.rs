@@ -5,7 +5,7 @@ mod commands;
 mod serve;
 mod table;
 
-pub(super) use serve::start;
+pub(crate) use serve::start;
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ use crate::config::{Config, Override};
 /// Everything but `serve` asks one that is served, at --url, with the token in --token-file, whose permissions
 /// must hold `admin`.
 #[derive(Debug, Args)]
-pub(super) struct Admin {
+pub(crate) struct Admin {
     /// Where the administration is. [default: admin.url, http://127.0.0.1:8090]
     #[arg(long, global = true, value_name = "URL")]
     url: Option<String>,
@@ -44,7 +44,7 @@ enum Command {
 }
 
 impl Admin {
-    pub(super) fn overrides(&self) -> Vec<Override> {
+    pub(crate) fn overrides(&self) -> Vec<Override> {
         let file = self.token_file.as_ref().map(|file| file.display().to_string());
         let mut overrides = match &self.command {
             Command::Serve(command) => command.overrides(),
@@ -55,7 +55,7 @@ impl Admin {
         overrides
     }
 
-    pub(super) async fn run(
+    pub(crate) async fn run(
         self,
         config: Config,
         source: Source,

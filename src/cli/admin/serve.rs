@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::AdminServer;
 use crate::auth::Authenticator;
 use crate::cli::signals::Hangups;
-use crate::cli::{NatsArgs, flag, roles, say};
+use crate::cli::{NatsArgs, flag, say, startup};
 use crate::config::{Config, Override};
 use crate::log::Log;
 use crate::rules::Registry;
@@ -20,7 +20,7 @@ use crate::rules::Registry;
 /// One is enough, anywhere near NATS, as NATS's user `operator`; it keeps nothing, so it may be started when
 /// it is needed. Every request needs a token with the permission `admin`.
 #[derive(Debug, Args)]
-pub(super) struct Serve {
+pub(crate) struct Serve {
     #[command(flatten)]
     nats: NatsArgs,
     /// The address to listen on; port 0 takes a free one, which the ready line tells. [default: admin.listen]
@@ -32,7 +32,7 @@ pub(super) struct Serve {
 }
 
 impl Serve {
-    pub(super) fn overrides(&self) -> Vec<Override> {
+    pub(crate) fn overrides(&self) -> Vec<Override> {
         let anyone = self.allow_anyone.then_some(true);
         let mut overrides = self.nats.overrides();
         overrides.extend(flag("--listen", "admin.listen", self.listen.as_ref()));
@@ -40,7 +40,7 @@ impl Serve {
         overrides
     }
 
-    pub(super) async fn run(
+    pub(crate) async fn run(
         self,
         config: Config,
         hangups: Hangups,
@@ -52,7 +52,7 @@ impl Serve {
             );
         }
         let auth = authenticator(&config)?;
-        let Some((mut side, log)) = roles::Side::connected(&config, "admin", &shutdown).await? else {
+        let Some((mut side, log)) = startup::Side::connected(&config, "admin", &shutdown).await? else {
             return Ok(());
         };
         let Some(server) = start(&config, auth, log.clone(), shutdown.clone()).await? else {
@@ -65,7 +65,7 @@ impl Serve {
 }
 
 /// Starts the administration, if it is configured.
-pub(in crate::cli) async fn start(
+pub(crate) async fn start(
     config: &Config,
     auth: Authenticator,
     log: Log,

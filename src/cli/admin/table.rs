@@ -4,11 +4,11 @@
 use serde_json::Value;
 
 /// A column: its heading, the field that it shows, and how.
-pub(super) type Column = (&'static str, &'static str, Show);
+pub(crate) type Column = (&'static str, &'static str, Show);
 
 /// How a field is shown.
 #[derive(Clone, Copy)]
-pub(super) enum Show {
+pub(crate) enum Show {
     /// As it is.
     Plain,
     /// As a time, of Unix milliseconds.
@@ -18,7 +18,7 @@ pub(super) enum Show {
 }
 
 /// Rows of some fields of JSON objects, under headings.
-pub(super) fn table<'a>(columns: &[Column], rows: impl IntoIterator<Item = &'a Value>) -> String {
+pub(crate) fn table<'a>(columns: &[Column], rows: impl IntoIterator<Item = &'a Value>) -> String {
     let head = columns.iter().map(|(heading, ..)| (*heading).to_owned()).collect();
     let body = rows
         .into_iter()
@@ -34,7 +34,7 @@ pub(super) fn table<'a>(columns: &[Column], rows: impl IntoIterator<Item = &'a V
 }
 
 /// A value in one cell.
-pub(super) fn shown(value: &Value, show: Show) -> String {
+pub(crate) fn shown(value: &Value, show: Show) -> String {
     match (value, show) {
         (Value::Null, _) => "-".to_owned(),
         (Value::Bool(yes), _) => if *yes { "yes" } else { "no" }.to_owned(),
@@ -46,7 +46,7 @@ pub(super) fn shown(value: &Value, show: Show) -> String {
 }
 
 /// A text without anything that a terminal would obey, and that no eye could tell.
-pub(super) fn harmless(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     let is_hidden = |c: char| {
         c.is_control()
             || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')

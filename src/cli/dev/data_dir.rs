@@ -15,19 +15,19 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// A data folder, held until this is dropped and the nats-server that was given the lock has ended.
-pub(super) struct DataDir {
+pub(crate) struct DataDir {
     path: PathBuf,
     lock: File,
 }
 
 /// Where the data lies unless said otherwise.
-pub(super) fn default() -> anyhow::Result<PathBuf> {
+pub(crate) fn default() -> anyhow::Result<PathBuf> {
     Ok(base_folder("XDG_DATA_HOME", ".local/share")?.join("insieme-backend"))
 }
 
 impl DataDir {
     /// Makes the folder if need be, and takes hold of it.
-    pub(super) async fn open(path: PathBuf) -> anyhow::Result<Self> {
+    pub(crate) async fn open(path: PathBuf) -> anyhow::Result<Self> {
         let remedy = "choose a folder that you can write to with --data-dir";
         std::fs::create_dir_all(&path)
             .with_context(|| format!("the data folder {} cannot be made; {remedy}", path.display()))?;
@@ -66,17 +66,17 @@ impl DataDir {
         Ok(dir)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The lock, for a child to hold on to: the folder is free only when the child has ended too.
-    pub(super) fn share_lock(&self) -> anyhow::Result<File> {
+    pub(crate) fn share_lock(&self) -> anyhow::Result<File> {
         self.lock.try_clone().context("sharing the data folder's lock")
     }
 
     /// Writes into the lock who holds it.
-    pub(super) fn note(&self, holder: &str) -> anyhow::Result<()> {
+    pub(crate) fn note(&self, holder: &str) -> anyhow::Result<()> {
         let mut file = &self.lock;
         file.set_len(0)
             .and_then(|()| file.rewind())

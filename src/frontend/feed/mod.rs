@@ -5,10 +5,13 @@
 //! feed looks at every event once, and tells the connections whose drafts they were before it moves the
 //! head, so that an acceptance always comes before its broadcast.
 
+mod broadcast;
+pub(crate) mod event;
+pub(crate) mod page_cache;
 mod registry;
-mod runs;
+pub(crate) mod ring;
+mod state_cache;
 mod task;
-mod warm;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,14 +23,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
-pub(super) use registry::{Feeds, Watched};
-pub(super) use warm::{StateAt, StateText};
+pub(crate) use registry::{Feeds, Watched};
+pub(crate) use state_cache::{StateAt, StateText};
 
-use super::entry::Entry;
-use super::memory::{Hold, Memory};
-use super::pages::{Pages, Place};
-use super::ring::{Ring, RingRead};
-use super::roster::{Dismissal, Roster};
+use self::event::Entry;
+use self::page_cache::{Pages, Place};
+use self::ring::{Ring, RingRead};
+use super::admission::memory::{Hold, Memory};
+use super::admission::registry::{Dismissal, Roster};
 use super::settings::FrontendSettings;
 use super::{lock, metrics};
 use crate::event::{DraftKey, EventId, PartitionKey, Token};
@@ -35,7 +38,7 @@ use crate::log::{Log, LogError, SnapshotInfo, SnapshotPart};
 use crate::state::Fold;
 
 /// What all feeds share.
-pub(super) struct Shared {
+pub(crate) struct Shared {
     pub log: Log,
     pub fold: Arc<dyn Fold>,
     pub pages: Pages,
@@ -46,7 +49,7 @@ pub(super) struct Shared {
 }
 
 /// What runs for the feeds.
-pub(super) struct Tasks {
+pub(crate) struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
     /// Places for readers whose pages are read before they ask for them.
@@ -88,7 +91,7 @@ impl Shared {
 }
 
 /// A watched partition.
-pub(super) struct Feed {
+pub(crate) struct Feed {
     shared: Arc<Shared>,
     partition: PartitionKey,
     token: Token,
@@ -100,9 +103,9 @@ pub(super) struct Feed {
     watchers: AtomicUsize,
     /// Asks the task to compare itself with the log now.
     nudge: Notify,
-    runs: Mutex<runs::Runs>,
+    runs: Mutex<broadcast::Runs>,
     snapshot: tokio::sync::Mutex<Option<(Instant, Option<SnapshotInfo>)>>,
-    warm: tokio::sync::Mutex<warm::Warm>,
+    warm: tokio::sync::Mutex<state_cache::Warm>,
 }
 
 /// What a ring holds, as it is told and as it is counted.
@@ -125,7 +128,7 @@ struct Waiter {
 }
 
 /// Some events behind a position, and the position that a reader has then.
-pub(super) struct Stretch {
+pub(crate) struct Stretch {
     /// The events.
     pub entries: Vec<Arc<Entry>>,
     /// Where it ends: the last event, or further on where an event cannot be read.
@@ -134,7 +137,7 @@ pub(super) struct Stretch {
 
 impl Stretch {
     /// Where it ends, with the ordinal of the last event if that is there.
-    pub(super) fn end_place(&self) -> Place {
+    pub(crate) fn end_place(&self) -> Place {
         let last = self.entries.last().filter(|last| last.id == self.end);
         Place { after: self.end, ordinal: last.map(|last| last.ordinal) }
     }
@@ -164,39 +167,39 @@ impl Feed {
     }
 
     /// The partition.
-    pub(super) fn partition(&self) -> &PartitionKey {
+    pub(crate) fn partition(&self) -> &PartitionKey {
         &self.partition
     }
 
     /// The partition's subject token.
-    pub(super) fn token(&self) -> &Token {
+    pub(crate) fn token(&self) -> &Token {
         &self.token
     }
 
     /// The head, to read and to wait on; `None` until the feed has reached the log.
-    pub(super) fn head(&self) -> watch::Receiver<Option<EventId>> {
+    pub(crate) fn head(&self) -> watch::Receiver<Option<EventId>> {
         self.head.subscribe()
     }
 
     /// The head now.
-    pub(super) fn head_now(&self) -> EventId {
+    pub(crate) fn head_now(&self) -> EventId {
         self.head.borrow().unwrap_or(EventId::NONE)
     }
 
     /// How many events the partition has.
-    pub(super) fn ordinal(&self) -> u64 {
+    pub(crate) fn ordinal(&self) -> u64 {
         self.ring().ordinal()
     }
 
     /// Asks for a look at the log, because somebody knows of an event that is not here.
-    pub(super) fn nudge(&self) {
+    pub(crate) fn nudge(&self) {
         self.nudge.notify_one();
     }
 
     /// At most `max` events after a place, up to `upto`, which must be at most the head: from the ring, or if the
     /// place has left it, from the log. Never skips one: if the log lacks events there, that is
     /// [`LogError::Malformed`].
-    pub(super) async fn read(&self, place: Place, upto: EventId, max: usize) -> Result<Stretch, LogError> {
+    pub(crate) async fn read(&self, place: Place, upto: EventId, max: usize) -> Result<Stretch, LogError> {
         let position = place.after;
         let read = self.ring().read(position, max);
         let (mut entries, mut end) = match read {
@@ -235,12 +238,12 @@ impl Feed {
     }
 
     /// One event, if it is in the ring.
-    pub(super) fn recent(&self, id: EventId) -> Option<Arc<Entry>> {
+    pub(crate) fn recent(&self, id: EventId) -> Option<Arc<Entry>> {
         self.ring().get(id)
     }
 
     /// Has `inbox` told of the commit of a draft.
-    pub(super) fn look_out(&self, key: DraftKey, connection: u64, inbox: &mpsc::Sender<Arc<Entry>>) {
+    pub(crate) fn look_out(&self, key: DraftKey, connection: u64, inbox: &mpsc::Sender<Arc<Entry>>) {
         let mut waiters = lock(&self.waiters);
         let of_key = waiters.entry(key).or_default();
         if of_key.iter().all(|waiter| waiter.connection != connection) {
@@ -249,7 +252,7 @@ impl Feed {
     }
 
     /// Takes back [`Feed::look_out`].
-    pub(super) fn forget(&self, key: DraftKey, connection: u64) {
+    pub(crate) fn forget(&self, key: DraftKey, connection: u64) {
         let mut waiters = lock(&self.waiters);
         let Some(of_key) = waiters.get_mut(&key) else { return };
         of_key.retain(|waiter| waiter.connection != connection);
@@ -260,13 +263,13 @@ impl Feed {
 
     /// How many events up to `ordinal` are behind the partition's latest snapshot. What is known of the
     /// snapshot may be a little old.
-    pub(super) async fn since_snapshot(&self, ordinal: u64) -> u64 {
+    pub(crate) async fn since_snapshot(&self, ordinal: u64) -> u64 {
         let snapshot = self.snapshot_info().await.map_or(0, |info| info.ordinal);
         ordinal.saturating_sub(snapshot)
     }
 
     /// What snapshot there is, as of a moment ago.
-    pub(super) async fn snapshot_info(&self) -> Option<SnapshotInfo> {
+    pub(crate) async fn snapshot_info(&self) -> Option<SnapshotInfo> {
         // Locked while it is looked up: those who connect at once look once.
         let mut known = self.snapshot.lock().await;
         let age_max = Duration::from_millis(self.shared.settings.snapshot_info_ms);
@@ -314,7 +317,7 @@ impl Feed {
 }
 
 /// A hole in the log: events were there and are not, or ordinals were given twice.
-pub(super) fn report_hole(token: &Token, before: EventId, id: EventId, expected: u64, found: u64) {
+pub(crate) fn report_hole(token: &Token, before: EventId, id: EventId, expected: u64, found: u64) {
     metrics::count(metrics::HOLES);
     error!(partition = %token, %before, event = %id, expected, found, "the log has a hole: the ordinals of two successive events do not follow");
 }
@@ -332,7 +335,7 @@ fn went_back(feed: &Feed, last: EventId) {
 }
 
 /// An event that is no event.
-pub(super) fn report_unreadable(token: &Token, id: EventId, why: &serde_json::Error) {
+pub(crate) fn report_unreadable(token: &Token, id: EventId, why: &serde_json::Error) {
     metrics::count(metrics::UNREADABLE);
     error!(partition = %token, event = %id, %why, "an event in the log cannot be read; passed over");
 }

@@ -7,18 +7,18 @@ use std::sync::{Arc, Mutex};
 
 use super::{Feed, Shared, task};
 use crate::event::PartitionKey;
+use crate::frontend::admission::memory::Memory;
 use crate::frontend::lock;
-use crate::frontend::memory::Memory;
 use crate::frontend::metrics::{Counted, FEEDS};
 
 /// The feeds.
-pub(in crate::frontend) struct Feeds {
+pub(crate) struct Feeds {
     shared: Arc<Shared>,
     feeds: Mutex<HashMap<PartitionKey, Arc<Feed>>>,
 }
 
 /// A feed, watched for as long as this lives.
-pub(in crate::frontend) struct Watched(Arc<Feed>);
+pub(crate) struct Watched(Arc<Feed>);
 
 impl Deref for Watched {
     type Target = Arc<Feed>;
@@ -37,12 +37,12 @@ impl Drop for Watched {
 }
 
 impl Feeds {
-    pub(in crate::frontend) fn new(shared: Shared) -> Arc<Self> {
+    pub(crate) fn new(shared: Shared) -> Arc<Self> {
         Arc::new(Self { shared: Arc::new(shared), feeds: Mutex::default() })
     }
 
     /// The feed of a partition, which is started if need be. It may not have reached the log yet.
-    pub(in crate::frontend) fn watch(self: &Arc<Self>, partition: &PartitionKey) -> Watched {
+    pub(crate) fn watch(self: &Arc<Self>, partition: &PartitionKey) -> Watched {
         let mut feeds = lock(&self.feeds);
         let feed = feeds.entry(partition.clone()).or_insert_with(|| {
             let feed = Arc::new(Feed::new(self.shared.clone(), partition.clone()));
@@ -58,7 +58,7 @@ impl Feeds {
     }
 
     /// Takes out a feed that nobody watches. False when somebody came meanwhile.
-    pub(super) fn retire(&self, feed: &Arc<Feed>) -> bool {
+    pub(crate) fn retire(&self, feed: &Arc<Feed>) -> bool {
         let mut feeds = lock(&self.feeds);
         if feed.has_watchers() {
             return false;
@@ -69,7 +69,7 @@ impl Feeds {
 
     /// Lets go what can be read from the log again, until there is room: the states that nobody has asked for longest,
     /// then half of the pages, then half of the longest rings.
-    pub(in crate::frontend) async fn give_way(&self, memory: &Memory) {
+    pub(crate) async fn give_way(&self, memory: &Memory) {
         let feeds: Vec<Arc<Feed>> = lock(&self.feeds).values().cloned().collect();
         let kept_since = |feed: &Arc<Feed>| Some((feed.warm.try_lock().ok()?.kept_since()?, feed.clone()));
         let mut states: Vec<_> = feeds.iter().filter_map(kept_since).collect();
@@ -94,12 +94,12 @@ impl Feeds {
     }
 
     /// Tells all feeds to end.
-    pub(in crate::frontend) fn cancel(&self) {
+    pub(crate) fn cancel(&self) {
         self.shared.tasks.stop.cancel();
     }
 
     /// Ends all feeds, and waits for that.
-    pub(in crate::frontend) async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         self.cancel();
         self.shared.tasks.tracker.close();
         self.shared.tasks.tracker.wait().await;

@@ -9,10 +9,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::event::Entry;
 use super::{Feed, Feeds, report_hole, report_unreadable, went_back};
 use crate::event::EventId;
-use crate::fault;
-use crate::frontend::entry::Entry;
+use crate::faults;
 use crate::frontend::{lock, metrics};
 use crate::log::{LiveEvent, LiveFeed, LogError, StoredEvent};
 use crate::telemetry::traces::{Span, TraceParent};
@@ -23,7 +23,7 @@ const RETRY_MS: u64 = 50;
 const RETRY_MS_MAX: u64 = 2_000;
 
 /// Runs a feed until it is stopped, or has had no watcher for a while.
-pub(super) async fn run(feed: &Arc<Feed>, feeds: &Feeds, stop: &CancellationToken) {
+pub(crate) async fn run(feed: &Arc<Feed>, feeds: &Feeds, stop: &CancellationToken) {
     let mut pause = Pause::default();
     loop {
         let followed = tokio::select! {
@@ -177,7 +177,7 @@ async fn take_in(feed: &Feed, live: &mut LiveFeed, first: LiveEvent) -> Result<(
         let head = feed.ring().head();
         if event.id > head {
             let id = event.id;
-            let follows = previous == head || fault::broken("believe_live");
+            let follows = previous == head || faults::broken("believe_live");
             if !follows || append(feed, event).is_err() {
                 // What was taken in so far need not wait for the log.
                 publish(feed);
@@ -212,7 +212,7 @@ enum Standing {
 
 /// Compares with the log, whatever the live events said.
 async fn compare(feed: &Feed) -> Result<Standing, LogError> {
-    if fault::broken("never_compare") {
+    if faults::broken("never_compare") {
         return Ok(Standing::InStep);
     }
     let had = feed.ring().head();

@@ -23,7 +23,7 @@ const HEAD_LOOKS: u32 = 5;
 const HEAD_LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// The partition's head, once it is at `seen` or after it, or after a short wait.
-pub(super) async fn head_after(feed: &Watched, seen: EventId) -> EventId {
+pub(crate) async fn head_after(feed: &Watched, seen: EventId) -> EventId {
     let mut head = feed.head();
     for _ in 0..HEAD_LOOKS {
         if seen <= feed.head_now() {
@@ -42,7 +42,7 @@ const LOG_WAIT: Duration = Duration::from_secs(2);
 /// Whether an event that a client has seen and this frontend has not is lost, so that the client is to give up what it
 /// keeps. That is no matter of this frontend alone, which may be cut off from NATS and lag: either the log ends before
 /// the event, as its leader says, or another event is in its place.
-pub(super) async fn is_lost(hub: &Hub, feed: &Watched, seen: EventId) -> Result<bool, LogError> {
+pub(crate) async fn is_lost(hub: &Hub, feed: &Watched, seen: EventId) -> Result<bool, LogError> {
     const WHAT: &str = "asking how far the log is";
     let last = timeout(LOG_WAIT, hub.latest.since(Instant::now())).await;
     let last = last.map_err(|_| LogError::Unavailable { what: WHAT, why: "timed out".to_owned() })?;
@@ -50,10 +50,10 @@ pub(super) async fn is_lost(hub: &Hub, feed: &Watched, seen: EventId) -> Result<
 }
 
 /// What a client is told that has seen more than this frontend.
-pub(super) const LAGS: &str = "this frontend has not heard of the partition's last events yet";
+pub(crate) const LAGS: &str = "this frontend has not heard of the partition's last events yet";
 
 /// What a client is told whose last event is not in the log.
-pub(super) fn beyond(field: &str, seen: EventId, head: EventId) -> String {
+pub(crate) fn beyond(field: &str, seen: EventId, head: EventId) -> String {
     metrics::count(metrics::BEYOND_LOG);
     format!(
         "cursor_beyond_log: `{field}` {seen} is not in this partition, which ends at {head}: the log went back, or \
@@ -63,7 +63,7 @@ pub(super) fn beyond(field: &str, seen: EventId, head: EventId) -> String {
 
 impl Session {
     /// Answers a `sync` that begins after the partition's last event.
-    pub(super) async fn sync_beyond(
+    pub(crate) async fn sync_beyond(
         &mut self,
         id: Option<&str>,
         seen: EventId,

@@ -13,10 +13,11 @@ use super::Session;
 use super::frames::Refusal;
 use super::socket::End;
 use crate::event::{EventId, FieldError, Reason};
-use crate::fault;
-use crate::frontend::entry::Entry;
+use crate::faults;
+use crate::frontend::feed::event::Entry;
 use crate::frontend::metrics;
-use crate::frontend::pending::{self, Asked, Done, Taken};
+use crate::outbox;
+use crate::outbox::{Asked, Done, Taken};
 use crate::protocol::{
     Checked, CloseCode, ErrorCode, Frame, ItemContext, ItemRefusal, ItemResult, Notice, Request, SubmitBatch,
     SubmitItem,
@@ -24,7 +25,7 @@ use crate::protocol::{
 
 /// The batches of a connection that are not answered yet.
 #[derive(Default)]
-pub(super) struct Batches {
+pub(crate) struct Batches {
     /// In the order they came.
     waiting: VecDeque<Batch>,
     /// How many were answered before: the number of the first that waits.
@@ -33,7 +34,7 @@ pub(super) struct Batches {
 
 impl Batches {
     /// Whether all are answered.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
@@ -81,7 +82,7 @@ enum ItemEnd {
 
 impl Session {
     /// Whether a frame has to wait until what came before it is answered: it is no batch, or there is no room.
-    pub(super) fn must_wait(&self, looked: &Result<Frame, Refusal>) -> bool {
+    pub(crate) fn must_wait(&self, looked: &Result<Frame, Refusal>) -> bool {
         // One state at a time.
         let is_sync = matches!(looked, Ok(Frame { request: Request::Sync(_), .. }));
         if self.sending.is_some() && is_sync {
@@ -97,7 +98,7 @@ impl Session {
     }
 
     /// Takes a batch in, or says why not.
-    pub(super) async fn submit_batch(&mut self, id: Option<String>, batch: SubmitBatch) -> Result<(), End> {
+    pub(crate) async fn submit_batch(&mut self, id: Option<String>, batch: SubmitBatch) -> Result<(), End> {
         if self.leaves() {
             return Err(unavailable("this frontend is going away; reconnect", CloseCode::GoingAway));
         }
@@ -155,15 +156,15 @@ impl Session {
     }
 
     /// Takes note of how an item ended, and answers what can be answered then.
-    pub(super) async fn item_done(&mut self, done: Done, entry: Option<&Arc<Entry>>) -> Result<(), End> {
+    pub(crate) async fn item_done(&mut self, done: Done, entry: Option<&Arc<Entry>>) -> Result<(), End> {
         let dialect = self.socket.dialect();
         for asked in &done.asked {
             let Asked::Item { batch, place } = *asked else { continue };
             let end = match (&done.end, entry) {
-                (pending::End::Accepted, Some(entry)) => {
+                (outbox::End::Accepted, Some(entry)) => {
                     metrics::hot().accepted.increment(1);
                     // The submitter has its answer; it gets no broadcast of its own event.
-                    if entry.id > self.position && !fault::broken("own_broadcast") {
+                    if entry.id > self.position && !faults::broken("own_broadcast") {
                         while self.own.first_key_value().is_some_and(|(id, _)| *id <= self.position) {
                             self.own.pop_first();
                         }
@@ -173,19 +174,19 @@ impl Session {
                 }
                 // Nobody has decided it. Where a validator says why it cannot be decided, such as that the
                 // partition is stopped, that is the item's end: its client would come back for ever.
-                (pending::End::Rejected(Reason::Unavailable, errors), _) if errors.is_empty() => {
+                (outbox::End::Rejected(Reason::Unavailable, errors), _) if errors.is_empty() => {
                     return Err(unavailable("the log cannot be reached just now", CloseCode::TryAgainLater));
                 }
-                (pending::End::Forgotten, _) | (pending::End::Accepted, None) => {
+                (outbox::End::Forgotten, _) | (outbox::End::Accepted, None) => {
                     metrics::count(metrics::FORGOTTEN);
                     let why = self.outcome_unknown("events");
                     return Err(End::Close(ErrorCode::Unavailable, why.into(), CloseCode::TryAgainLater));
                 }
-                (pending::End::Rejected(reason, errors), _) => {
+                (outbox::End::Rejected(reason, errors), _) => {
                     metrics::count_by(metrics::REJECTED, "code", reason.as_str());
                     ItemEnd::Rejected { reason: dialect.reason_name(*reason), errors: errors.clone() }
                 }
-                (pending::End::NotProcessed, _) => ItemEnd::NotProcessed,
+                (outbox::End::NotProcessed, _) => ItemEnd::NotProcessed,
             };
             if let Some(slot) = self.batches.get_mut(batch).and_then(|batch| batch.ends.get_mut(place)) {
                 *slot = Some(end);

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use super::socket::{End, Incoming, Socket};
-use crate::frontend::limits::FrameLimit;
+use crate::frontend::admission::connection_limits::FrameLimit;
 use crate::frontend::settings::FrontendSettings;
 use crate::protocol::{BadRequest, CloseCode, DecodeError, Dialect, ErrorCode, Frame, Notice, Request};
 
 /// The allowance of one connection.
-pub(super) struct Frames {
+pub(crate) struct Frames {
     limit: FrameLimit,
     over_limit: u32,
     bad_requests: u32,
@@ -19,7 +19,7 @@ pub(super) struct Frames {
 }
 
 /// Why a frame was not understood.
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// More frames or bytes than allowed; so many more that the connection ends, or not yet.
     OverLimit { wait: Duration, ends: bool },
     /// Nested deeper than allowed.
@@ -31,7 +31,7 @@ pub(super) enum Refusal {
 }
 
 impl Frames {
-    pub(super) fn new(settings: &FrontendSettings) -> Self {
+    pub(crate) fn new(settings: &FrontendSettings) -> Self {
         Self {
             limit: FrameLimit::new(settings),
             over_limit: 0,
@@ -43,7 +43,7 @@ impl Frames {
     }
 
     /// Understands a frame, or answers why not.
-    pub(super) async fn take(
+    pub(crate) async fn take(
         &mut self,
         socket: &mut Socket,
         incoming: &Incoming,
@@ -56,7 +56,7 @@ impl Frames {
     }
 
     /// Understands a frame, or says why not. A sign of life counts as a frame, and asks for nothing.
-    pub(super) fn look_at(
+    pub(crate) fn look_at(
         &mut self,
         socket: &mut Socket,
         incoming: &Incoming,
@@ -86,7 +86,7 @@ impl Frames {
     }
 
     /// Answers a frame that was refused.
-    pub(super) async fn answer(&mut self, socket: &mut Socket, refusal: Refusal) -> Result<(), End> {
+    pub(crate) async fn answer(&mut self, socket: &mut Socket, refusal: Refusal) -> Result<(), End> {
         match refusal {
             Refusal::OverLimit { wait, ends: true } => {
                 let code = ErrorCode::RateLimited;
@@ -107,12 +107,12 @@ impl Frames {
     }
 
     /// A frame was understood and in its place: the bad ones in a row are counted anew.
-    pub(super) fn good(&mut self) {
+    pub(crate) fn good(&mut self) {
         self.bad_requests = 0;
     }
 
     /// Answers a bad request; too many in a row end the connection.
-    pub(super) async fn refuse(&mut self, socket: &mut Socket, bad: BadRequest) -> Result<(), End> {
+    pub(crate) async fn refuse(&mut self, socket: &mut Socket, bad: BadRequest) -> Result<(), End> {
         self.bad_requests += 1;
         if self.bad_requests >= self.bad_requests_max && socket.dialect() == Dialect::Classic {
             return Err(End::Close(ErrorCode::BadRequest, bad.message.into(), CloseCode::Policy));

@@ -7,14 +7,14 @@
 
 mod ahead;
 mod batch;
-mod drafts;
-mod expiry;
 mod frames;
-mod greet;
+mod handshake;
 mod outcomes;
 mod sending;
 mod socket;
+mod submissions;
 mod sync;
+mod token;
 mod too_large;
 
 use std::collections::{BTreeMap, HashMap};
@@ -27,36 +27,36 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use self::batch::Batches;
-use self::drafts::Publishing;
 use self::frames::{Frames, Refusal};
 use self::outcomes::{Outcome, Outcomes};
 use self::sending::Sending;
 use self::socket::{End, Socket};
+use self::submissions::Publishing;
 use self::sync::Cycle;
-use super::answers::AnswerDesk;
-use super::edge::Stream;
-use super::entry::Entry;
+use super::admission::connection_limits::{Admission, Entrance, Limits};
+use super::admission::memory::{Account, Hold, Memory};
+use super::admission::outflow::Outflow;
+use super::admission::reconnects::Reconnects;
+use super::admission::registry::{Dismissals, Listed, Roster};
+use super::feed::event::Entry;
+use super::feed::page_cache::Place;
 use super::feed::{Feeds, Watched};
-use super::latest::Latest;
-use super::limits::{Admission, Entrance, Limits};
-use super::memory::{Account, Hold, Memory};
+use super::log_tail::Latest;
 use super::metrics;
-use super::outflow::Outflow;
-use super::pages::Place;
-use super::pending::Pending;
-use super::reconnects::Reconnects;
-use super::roster::{Dismissals, Listed, Roster};
+use super::net::Stream;
+use super::replies::AnswerDesk;
 use super::settings::FrontendSettings;
-use super::ws::WebSocket;
+use super::websocket::WebSocket;
 use crate::auth::{Authenticator, Identity};
 use crate::control::Keeper;
 use crate::event::{DraftKey, EventId};
 use crate::log::{ConnectionState, Log, LogError};
+use crate::outbox::Pending;
 use crate::protocol::{BadRequest, CloseCode, ErrorCode, Frame, Notice, Request};
 use crate::telemetry::traces::Span;
 
 /// What all sessions share.
-pub(super) struct Hub {
+pub(crate) struct Hub {
     pub settings: Arc<FrontendSettings>,
     pub log: Log,
     pub feeds: Arc<Feeds>,
@@ -78,7 +78,7 @@ pub(super) struct Hub {
 
 impl Hub {
     /// Why nobody should be sent here just now; `None` if there is no reason.
-    pub(super) fn unready(&self) -> Option<&'static str> {
+    pub(crate) fn unready(&self) -> Option<&'static str> {
         if self.closing.is_cancelled() || self.drain.is_cancelled() {
             return Some("going away");
         }
@@ -166,7 +166,7 @@ fn missing_events(after: EventId) -> End {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     hub: Arc<Hub>,
     connection: u64,
     socket: WebSocket<Stream>,
@@ -197,7 +197,7 @@ async fn begin(
     token: Option<String>,
 ) -> Result<(Box<Session>, Dismissals), Box<(Socket, End)>> {
     let frames = Frames::new(&hub.settings);
-    match greet::greet(&hub, connection, &mut socket, frames, entrance, token).await {
+    match handshake::greet(&hub, connection, &mut socket, frames, entrance, token).await {
         Ok((greeted, dismissals)) => {
             Ok((Box::new(Session::new(hub, connection, socket, greeted)), dismissals))
         }
@@ -211,7 +211,7 @@ async fn carry_on(mut session: Box<Session>, mut dismissals: Dismissals) -> (Soc
     let account = session.account.clone();
     let end = tokio::select! {
         biased;
-        why = dismissals.next() => expiry::end_of(why),
+        why = dismissals.next() => token::end_of(why),
         () = account.gives_way() => {
             let why = "the frontend has no memory left, and this connection holds most of it";
             End::Close(ErrorCode::Unavailable, why.into(), CloseCode::TryAgainLater)
@@ -223,8 +223,8 @@ async fn carry_on(mut session: Box<Session>, mut dismissals: Dismissals) -> (Soc
 }
 
 impl Session {
-    fn new(hub: Arc<Hub>, connection: u64, socket: Socket, greeted: greet::Greeted) -> Self {
-        let greet::Greeted { admission, frames, identity, listed, feed, position, account, sending } =
+    fn new(hub: Arc<Hub>, connection: u64, socket: Socket, greeted: handshake::Greeted) -> Self {
+        let handshake::Greeted { admission, frames, identity, listed, feed, position, account, sending } =
             greeted;
         let settings = &hub.settings;
         let mut log_state = hub.log.state();
@@ -236,7 +236,7 @@ impl Session {
             connection,
             socket,
             frames,
-            expires: expiry::ends_at(&identity),
+            expires: token::ends_at(&identity),
             identity,
             head: feed.head(),
             feed,

@@ -7,18 +7,18 @@ use tokio::sync::mpsc;
 
 use super::{Hub, Session};
 use crate::event::{Answer, DraftKey};
-use crate::frontend::answers::AnswerInbox;
-use crate::frontend::entry::Entry;
+use crate::frontend::feed::event::Entry;
+use crate::frontend::replies::AnswerInbox;
 
 /// Where a connection hears of its drafts.
-pub(super) struct Outcomes {
+pub(crate) struct Outcomes {
     committed: mpsc::Receiver<Arc<Entry>>,
     committed_sender: mpsc::Sender<Arc<Entry>>,
     answers: AnswerInbox,
 }
 
 /// What was heard.
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// An event with the key of a draft is in the log.
     Committed(Arc<Entry>),
     /// A validator has answered.
@@ -33,7 +33,7 @@ impl Outcomes {
 }
 
 /// Waits for the next outcome; for ever where none can come. Cancel safe.
-pub(super) async fn next(outcomes: &mut Option<Box<Outcomes>>) -> Outcome {
+pub(crate) async fn next(outcomes: &mut Option<Box<Outcomes>>) -> Outcome {
     if let Some(outcomes) = outcomes {
         tokio::select! {
             biased;
@@ -47,13 +47,13 @@ pub(super) async fn next(outcomes: &mut Option<Box<Outcomes>>) -> Outcome {
 
 impl Session {
     /// Looks out for a draft's commit.
-    pub(super) fn look_out(&mut self, key: DraftKey) {
+    pub(crate) fn look_out(&mut self, key: DraftKey) {
         let outcomes = self.outcomes.get_or_insert_with(|| Outcomes::open(&self.hub, self.connection));
         self.feed.look_out(key, self.connection, &outcomes.committed_sender);
     }
 
     /// An event that was found for a draft, if one was.
-    pub(super) fn found(&mut self) -> Option<Arc<Entry>> {
+    pub(crate) fn found(&mut self) -> Option<Arc<Entry>> {
         self.outcomes.as_mut()?.committed.try_recv().ok()
     }
 }

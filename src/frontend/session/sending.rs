@@ -7,12 +7,12 @@ use tokio::time::Instant;
 
 use super::Session;
 use super::socket::End;
+use crate::frontend::admission::memory;
 use crate::frontend::feed::{StateAt, StateText};
-use crate::frontend::memory;
 use crate::protocol::{Notice, StateForm};
 
 /// A state that is being sent in parts.
-pub(super) struct Sending {
+pub(crate) struct Sending {
     state: Arc<StateAt>,
     /// The request that it answers.
     reply_to: Option<String>,
@@ -22,13 +22,13 @@ pub(super) struct Sending {
 
 impl Sending {
     /// Sends a state in parts, if it has any.
-    pub(super) fn of(state: Arc<StateAt>, reply_to: Option<String>) -> Option<Self> {
+    pub(crate) fn of(state: Arc<StateAt>, reply_to: Option<String>) -> Option<Self> {
         matches!(state.text, StateText::Parts(_)).then_some(Self { state, reply_to, sent: 0 })
     }
 }
 
 /// How a state is told.
-pub(super) fn form_of(state: &StateAt) -> StateForm<'_> {
+pub(crate) fn form_of(state: &StateAt) -> StateForm<'_> {
     match &state.text {
         StateText::Whole(json) => StateForm::Whole(json),
         StateText::Parts(parts) => StateForm::InParts { parts: parts.len(), bytes: state.bytes },
@@ -37,7 +37,7 @@ pub(super) fn form_of(state: &StateAt) -> StateForm<'_> {
 
 impl Session {
     /// Sends the next part of a state, if one is being sent. Between parts all else goes on but the events behind it.
-    pub(super) async fn send_part(&mut self) -> Result<bool, End> {
+    pub(crate) async fn send_part(&mut self) -> Result<bool, End> {
         let Some(Sending { state, reply_to, sent }) = &mut self.sending else { return Ok(false) };
         let StateText::Parts(parts) = &state.text else { return Ok(false) };
         let Some(text) = parts.get(*sent) else {
@@ -57,14 +57,14 @@ impl Session {
     }
 
     /// The client was answered with so many bytes.
-    pub(super) fn answered_with(&mut self, bytes: usize) {
+    pub(crate) fn answered_with(&mut self, bytes: usize) {
         let client = &self.identity.client_id;
         self.hub.outflow.take(client, bytes);
         self.answered_until = self.hub.outflow.not_before(client).map(Instant::from_std);
     }
 
     /// Says what the connection holds, and whether it may be read from. If not, when that is to be looked at again.
-    pub(super) fn may_read(&mut self) -> Result<(), Instant> {
+    pub(crate) fn may_read(&mut self) -> Result<(), Instant> {
         // Each draft as it came, and once more in what is published of it.
         self.hold.set(2 * (self.pending.bytes() + self.held_bytes));
         let now = Instant::now();

@@ -9,17 +9,17 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
-use crate::frontend::edge::Stream;
-use crate::frontend::memory::{Account, Hold};
+use crate::frontend::admission::memory::{Account, Hold};
 use crate::frontend::metrics;
+use crate::frontend::net::Stream;
 use crate::frontend::settings::FrontendSettings;
-use crate::frontend::ws::{Message, ReadError, WebSocket, Wire};
+use crate::frontend::websocket::{Message, ReadError, WebSocket, Wire};
 use crate::protocol::{CloseCode, Details, Dialect, ErrorCode, Header, Notice};
-use crate::unix_time;
+use crate::util::time;
 
 /// Why a session ends.
 #[derive(Debug)]
-pub(super) enum End {
+pub(crate) enum End {
     /// The client closed the connection, or it broke.
     Gone,
     /// The client does not read what it is sent.
@@ -31,7 +31,7 @@ pub(super) enum End {
 }
 
 /// What came in.
-pub(super) enum Incoming {
+pub(crate) enum Incoming {
     /// A text frame.
     Text(String),
     /// A binary frame of so many bytes.
@@ -42,7 +42,7 @@ pub(super) enum Incoming {
 
 impl Incoming {
     /// Its length.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         match self {
             Incoming::Text(text) => text.len(),
             Incoming::Binary(bytes) => *bytes,
@@ -52,7 +52,7 @@ impl Incoming {
 }
 
 /// A client's socket.
-pub(super) struct Socket {
+pub(crate) struct Socket {
     socket: WebSocket<Stream>,
     dialect: Option<Dialect>,
     connection: u64,
@@ -68,7 +68,7 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(socket: WebSocket<Stream>, connection: u64, settings: &FrontendSettings) -> Self {
+    pub(crate) fn new(socket: WebSocket<Stream>, connection: u64, settings: &FrontendSettings) -> Self {
         Self {
             socket,
             dialect: None,
@@ -83,35 +83,35 @@ impl Socket {
     }
 
     /// From now on a message may have so many bytes.
-    pub(super) fn allow(&mut self, bytes_max: usize) {
+    pub(crate) fn allow(&mut self, bytes_max: usize) {
         self.socket.allow(bytes_max);
     }
 
     /// Has what is read and written be counted.
-    pub(super) fn count_on(&mut self, account: &Arc<Account>) {
+    pub(crate) fn count_on(&mut self, account: &Arc<Account>) {
         self.socket.count_input(account.hold());
         self.output = Some(account.hold());
     }
 
     /// The client has left: answers its close, and drops whatever is still to be sent to it. Waits at most so long.
-    pub(super) async fn depart(&mut self, wait: Duration) {
+    pub(crate) async fn depart(&mut self, wait: Duration) {
         self.departed = true;
         // Whether it still reads the answer is its own affair.
         let _ = timeout(wait, self.socket.flush()).await;
     }
 
     /// The dialect that the client speaks.
-    pub(super) fn dialect(&self) -> Dialect {
+    pub(crate) fn dialect(&self) -> Dialect {
         self.dialect.unwrap_or_default()
     }
 
     /// Takes the client's first frame for what it speaks. A frame that says nothing of that decides nothing.
-    pub(super) fn listen_to(&mut self, text: &str) {
+    pub(crate) fn listen_to(&mut self, text: &str) {
         self.dialect = self.dialect.or_else(|| Dialect::of_first_frame(text));
     }
 
     /// Answers a message with an error after which the connection is closed.
-    pub(super) async fn last_word(
+    pub(crate) async fn last_word(
         &mut self,
         reply_to: Option<&str>,
         code: ErrorCode,
@@ -126,7 +126,7 @@ impl Socket {
 
     /// Answers with an error. Where another try makes sense, it says when: after `wait`, or where nobody knows,
     /// after a while.
-    pub(super) async fn error(
+    pub(crate) async fn error(
         &mut self,
         reply_to: Option<&str>,
         code: ErrorCode,
@@ -143,12 +143,12 @@ impl Socket {
     }
 
     /// When to try again what did not work just now, in milliseconds: by chance, so that not all come at once.
-    pub(super) fn retry_after_ms(&self) -> u64 {
+    pub(crate) fn retry_after_ms(&self) -> u64 {
         self.retry_after.mul_f64(1.0 + rand::random::<f64>()).as_millis() as u64
     }
 
     /// The next frame. Cancel safe.
-    pub(super) async fn next(&mut self) -> Result<Incoming, End> {
+    pub(crate) async fn next(&mut self) -> Result<Incoming, End> {
         let incoming = match self.socket.next().await {
             Ok(Message::Text(text)) => Incoming::Text(text),
             Ok(Message::Binary(bytes)) => Incoming::Binary(bytes),
@@ -164,13 +164,13 @@ impl Socket {
     }
 
     /// Writes a notice; it leaves with the next [`Socket::flush`].
-    pub(super) async fn send(&mut self, reply_to: Option<&str>, notice: &Notice<'_>) -> Result<(), End> {
+    pub(crate) async fn send(&mut self, reply_to: Option<&str>, notice: &Notice<'_>) -> Result<(), End> {
         if let Notice::Error { code, .. } = notice {
             metrics::count_by(metrics::ERRORS, "code", code.as_str());
         }
         self.messages += 1;
         let id = format!("s{}-{}", self.connection, self.messages);
-        let header = Header { id: &id, timestamp_ms: unix_time::now_ms(), reply_to };
+        let header = Header { id: &id, timestamp_ms: time::now_ms(), reply_to };
         let frame = self.dialect().encode(&header, notice);
         if self.departed {
             return Ok(());
@@ -180,7 +180,7 @@ impl Socket {
     }
 
     /// Writes so many frames that were encoded before; they leave with the next [`Socket::flush`].
-    pub(super) async fn send_encoded(&mut self, wire: Wire, frames: usize) -> Result<(), End> {
+    pub(crate) async fn send_encoded(&mut self, wire: Wire, frames: usize) -> Result<(), End> {
         if self.departed {
             return Ok(());
         }
@@ -189,12 +189,12 @@ impl Socket {
     }
 
     /// Asks for a sign of life.
-    pub(super) async fn ping(&mut self) -> Result<(), End> {
+    pub(crate) async fn ping(&mut self) -> Result<(), End> {
         self.write(Wire::ping()).await
     }
 
     /// Sends off what was written.
-    pub(super) async fn flush(&mut self) -> Result<(), End> {
+    pub(crate) async fn flush(&mut self) -> Result<(), End> {
         if self.departed || !self.socket.has_output() {
             return Ok(());
         }
@@ -234,7 +234,7 @@ impl Socket {
     }
 
     /// Ends the connection, and gives the client a little time to read why.
-    pub(super) async fn close(mut self, end: End, linger: Duration) -> &'static str {
+    pub(crate) async fn close(mut self, end: End, linger: Duration) -> &'static str {
         let (error, close) = match end {
             End::Gone => {
                 // The answer to the client's own close frame.

@@ -21,7 +21,7 @@ use crate::protocol::{Dialect, ErrorCode, Notice, Request, Snapshot, Sync};
 const CLASSIC_IDLE: Duration = Duration::from_secs(1);
 
 /// A cycle of pages that is not through.
-pub(super) struct Cycle {
+pub(crate) struct Cycle {
     /// Where it ends: the head when it began.
     upto: EventId,
     /// Where the next page begins.
@@ -32,7 +32,7 @@ pub(super) struct Cycle {
 
 impl Session {
     /// Answers with a page.
-    pub(super) async fn sync(&mut self, id: Option<&str>, sync: Sync) -> Result<(), End> {
+    pub(crate) async fn sync(&mut self, id: Option<&str>, sync: Sync) -> Result<(), End> {
         if sync.partition.as_ref().is_some_and(|partition| partition != self.feed.partition()) {
             return self.error(id, ErrorCode::Forbidden, "`partition` is not the connection's").await;
         }
@@ -59,7 +59,7 @@ impl Session {
     }
 
     /// Ends a classic cycle, unless this request goes on with it.
-    pub(super) fn end_cycle_unless_continued(&mut self, request: &Request) {
+    pub(crate) fn end_cycle_unless_continued(&mut self, request: &Request) {
         let Some(cycle) = &self.cycle else { return };
         let goes_on =
             matches!(request, Request::Sync(sync) if sync.since == Some(cycle.next) && !sync.snapshot);

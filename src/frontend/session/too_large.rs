@@ -2,7 +2,7 @@
 
 use super::Session;
 use crate::event::{Draft, FieldError, json_text_bytes};
-use crate::fault;
+use crate::faults;
 
 /// What a message to validators has beside its drafts, the submitter and the partition, at most: headers, where the
 /// answer goes, and which drafts are a unit of work.
@@ -10,16 +10,16 @@ const ENVELOPE_BYTES: usize = 8 * 1024;
 
 impl Session {
     /// How many bytes of drafts the log takes in one message of this connection.
-    pub(super) fn drafts_bytes_max(&self) -> usize {
+    pub(crate) fn drafts_bytes_max(&self) -> usize {
         let partition = json_text_bytes(self.feed.partition().as_str());
         let besides = ENVELOPE_BYTES + partition + self.identity.submitter_json_bytes();
         self.hub.log.message_bytes_max().saturating_sub(besides)
     }
 
     /// Why a draft cannot be stored, if it is too large.
-    pub(super) fn too_large(&self, draft: &Draft) -> Option<FieldError> {
+    pub(crate) fn too_large(&self, draft: &Draft) -> Option<FieldError> {
         let (bytes, bytes_max) = (draft.json_bytes(), self.drafts_bytes_max());
-        if bytes <= bytes_max || fault::broken("any_size") {
+        if bytes <= bytes_max || faults::broken("any_size") {
             return None;
         }
         // A copy that was handed in while NATS took more may be committed.

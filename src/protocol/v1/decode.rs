@@ -13,13 +13,13 @@ use crate::protocol::request::{BadRequest, Connect, DecodeError, Frame, Request,
 const ITEM_LEVEL: usize = 3;
 
 /// Whether a first frame asks for this dialect: an object with `protocolVersion`. `None` if it is no object.
-pub(in crate::protocol) fn is_v1(text: &str) -> Option<bool> {
+pub(crate) fn is_v1(text: &str) -> Option<bool> {
     let Fields { values: [version], .. } = Fields::read(text, &["protocolVersion"])?;
     Some(version.is_some())
 }
 
 /// Reads a frame.
-pub(in crate::protocol) fn decode(text: &str, depth_max: usize) -> Result<Frame, DecodeError> {
+pub(crate) fn decode(text: &str, depth_max: usize) -> Result<Frame, DecodeError> {
     let is_deep = deeper_than(text, depth_max);
     let names = &["type", "protocolVersion", "payload", "msgId"];
     let Some(Fields { values: [kind, version, payload, msg_id], twice }) = Fields::read(text, names) else {

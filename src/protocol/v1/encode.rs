@@ -11,7 +11,7 @@ use crate::protocol::json::{push_json, push_list};
 use crate::protocol::notice::{ErrorCode, Header, ItemResult, Notice};
 
 /// Writes a notice.
-pub(in crate::protocol) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> String {
+pub(crate) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> String {
     match notice {
         Notice::Connected { client_id, partition, head, .. } => {
             let payload =
@@ -72,7 +72,7 @@ fn written(text: &str) -> Box<RawValue> {
 }
 
 /// What this dialect calls a validator's reason.
-pub(in crate::protocol) fn reason_name(reason: Reason) -> &'static str {
+pub(crate) fn reason_name(reason: Reason) -> &'static str {
     match reason {
         Reason::Forbidden => "forbidden",
         Reason::RateLimited => "rate_limited",
@@ -143,7 +143,7 @@ fn push_result(out: &mut String, item: &ItemResult<'_>, now_ms: u64) {
 }
 
 /// Writes an event as everybody gets it, but for who submitted it.
-pub(in crate::protocol) fn encode_broadcast(event: &CommittedEvent<'_>) -> EncodedEvent {
+pub(crate) fn encode_broadcast(event: &CommittedEvent<'_>) -> EncodedEvent {
     let mut at = (0, 0);
     let message_id = format!("b-{}", event.id);
     let frame = message("event_broadcast", Some(&message_id), |out| {

@@ -63,7 +63,7 @@ pub struct ItemRefusal {
 
 impl SubmitItem {
     /// Reads the item at `index`; fails where the whole batch cannot be answered.
-    pub(super) fn read(index: usize, event: &RawValue, is_too_deep: bool) -> Result<Self, String> {
+    pub(crate) fn read(index: usize, event: &RawValue, is_too_deep: bool) -> Result<Self, String> {
         let Some(Fields { values: [id], .. }) = Fields::read(event.get(), &["id"]) else {
             return Err(format!("events[{index}] must be an object"));
         };
@@ -75,7 +75,7 @@ impl SubmitItem {
     }
 
     /// Whether it makes its frame nested deeper than a frame may be.
-    pub(super) fn is_too_deep(&self) -> bool {
+    pub(crate) fn is_too_deep(&self) -> bool {
         self.is_too_deep
     }
 

@@ -11,8 +11,8 @@ mod items;
 #[cfg(test)]
 mod tests;
 
-pub(super) use decode::{decode, is_v1};
-pub(super) use encode::{encode, encode_broadcast, reason_name};
+pub(crate) use decode::{decode, is_v1};
+pub(crate) use encode::{encode, encode_broadcast, reason_name};
 pub use items::{Checked, ItemContext, ItemRefusal, SubmitItem};
 
 /// The one version there is.

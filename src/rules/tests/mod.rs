@@ -14,7 +14,7 @@ use super::*;
 use crate::event::{ClientId, Draft, EventRecord, PartitionKey, Submitter};
 use crate::state::PartitionState;
 
-pub(super) fn submitter(client: &str, permissions: &[&str]) -> Submitter {
+pub(crate) fn submitter(client: &str, permissions: &[&str]) -> Submitter {
     Submitter {
         client_id: ClientId::new(client).unwrap(),
         user_id: None,
@@ -22,11 +22,11 @@ pub(super) fn submitter(client: &str, permissions: &[&str]) -> Submitter {
     }
 }
 
-pub(super) fn draft(id: &str, event_type: &str, payload: &Value) -> Draft {
+pub(crate) fn draft(id: &str, event_type: &str, payload: &Value) -> Draft {
     raw_draft(id, event_type, &payload.to_string())
 }
 
-pub(super) fn raw_draft(id: &str, event_type: &str, payload: &str) -> Draft {
+pub(crate) fn raw_draft(id: &str, event_type: &str, payload: &str) -> Draft {
     Draft {
         draft_id: id.to_owned(),
         event_type: event_type.to_owned(),
@@ -37,23 +37,23 @@ pub(super) fn raw_draft(id: &str, event_type: &str, payload: &str) -> Draft {
 }
 
 /// What a validator does around the core: it decides, stages, commits and keeps the log.
-pub(super) struct Validator {
-    pub(super) rules: Rules,
-    pub(super) state: PartitionState,
-    pub(super) log: Vec<(EventId, Vec<u8>)>,
+pub(crate) struct Validator {
+    pub(crate) rules: Rules,
+    pub(crate) state: PartitionState,
+    pub(crate) log: Vec<(EventId, Vec<u8>)>,
     /// The records of what is staged.
     staged: Vec<Vec<u8>>,
     drafts: u64,
 }
 
 impl Validator {
-    pub(super) fn new(config: RulesConfig) -> Self {
+    pub(crate) fn new(config: RulesConfig) -> Self {
         let rules = Rules::new(config).unwrap();
         Self { rules, state: PartitionState::new(), log: Vec::new(), staged: Vec::new(), drafts: 0 }
     }
 
     /// Decides a draft; what is accepted is staged. What is staged is committed where it must be.
-    pub(super) fn submit(&mut self, submitter: &Submitter, draft: &Draft) -> Decision {
+    pub(crate) fn submit(&mut self, submitter: &Submitter, draft: &Draft) -> Decision {
         let mut decision = self.rules.decide(&self.state, submitter, draft);
         if matches!(decision, Decision::Wait) {
             assert!(self.state.staged() > 0, "nothing to wait for");
@@ -67,7 +67,7 @@ impl Validator {
             self.staged.push(record.to_json().unwrap());
             let (key, touch, client) = (accepted.key, accepted.touch.clone(), accepted.client.clone());
             self.state.stage(&*self.rules.fold(), *accepted).expect("what is accepted folds");
-            let (event_type, payload) = (String::new(), crate::event::json::Json::Null);
+            let (event_type, payload) = (String::new(), crate::json::Json::Null);
             let accepted = Accepted { key, content_hash: hash, client, event_type, payload, touch, ordinal };
             return Decision::Commit(Box::new(accepted));
         }
@@ -75,7 +75,7 @@ impl Validator {
     }
 
     /// Commits what is staged, with a gap in the event ids before it.
-    pub(super) fn commit(&mut self) {
+    pub(crate) fn commit(&mut self) {
         let first = EventId(self.state.head().0 + 5);
         let lengths: Vec<usize> = self.staged.iter().map(Vec::len).collect();
         self.state.confirm(first, 7, &lengths);
@@ -84,7 +84,7 @@ impl Validator {
     }
 
     /// Submits and commits a draft of `c1`, who may do anything, under an id of its own.
-    pub(super) fn try_one(&mut self, event_type: &str, payload: &Value) -> Result<EventId, Vec<String>> {
+    pub(crate) fn try_one(&mut self, event_type: &str, payload: &Value) -> Result<EventId, Vec<String>> {
         self.drafts += 1;
         let draft = draft(&format!("auto-{}", self.drafts), event_type, payload);
         match self.submit(&submitter("c1", &["*"]), &draft) {
@@ -99,7 +99,7 @@ impl Validator {
         }
     }
 
-    pub(super) fn canonical(&self) -> String {
+    pub(crate) fn canonical(&self) -> String {
         String::from_utf8(self.state.document().canonical()).unwrap()
     }
 }

@@ -4,14 +4,14 @@
 use serde_json::{Map, Value, json};
 
 /// A finding: code and field.
-pub(super) type Finding = (String, String);
+pub(crate) type Finding = (String, String);
 
 fn finding(code: &str, field: &str) -> Finding {
     (code.to_owned(), field.to_owned())
 }
 
 /// The canonical form, naively.
-pub(super) fn canonical(value: &Value) -> String {
+pub(crate) fn canonical(value: &Value) -> String {
     match value {
         Value::Array(values) => {
             format!("[{}]", values.iter().map(canonical).collect::<Vec<_>>().join(","))
@@ -58,7 +58,7 @@ fn depth(value: &Value) -> usize {
 }
 
 /// All that layer 2 finds; empty where the event is to be committed.
-pub(super) fn check(
+pub(crate) fn check(
     event_type: &str,
     payload: &Value,
     state: &Value,
@@ -228,7 +228,7 @@ fn find(nodes: &Value, id: &str) -> Option<Value> {
 }
 
 /// Folds an event that passed [`check`].
-pub(super) fn fold(event_type: &str, payload: &Value, state: &mut Value) {
+pub(crate) fn fold(event_type: &str, payload: &Value, state: &mut Value) {
     let target = payload["target"].as_str().unwrap_or("");
     let parts: Vec<&str> = target.split('.').collect();
     let (last, parents) = parts.split_last().unwrap();
@@ -342,7 +342,7 @@ fn insert(nodes: &mut Value, node: Value, options: &Value) {
     siblings.insert(at, node);
 }
 
-pub(super) fn siblings_of<'a>(nodes: &'a mut Value, parent: &str) -> Option<&'a mut Vec<Value>> {
+pub(crate) fn siblings_of<'a>(nodes: &'a mut Value, parent: &str) -> Option<&'a mut Vec<Value>> {
     let nodes = nodes.as_array_mut()?;
     if parent == "_root" {
         return Some(nodes);

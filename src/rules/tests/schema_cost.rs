@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::rules::schema_set::SchemaSet;
+use crate::rules::schema::set::SchemaSet;
 
 /// A rich-text document as editors have it: every node is one of several kinds, which hold nodes again.
 fn rich_text() -> Value {
@@ -51,10 +51,11 @@ fn long_documents_pass_with_steps_to_spare() {
     {
         let leaf = json!({ "kind": "text", "text": text });
         let draft = note(&document(bytes, depth, &leaf));
-        let before = crate::rules::metered::taken();
+        let before = crate::rules::schema::metered::taken();
         let decision = validator.rules.decide(&validator.state, &submitter("c", &["event"]), &draft);
         assert!(matches!(decision, Decision::Commit(_)), "{decision:?}");
-        let (steps, bytes) = (crate::rules::metered::taken() - before, draft.payload.get().len() as u64);
+        let (steps, bytes) =
+            (crate::rules::schema::metered::taken() - before, draft.payload.get().len() as u64);
         assert!(steps <= 2 * bytes, "{steps} steps for {bytes} bytes");
     }
 }
@@ -72,12 +73,13 @@ fn what_does_not_fit_is_told_at_a_cost_that_has_a_bound() {
         (100_000, 4, many),
     ] {
         let draft = note(&document(bytes, depth, &leaf));
-        let before = crate::rules::metered::taken();
+        let before = crate::rules::schema::metered::taken();
         let decision = validator.rules.decide(&validator.state, &submitter("c", &["*"]), &draft);
         let Decision::Reject { reason: Reason::ValidationFailed, errors } = decision else {
             panic!("{decision:?}")
         };
-        let (steps, bytes) = (crate::rules::metered::taken() - before, draft.payload.get().len() as u64);
+        let (steps, bytes) =
+            (crate::rules::schema::metered::taken() - before, draft.payload.get().len() as u64);
         assert!((1..=100).contains(&errors.len()));
         assert!(steps <= 100_000 + 16 * bytes + 500_000 + 10_000, "{steps} steps for {bytes} bytes");
     }
@@ -130,10 +132,10 @@ fn who_may_not_has_no_schema_looked_at() {
         draft("d", "note", &document(240_000, 60, &leaf)),
         draft("d", "set", &json!({ "target": 1, "more": 2 })),
     ] {
-        let before = crate::rules::metered::taken();
+        let before = crate::rules::schema::metered::taken();
         let decision = validator.rules.decide(&validator.state, &submitter("c", &["read"]), &draft);
         assert!(matches!(decision, Decision::Reject { reason: Reason::Forbidden, .. }), "{decision:?}");
-        assert_eq!(crate::rules::metered::taken(), before);
+        assert_eq!(crate::rules::schema::metered::taken(), before);
     }
     // Who may somewhere is told that the target is missing.
     let lost = draft("d", "set", &json!({ "value": 1 }));

@@ -6,7 +6,7 @@ use super::payload_schema;
 use crate::rules::{Check, EventType};
 use crate::state::{Document, FoldError, Node, Touch};
 
-pub(in crate::rules) struct DomainEvent;
+pub(crate) struct DomainEvent;
 
 impl EventType for DomainEvent {
     fn name(&self) -> &'static str {

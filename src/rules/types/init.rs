@@ -6,7 +6,7 @@ use super::{malformed, payload_schema, take};
 use crate::rules::{Check, EventType};
 use crate::state::{Document, FoldError, Node, Touch};
 
-pub(in crate::rules) struct Init;
+pub(crate) struct Init;
 
 impl EventType for Init {
     fn name(&self) -> &'static str {

@@ -9,18 +9,18 @@ mod tree_push;
 mod tree_update;
 mod unset;
 
-pub(super) use domain_event::DomainEvent;
-pub(super) use init::Init;
-pub(super) use set::Set;
-pub(super) use tree_delete::TreeDelete;
-pub(super) use tree_move::TreeMove;
-pub(super) use tree_push::TreePush;
-pub(super) use tree_update::TreeUpdate;
-pub(super) use unset::Unset;
+pub(crate) use domain_event::DomainEvent;
+pub(crate) use init::Init;
+pub(crate) use set::Set;
+pub(crate) use tree_delete::TreeDelete;
+pub(crate) use tree_move::TreeMove;
+pub(crate) use tree_push::TreePush;
+pub(crate) use tree_update::TreeUpdate;
+pub(crate) use unset::Unset;
 
 use serde_json::{Value, json};
 
-use crate::event::json::Json;
+use crate::json::Json;
 use crate::state::{FoldError, Node, Position, Touch};
 
 /// Takes the field `key` out of a payload.

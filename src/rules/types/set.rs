@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::{malformed, name_schema, payload_schema, replace, take, target};
-use crate::event::json::Json;
+use crate::json::Json;
 use crate::rules::{Check, EventType};
 use crate::state::{Document, FoldError, Node, Touch};
 
-pub(in crate::rules) struct Set;
+pub(crate) struct Set;
 
 impl EventType for Set {
     fn name(&self) -> &'static str {

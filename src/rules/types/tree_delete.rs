@@ -6,7 +6,7 @@ use super::{id, malformed, name_schema, payload_schema, target, touch_node};
 use crate::rules::{Check, EventType};
 use crate::state::{Document, FoldError, Node, Touch};
 
-pub(in crate::rules) struct TreeDelete;
+pub(crate) struct TreeDelete;
 
 impl EventType for TreeDelete {
     fn name(&self) -> &'static str {

@@ -9,7 +9,7 @@ use super::{
 use crate::rules::{Check, EventType};
 use crate::state::{Document, FoldError, Node, Touch};
 
-pub(in crate::rules) struct TreeMove;
+pub(crate) struct TreeMove;
 
 impl EventType for TreeMove {
     fn name(&self) -> &'static str {

@@ -6,11 +6,11 @@ use super::{
     malformed, name_schema, parent, payload_schema, place_ids, position, position_schema, take, target,
     touch_node,
 };
-use crate::event::json::Json;
+use crate::json::Json;
 use crate::rules::{Check, EventType};
 use crate::state::{Document, FoldError, Node, Touch};
 
-pub(in crate::rules) struct TreePush;
+pub(crate) struct TreePush;
 
 fn id(payload: &Node) -> Option<&str> {
     payload.get("value")?.get("id")?.as_str()

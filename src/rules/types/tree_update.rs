@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::{id, malformed, name_schema, payload_schema, replace, take, target, touch_node};
-use crate::event::json::Json;
+use crate::json::Json;
 use crate::rules::{Check, EventType};
 use crate::state::{Document, FoldError, Node, Touch};
 
-pub(in crate::rules) struct TreeUpdate;
+pub(crate) struct TreeUpdate;
 
 impl EventType for TreeUpdate {
     fn name(&self) -> &'static str {

@@ -6,7 +6,7 @@ use super::{malformed, name_schema, payload_schema, target};
 use crate::rules::{Check, EventType};
 use crate::state::{Document, FoldError, Node, Touch};
 
-pub(in crate::rules) struct Unset;
+pub(crate) struct Unset;
 
 impl EventType for Unset {
     fn name(&self) -> &'static str {

@@ -1,0 +1,9 @@
+//! The routes of the administration, one file for each resource.
+
+pub(crate) mod closing;
+pub(crate) mod connections;
+pub(crate) mod events;
+pub(crate) mod logs;
+pub(crate) mod partitions;
+pub(crate) mod processes;
+pub(crate) mod revocations;

@@ -1,0 +1,308 @@
+//! The connections that there are, for those who ask about them and those who end them.
+//!
+//! A connection is on it from the moment that it is known whose it is, before it is told anything, until it
+//! ends. What is known is what the connection has anyway; going through all of them costs nothing until
+//! somebody asks.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::oneshot;
+
+use crate::auth::Identity;
+use crate::control::{ConnectionFilter, ConnectionPlace, FoundConnection, FoundConnections};
+use crate::event::{ClientId, PartitionKey};
+use crate::frontend::net::AddressKey;
+use crate::frontend::{lock, metrics};
+use crate::protocol::Dialect;
+use crate::util::time;
+
+/// The connections of a frontend.
+#[derive(Default)]
+pub(crate) struct Roster {
+    connections: Mutex<HashMap<u64, Known>>,
+}
+
+/// What is known of a connection.
+struct Known {
+    identity: Arc<Identity>,
+    partition: PartitionKey,
+    dialect: Dialect,
+    address: AddressKey,
+    since_ms: u64,
+    /// Ends it; `None` when that is under way.
+    dismiss: Option<oneshot::Sender<Dismissal>>,
+}
+
+/// Why a connection is to end, whatever it is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dismissal {
+    /// An operator closes it, and it is to stay away.
+    Closed,
+    /// An operator closes it, and it may come again.
+    Reconnect,
+    /// Its token was revoked.
+    Revoked,
+    /// Events that it was shown are gone from the log.
+    LogWentBack,
+}
+
+impl Dismissal {
+    /// The name by which metrics and logs call it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Reconnect => "reconnect",
+            Self::Revoked => "revoked",
+            Self::LogWentBack => "log_went_back",
+        }
+    }
+}
+
+/// A connection's place on the roster, until it is dropped.
+pub(crate) struct Listed {
+    roster: Arc<Roster>,
+    connection: u64,
+}
+
+/// Where a connection hears that it is to end.
+pub(crate) struct Dismissals(oneshot::Receiver<Dismissal>);
+
+impl Roster {
+    /// Puts a connection on the list.
+    pub(crate) fn list(
+        self: &Arc<Self>,
+        connection: u64,
+        identity: &Arc<Identity>,
+        partition: &PartitionKey,
+        dialect: Dialect,
+        address: AddressKey,
+    ) -> (Listed, Dismissals) {
+        let (dismiss, dismissed) = oneshot::channel();
+        let known = Known {
+            identity: identity.clone(),
+            partition: partition.clone(),
+            dialect,
+            address,
+            since_ms: time::now_ms(),
+            dismiss: Some(dismiss),
+        };
+        lock(&self.connections).insert(connection, known);
+        (Listed { roster: self.clone(), connection }, Dismissals(dismissed))
+    }
+
+    /// Ends every connection that there is a reason for; tells how many.
+    pub(crate) fn dismiss(&self, reason: impl Fn(&Identity, &PartitionKey) -> Option<Dismissal>) -> u64 {
+        let mut count = 0;
+        for known in lock(&self.connections).values_mut() {
+            let Some(why) = reason(&known.identity, &known.partition) else { continue };
+            // One that is ending anyway hears nothing, and counts for nothing.
+            if known.dismiss.take().is_some_and(|dismiss| dismiss.send(why).is_ok()) {
+                metrics::count_by(metrics::DISMISSED, "reason", why.as_str());
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Finds the connections of the frontend of this name that are asked for, in the order of their places; at
+    /// most as many as asked for, and as fit in so many bytes, though always one.
+    pub(crate) fn find(
+        &self,
+        filter: &ConnectionFilter,
+        frontend: &str,
+        bytes_max: usize,
+    ) -> FoundConnections {
+        let connections = lock(&self.connections);
+        let (mut answer, mut clients) = (FoundConnections::default(), HashSet::new());
+        let mut first: BTreeMap<(&ClientId, u64), &Known> = BTreeMap::new();
+        for (connection, known) in connections.iter().filter(|(_, known)| known.is_asked_for(filter)) {
+            let client = &known.identity.client_id;
+            answer.total += 1;
+            clients.insert(client);
+            if filter.after.as_ref().is_some_and(|after| !is_behind(after, client, frontend, *connection)) {
+                continue;
+            }
+            first.insert((client, *connection), known);
+            if first.len() > filter.limit {
+                first.pop_last();
+                answer.more = true;
+            }
+        }
+        answer.clients = clients.len() as u64;
+        let mut bytes = 0;
+        for ((_, connection), known) in first {
+            bytes += known.cost();
+            if bytes > bytes_max && !answer.found.is_empty() {
+                answer.more = true;
+                break;
+            }
+            answer.found.push(known.told(connection));
+        }
+        answer
+    }
+}
+
+/// Whether a connection stands behind a place.
+fn is_behind(after: &ConnectionPlace, client: &ClientId, frontend: &str, connection: u64) -> bool {
+    (client, frontend, connection) > (&after.client, after.frontend.as_str(), after.connection)
+}
+
+impl Known {
+    fn is_asked_for(&self, filter: &ConnectionFilter) -> bool {
+        filter.partition.as_ref().is_none_or(|partition| self.partition == *partition)
+            && filter.client.as_ref().is_none_or(|client| self.identity.client_id == *client)
+    }
+
+    /// Roughly how many bytes it takes to tell of it: what a client may choose can be escaped, to six bytes each.
+    fn cost(&self) -> usize {
+        let Identity { client_id, user_id, token_id, .. } = &*self.identity;
+        let chosen = [client_id.as_str(), self.partition.as_str()]
+            .into_iter()
+            .chain(user_id.as_deref())
+            .chain(token_id.as_deref())
+            .map(str::len)
+            .sum::<usize>();
+        300 + 6 * chosen
+    }
+
+    fn told(&self, connection: u64) -> FoundConnection {
+        FoundConnection {
+            client: self.identity.client_id.clone(),
+            connection,
+            user: self.identity.user_id.clone(),
+            partition: self.partition.clone(),
+            dialect: self.dialect.name().to_owned(),
+            address: self.address.to_string(),
+            since_ms: self.since_ms,
+            token_id: self.identity.token_id.clone(),
+            expires_at: self.identity.expires_at,
+        }
+    }
+}
+
+impl Dismissals {
+    /// Waits until the connection is to end; for ever if it is not. Cancel safe; once it has told, no more.
+    pub(crate) async fn next(&mut self) -> Dismissal {
+        match (&mut self.0).await {
+            Ok(why) => why,
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Listed {
+    /// The connection goes on under another identity, of the same client.
+    pub(crate) fn refresh(&self, identity: &Arc<Identity>) {
+        if let Some(known) = lock(&self.roster.connections).get_mut(&self.connection) {
+            known.identity = identity.clone();
+        }
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        let mut connections = lock(&self.roster.connections);
+        connections.remove(&self.connection);
+        if connections.capacity() > 1024 && connections.len() < connections.capacity() / 8 {
+            let room = 2 * connections.len();
+            connections.shrink_to(room);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn identity(client: &str) -> Arc<Identity> {
+        Arc::new(Identity {
+            client_id: ClientId::new(client).unwrap(),
+            user_id: Some("u".repeat(100)),
+            permissions: Vec::new(),
+            partitions: None,
+            expires_at: Some(7),
+            ends_at: None,
+            token_id: None,
+            issued_at: None,
+        })
+    }
+
+    fn partition(name: &str) -> PartitionKey {
+        PartitionKey::new(name).unwrap()
+    }
+
+    fn roster(of: &[(u64, &str, &str)]) -> (Arc<Roster>, Vec<(Listed, Dismissals)>) {
+        let roster = Arc::new(Roster::default());
+        let address = AddressKey::of([10, 0, 0, 1].into());
+        let listed = of.iter().map(|(number, client, of)| {
+            roster.list(*number, &identity(client), &partition(of), Dialect::V1, address)
+        });
+        let listed = listed.collect();
+        (roster, listed)
+    }
+
+    fn found(answer: &FoundConnections) -> Vec<(String, u64)> {
+        answer.found.iter().map(|found| (found.client.as_str().to_owned(), found.connection)).collect()
+    }
+
+    #[test]
+    fn connections_are_found_in_order_and_page_by_page() {
+        let (roster, _listed) =
+            roster(&[(1, "b", "p"), (2, "a", "p"), (3, "b", "q"), (4, "a", "p"), (5, "c", "p")]);
+        let mut filter = ConnectionFilter { partition: Some(partition("p")), limit: 3, ..Default::default() };
+        let first = roster.find(&filter, "f", 1 << 20);
+        assert_eq!((first.total, first.clients, first.more), (4, 3, true));
+        assert_eq!(found(&first), [("a".into(), 2), ("a".into(), 4), ("b".into(), 1)]);
+        let told = &first.found[0];
+        assert_eq!(
+            (told.dialect.as_str(), told.address.as_str(), told.expires_at),
+            ("v1", "10.0.0.1", Some(7))
+        );
+        let after = |frontend: &str, connection| {
+            let (client, frontend) = (ClientId::new("a").unwrap(), frontend.to_owned());
+            Some(ConnectionPlace { client, frontend, connection })
+        };
+        filter.after = after("f", 2);
+        assert_eq!(
+            found(&roster.find(&filter, "f", 1 << 20)),
+            [("a".into(), 4), ("b".into(), 1), ("c".into(), 5)]
+        );
+        // Places are ordered over all frontends.
+        filter.after = after("e", 9);
+        assert_eq!(roster.find(&filter, "f", 1 << 20).found.len(), 3);
+        filter.after = after("g", 1);
+        assert_eq!(found(&roster.find(&filter, "f", 1 << 20)), [("b".into(), 1), ("c".into(), 5)]);
+        filter.after = None;
+        filter.client = Some(ClientId::new("b").unwrap());
+        assert_eq!(found(&roster.find(&filter, "f", 1 << 20)), [("b".into(), 1)]);
+    }
+
+    #[test]
+    fn an_answer_has_a_size_and_who_is_gone_is_not_in_it() {
+        let (roster, mut listed) = roster(&[(1, "a", "p"), (2, "b", "p"), (3, "c", "p")]);
+        let filter = ConnectionFilter { limit: 10, ..Default::default() };
+        let small = roster.find(&filter, "f", 1);
+        assert_eq!((found(&small), small.more, small.total), (vec![("a".into(), 1)], true, 3));
+        listed.remove(0);
+        listed[0].0.refresh(&identity("b2"));
+        let all = roster.find(&filter, "f", 1 << 20);
+        assert_eq!((found(&all), all.more), (vec![("b2".into(), 2), ("c".into(), 3)], false));
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_dismissed_once_and_hears_why() {
+        let (roster, mut listed) = roster(&[(1, "a", "p"), (2, "a", "q"), (3, "b", "p")]);
+        let (_gone, dismissals) = listed.remove(1);
+        drop(dismissals);
+        let is_a = |identity: &Identity, _: &PartitionKey| {
+            (identity.client_id.as_str() == "a").then_some(Dismissal::Reconnect)
+        };
+        assert_eq!(roster.dismiss(is_a), 1);
+        assert_eq!(roster.dismiss(is_a), 0);
+        assert_eq!(listed[0].1.next().await, Dismissal::Reconnect);
+        assert!(listed[1].1.next().now_or_never().is_none());
+    }
+}

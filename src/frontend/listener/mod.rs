@@ -1,0 +1,118 @@
+//! The edge: from a TCP connection to a WebSocket with a place of its own.
+//!
+//! One loop accepts, one task serves a connection from its first byte to its last. What comes before the
+//! upgrade is bounded by itself, in number, by address and in time, and the oldest gives way to one more: who
+//! opens connections and says nothing (slow-loris) takes no place from those who are through, and none from
+//! those who come. What is refused is refused in HTTP, before any
+//! WebSocket exists, with the time after which another try makes sense. It never looks into a frame.
+
+mod connection;
+mod head;
+mod http;
+mod refusal;
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+pub(crate) use refusal::Refusal;
+
+use super::metrics;
+use super::net::{AddressKey, Origins, Proxies, Tls};
+use super::session::Hub;
+use crate::serving::{Seat, Seats};
+
+/// The first pause after an accept that failed for want of something; it doubles.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+/// The longest such pause.
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The edge of a frontend.
+pub(crate) struct Edge {
+    pub hub: Arc<Hub>,
+    /// The tasks of all connections: the frontend does not end before they have.
+    pub sessions: TaskTracker,
+    /// The number of the last connection.
+    pub connections: AtomicU64,
+    /// Whom it believes, and whom it lets in.
+    pub gate: Gate,
+    /// Seats for connections that are not upgraded yet.
+    handshakes: Arc<Seats<AddressKey>>,
+}
+
+/// Whom an edge believes, and whom it lets in.
+pub(crate) struct Gate {
+    /// Those whose word on a client's address is taken.
+    pub proxies: Proxies,
+    /// The pages whose visitors may connect.
+    pub origins: Origins,
+    /// TLS, if connections are to have it.
+    pub tls: Option<Arc<Tls>>,
+}
+
+impl Edge {
+    pub(crate) fn new(hub: Arc<Hub>, sessions: TaskTracker, gate: Gate, first_connection: u64) -> Arc<Self> {
+        let max = hub.settings.handshakes_max;
+        let handshakes = Seats::new(max, per_address_max(max));
+        Arc::new(Self { hub, sessions, connections: AtomicU64::new(first_connection), gate, handshakes })
+    }
+
+    /// Accepts connections until told to stop. No error ends it: what one client does is no reason, and what
+    /// the process lacks just now it may have again in a moment.
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        let mut pause = ACCEPT_PAUSE;
+        while let Some(accepted) = stop.run_until_cancelled(self.accept(&listener)).await {
+            match accepted {
+                Ok((stream, peer, seat)) => {
+                    pause = ACCEPT_PAUSE;
+                    self.sessions.spawn(connection::serve(self.clone(), stream, peer, seat));
+                }
+                Err(error) if of_one_client(&error) => debug!(%error, "a connection was gone at once"),
+                Err(error) => {
+                    metrics::count(metrics::ACCEPT_ERRORS);
+                    if pause == ACCEPT_PAUSE {
+                        warn!(%error, "cannot accept connections just now; trying on");
+                    }
+                    if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                        return;
+                    }
+                    pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    /// The next connection, once there is a seat for it; until then others wait in the kernel. Cancel safe.
+    async fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, IpAddr, Seat<AddressKey>)> {
+        let (stream, peer) = listener.accept().await?;
+        let peer = peer.ip();
+        // Whom a proxy speaks for is not known before its request is read.
+        let is_bounded = !self.gate.proxies.trusts(peer);
+        let seat = self.handshakes.wait(AddressKey::of(peer), is_bounded).await;
+        Ok((stream, peer, seat))
+    }
+}
+
+/// How many of the seats for connections of which nothing is known one address may have: so few that it takes more
+/// than a handful of addresses to fill them.
+pub(crate) fn per_address_max(seats: usize) -> usize {
+    (seats / 4).max(1)
+}
+
+/// Whether an error of `accept` is about the connection that was to be accepted, and not about us.
+fn of_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}

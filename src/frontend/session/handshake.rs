@@ -1,0 +1,295 @@
+//! The greeting: from the upgrade to `connected`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::{Span, info, warn};
+
+use super::frames::Frames;
+use super::sending::{Sending, form_of};
+use super::socket::{End, Socket};
+use super::{Hub, ahead, token};
+use crate::auth::{AuthError, Identity};
+use crate::event::{EventId, ReplyTo, Submission, Units};
+use crate::frontend::admission::connection_limits::{Admission, Entrance};
+use crate::frontend::admission::memory::Account;
+use crate::frontend::admission::registry::{Dismissal, Dismissals, Listed};
+use crate::frontend::feed::{StateAt, Watched};
+use crate::frontend::listener::Refusal;
+use crate::frontend::metrics;
+use crate::protocol::{BadRequest, CloseCode, Connect, Dialect, ErrorCode, Notice, Request};
+
+/// What a greeting leaves behind.
+pub(crate) struct Greeted {
+    pub admission: Admission,
+    pub frames: Frames,
+    pub identity: Arc<Identity>,
+    pub listed: Listed,
+    pub feed: Watched,
+    pub position: EventId,
+    pub account: Arc<Account>,
+    /// A state that is to be sent in parts.
+    pub sending: Option<Sending>,
+}
+
+/// Why a `connect` was refused though the connection stays.
+struct Refused(ErrorCode, String);
+
+/// Waits for `connect` and answers it.
+pub(crate) async fn greet(
+    hub: &Arc<Hub>,
+    connection: u64,
+    socket: &mut Socket,
+    mut frames: Frames,
+    entrance: Entrance,
+    token: Option<String>,
+) -> Result<(Greeted, Dismissals), End> {
+    let by = tokio::time::Instant::now() + Duration::from_millis(hub.settings.connect_timeout_ms);
+    let gave_way = || {
+        metrics::count_by(metrics::GAVE_WAY, "stage", "connect");
+        let why = "others needed the place of a connection that sent no `connect`";
+        End::Close(ErrorCode::Unavailable, why.into(), CloseCode::TryAgainLater)
+    };
+    loop {
+        tokio::select! {
+            biased;
+            flushed = socket.flush() => flushed?,
+            // Not even one that does not read what it was told.
+            () = entrance.given_way() => return Err(gave_way()),
+        }
+        let (id, connect) = tokio::select! {
+            biased;
+            () = hub.drain.cancelled() => {
+                let why = "this frontend is going away; reconnect";
+                return Err(End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway));
+            }
+            () = tokio::time::sleep_until(by) => {
+                let why = "no `connect` in time";
+                return Err(End::Close(ErrorCode::BadRequest, why.into(), CloseCode::Policy));
+            }
+            incoming = socket.next() => {
+                let Some(frame) = frames.take(socket, &incoming?).await? else { continue };
+                let Request::Connect(connect) = frame.request else {
+                    let message = "`connect` must come first".to_owned();
+                    frames.refuse(socket, BadRequest { reply_to: frame.id, message }).await?;
+                    continue;
+                };
+                (frame.id, connect)
+            }
+            // After what has come: nobody gives way whose `connect` is here.
+            () = entrance.given_way() => return Err(gave_way()),
+        };
+        Span::current().record("client", connect.client_id.as_str());
+        Span::current().record("partition", connect.partition.as_str());
+        let token = connect.token.as_deref().or(token.as_deref());
+        let identity = match hub.auth.authenticate(&connect.client_id, token).await {
+            Ok(identity) => Arc::new(identity),
+            Err(AuthError::Refused(why)) => {
+                let (code, why) = (ErrorCode::AuthFailed, why.to_string());
+                return Err(socket.last_word(id.as_deref(), code, &why, CloseCode::Policy).await);
+            }
+            Err(error @ AuthError::Unavailable(_)) => {
+                let refused = Refused(ErrorCode::Unavailable, error.to_string());
+                refuse(socket, id.as_deref(), refused).await?;
+                continue;
+            }
+        };
+        if !identity.may_read() {
+            let why = "the token does not permit `read`";
+            refuse(socket, id.as_deref(), Refused(ErrorCode::Forbidden, why.into())).await?;
+            continue;
+        }
+        if !identity.may_enter(connect.partition.as_str()) {
+            let why = "the token does not permit this partition";
+            refuse(socket, id.as_deref(), Refused(ErrorCode::Forbidden, why.into())).await?;
+            continue;
+        }
+        if socket.dialect() == Dialect::V1
+            && let Err(wait) = hub.reconnects.connect(&identity.client_id)
+        {
+            let (code, why) = (ErrorCode::RateLimited, "this client id connects too often");
+            socket.error(id.as_deref(), code, why, Some(wait)).await?;
+            return Err(End::Told(CloseCode::Policy));
+        }
+        let mut admission = match entrance.admit() {
+            Ok(admission) => admission,
+            Err(Refusal::Address) => {
+                let why = "this address has as many connections as it may have";
+                return Err(End::Close(ErrorCode::RateLimited, why.into(), CloseCode::Policy));
+            }
+            Err(_) => {
+                let why = "this frontend has as many connections as it takes";
+                return Err(End::Close(ErrorCode::Unavailable, why.into(), CloseCode::TryAgainLater));
+            }
+        };
+        if !admission.claim(&identity.client_id) {
+            let why = "this client has as many connections as it may have";
+            return Err(End::Close(ErrorCode::RateLimited, why.into(), CloseCode::Policy));
+        }
+        let (dialect, address) = (socket.dialect(), admission.address());
+        let (listed, mut dismissals) =
+            hub.roster.list(connection, &identity, &connect.partition, dialect, address);
+        // Whoever revokes finds it from here on; what was revoked before that is found here.
+        if hub.auth.is_revoked(&identity) {
+            return Err(token::end_of(Dismissal::Revoked));
+        }
+        let account = hub.memory.account(connection, &identity.client_id);
+        socket.count_on(&account);
+        let feed = hub.feeds.watch(&connect.partition);
+        let joined = tokio::select! {
+            biased;
+            why = dismissals.next() => return Err(token::end_of(why)),
+            joined = join(hub, connection, &connect, &identity, &feed) => joined,
+        };
+        match joined {
+            Ok(Joined { head, since_snapshot, state, position }) => {
+                let notice = Notice::Connected {
+                    server_id: &hub.settings.id,
+                    client_id: connect.client_id.as_str(),
+                    partition: connect.partition.as_str(),
+                    head,
+                    since_snapshot,
+                    initial_state: state.as_deref().map(form_of),
+                    heartbeat_interval_ms: hub.settings.heartbeat_interval_ms,
+                };
+                socket.send(id.as_deref(), &notice).await?;
+                frames.good();
+                socket.allow(hub.settings.frame_bytes_max);
+                info!(%position, "connected");
+                if let Some(state) = &state {
+                    hub.outflow.take(&identity.client_id, state.bytes);
+                }
+                let sending = state.and_then(|state| Sending::of(state, id));
+                let greeted =
+                    Greeted { admission, frames, identity, listed, feed, position, account, sending };
+                return Ok((greeted, dismissals));
+            }
+            Err(refused) => {
+                drop(admission);
+                refuse(socket, id.as_deref(), refused).await?;
+            }
+        }
+    }
+}
+
+async fn refuse(socket: &mut Socket, id: Option<&str>, refused: Refused) -> Result<(), End> {
+    let Refused(code, message) = refused;
+    // In the v1 dialect whoever is refused here has no second try.
+    if socket.dialect() == Dialect::V1 {
+        let close = match code {
+            ErrorCode::Unavailable => CloseCode::TryAgainLater,
+            _ => CloseCode::Policy,
+        };
+        return Err(socket.last_word(id, code, &message, close).await);
+    }
+    socket.error(id, code, &message, None).await
+}
+
+/// Where in the log a connection begins, and what it is told of that.
+struct Joined {
+    head: EventId,
+    since_snapshot: u64,
+    /// The state at the head, where the client has nothing yet.
+    state: Option<Arc<StateAt>>,
+    position: EventId,
+}
+
+/// Finds the place in the log where the connection begins. Cancel safe.
+async fn join(
+    hub: &Hub,
+    connection: u64,
+    connect: &Connect,
+    identity: &Identity,
+    feed: &Watched,
+) -> Result<Joined, Refused> {
+    let unavailable = |why: &str| Err(Refused(ErrorCode::Unavailable, why.to_owned()));
+    let settings = &hub.settings;
+    let mut head = feed.head();
+    let feed_wait = Duration::from_millis(settings.feed_wait_ms);
+    let Some(mut now) = wait_for(&mut head, feed_wait, |_| true).await else {
+        return unavailable("the log cannot be reached just now");
+    };
+    if now == EventId::NONE
+        && settings.open_empty_partitions
+        && ask_to_open(hub, connection, identity, feed).await
+    {
+        let wait = Duration::from_millis(settings.open_wait_ms);
+        let Some(opened) = wait_for(&mut head, wait, |head| head > EventId::NONE).await else {
+            return unavailable("the partition has no initial state yet");
+        };
+        now = opened;
+    }
+    if connect.live {
+        return Ok(Joined { head: now, since_snapshot: 0, state: None, position: now });
+    }
+    let Some(last) = connect.last_event_id else {
+        // Who was told much a moment ago waits for its turn.
+        if let Some(from) = hub.outflow.not_before(&connect.client_id) {
+            tokio::time::sleep_until(from.into()).await;
+        }
+        let state = match feed.state(EventId::NONE).await {
+            Ok(state) => state,
+            Err(error) => {
+                warn!(%error, "cannot make the state for a connecting client");
+                return unavailable("the partition's state cannot be read just now");
+            }
+        };
+        let since_snapshot = feed.since_snapshot(state.ordinal).await;
+        let head = state.event_id;
+        return Ok(Joined { head, since_snapshot, position: head, state: Some(state) });
+    };
+    let now = ahead::head_after(feed, last).await;
+    if last > now {
+        match ahead::is_lost(hub, feed, last).await {
+            Ok(true) => {}
+            Ok(false) => return unavailable(ahead::LAGS),
+            Err(error) => {
+                warn!(%error, %last, "nobody can say whether an event is lost that a client has seen");
+                return unavailable(ahead::LAGS);
+            }
+        }
+        let message = ahead::beyond("lastEventId", last, now);
+        return Err(Refused(ErrorCode::CursorBeyondLog, message));
+    }
+    let since_snapshot = feed.since_snapshot(feed.ordinal()).await;
+    Ok(Joined { head: now, since_snapshot, state: None, position: last })
+}
+
+/// The head, once there is one that `is_it`.
+async fn wait_for(
+    head: &mut watch::Receiver<Option<EventId>>,
+    wait: Duration,
+    is_it: impl Fn(EventId) -> bool,
+) -> Option<EventId> {
+    let found = timeout(wait, head.wait_for(|head| head.is_some_and(&is_it))).await;
+    found.ok()?.ok().and_then(|head| *head)
+}
+
+/// Asks the partition's validator to commit the initial state. False when that could not be asked.
+async fn ask_to_open(hub: &Hub, connection: u64, identity: &Identity, feed: &Watched) -> bool {
+    let submission: Submission = Submission {
+        partition: feed.partition().clone(),
+        submitter: identity.submitter(),
+        reply_to: ReplyTo {
+            frontend: hub.settings.id.clone(),
+            connection,
+            submission: 0,
+            attempt: 1,
+            since: EventId::NONE,
+            publish: 0,
+            storable_until: None,
+        },
+        units: Units::default(),
+        drafts: Vec::new(),
+    };
+    let Ok(body) = serde_json::to_vec(&submission) else { return false };
+    match hub.log.publish_draft(feed.partition(), feed.token(), body.into()).await {
+        Ok(()) => true,
+        Err(error) => {
+            warn!(%error, "cannot ask for a partition to be opened");
+            false
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! A connection's drafts: taken in, published, answered.
+
+use std::borrow::Borrow;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Instant, SystemTime};
+
+use tracing::{debug, warn};
+
+use super::Session;
+use super::socket::End;
+use crate::event::{Answer, Draft, DraftKey, EventId, FieldError, Reason, ReplyTo, Submission};
+use crate::faults;
+use crate::frontend::feed::event::Entry;
+use crate::frontend::metrics;
+use crate::log::{LogError, PlacedTrace, PublishError};
+use crate::outbox;
+use crate::outbox::{Asked, Committed, Done, Published, Taken};
+use crate::protocol::{Details, ErrorCode, Notice, Submit};
+use crate::telemetry::traces;
+use crate::telemetry::traces::Span;
+
+/// The publish that is under way, if one is, or what the first one waits for.
+#[derive(Default)]
+pub(crate) struct Publishing(Option<Pin<Box<dyn Future<Output = Progress> + Send>>>);
+
+/// What has become of it.
+pub(crate) enum Progress {
+    /// How far the log was is known: the first publish may go.
+    MayBegin(EventId),
+    /// The publish has ended.
+    Published(Published),
+}
+
+impl Publishing {
+    /// Whether there is none.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Waits for it; for ever when there is none. Cancel safe.
+    pub(crate) fn done(&mut self) -> impl Future<Output = Progress> {
+        std::future::poll_fn(|context: &mut Context<'_>| {
+            let Some(publish) = &mut self.0 else { return Poll::Pending };
+            let result = publish.as_mut().poll(context);
+            if result.is_ready() {
+                self.0 = None;
+            }
+            result
+        })
+    }
+}
+
+impl Session {
+    /// Takes a draft in, or says why not.
+    pub(crate) async fn submit(&mut self, id: String, submit: Submit) -> Result<(), End> {
+        metrics::hot().submitted.increment(1);
+        let Submit { draft_id, draft } = submit;
+        let (partition, draft) = match draft {
+            Ok(draft) => draft,
+            Err(error) => return self.reject(&id, &draft_id, Reason::ValidationFailed, &[error], None).await,
+        };
+        if partition.is_some_and(|partition| partition != *self.feed.partition()) {
+            let why = "is not the connection's partition";
+            let errors = [FieldError::new("event.partition", "FORBIDDEN", why)];
+            return self.reject(&id, &draft_id, Reason::Forbidden, &errors, None).await;
+        }
+        if let Err(wait) = self.hub.limits.submission(&self.identity.client_id) {
+            let retry_after_ms = Some(wait.as_millis() as u64 + 1);
+            return self.reject(&id, &draft_id, Reason::RateLimited, &[], retry_after_ms).await;
+        }
+        if self.leaves() {
+            return self.reject(&id, &draft_id, Reason::Unavailable, &[], None).await;
+        }
+        if let Some(error) = self.too_large(&draft) {
+            return self.reject(&id, &draft_id, Reason::ValidationFailed, &[error], None).await;
+        }
+        self.pending.begin_unit();
+        match self.pending.submit(draft, Asked::Request(id.clone()), Instant::now()) {
+            Taken::Queued(key) => {
+                self.look_out(key);
+                self.begin_trace(key, &draft_id);
+            }
+            Taken::Attached => debug!(draft = draft_id, "the same draft again; it is pending already"),
+            Taken::Full => return self.reject(&id, &draft_id, Reason::Unavailable, &[], None).await,
+        }
+        Ok(())
+    }
+
+    /// Begins a draft's trace, if it is one of the sample. It ends with the draft's answer.
+    pub(crate) fn begin_trace(&mut self, key: DraftKey, draft_id: &str) {
+        let Some(mut span) = traces::begin("draft") else { return };
+        span.set("insieme.partition", self.feed.partition().as_str().to_owned());
+        span.set("insieme.client", self.identity.client_id.as_str().to_owned());
+        span.set("insieme.connection", self.connection as i64);
+        span.set("insieme.draft", draft_id.to_owned());
+        self.traces.insert(key, span);
+    }
+
+    /// The spans of a publish, and what goes along with it.
+    fn publish_spans(&self, drafts: &[Arc<Draft>]) -> (Vec<Span>, Vec<PlacedTrace>) {
+        if self.traces.is_empty() {
+            return (Vec::new(), Vec::new());
+        }
+        let now = SystemTime::now();
+        let traced = drafts.iter().enumerate().filter_map(|(place, draft)| {
+            let above = self.traces.get(&draft.key(&self.identity.client_id))?;
+            let span = above.parent().span("store", now)?;
+            let header = span.parent().header();
+            Some((span, (place, header)))
+        });
+        traced.unzip()
+    }
+
+    async fn reject(
+        &mut self,
+        id: &str,
+        draft_id: &str,
+        reason: Reason,
+        errors: &[FieldError],
+        retry_after_ms: Option<u64>,
+    ) -> Result<(), End> {
+        metrics::count_by(metrics::REJECTED, "code", reason.as_str());
+        debug!(draft = draft_id, reason = reason.as_str(), "draft refused");
+        let retry_after_ms = retry_after_ms.or_else(|| self.retry_after_ms(reason));
+        let notice = Notice::Rejected { draft_id, reason, errors, retry_after_ms };
+        self.socket.send(reply_to(id), &notice).await
+    }
+
+    /// When to send a draft again that was rejected for this reason, where only time can help.
+    fn retry_after_ms(&self, reason: Reason) -> Option<u64> {
+        matches!(reason, Reason::Unavailable | Reason::RateLimited).then(|| self.socket.retry_after_ms())
+    }
+
+    /// Starts the next publish, when none is under way and something is to be published.
+    pub(crate) fn publish_next(&mut self) {
+        if !self.publishing.is_idle() {
+            return;
+        }
+        let Some(began_at) = self.began_at else {
+            let (latest, now) = (Arc::clone(&self.hub.latest), Instant::now());
+            self.publishing.0 = Some(Box::pin(async move { Progress::MayBegin(latest.since(now).await) }));
+            return;
+        };
+        let known = self.feed.head_now().max(began_at);
+        self.pending.set_message_bytes_max(self.hub.log.message_bytes_max());
+        let Some(publish) = self.pending.next(Instant::now(), known, self.hub.log.now_ms()) else { return };
+        if publish.attempt == 1 {
+            metrics::hot().received.record(publish.oldest.elapsed());
+        } else {
+            metrics::count(metrics::REPUBLISHED);
+            let drafts = DraftIds(&publish.drafts);
+            debug!(submission = publish.number, attempt = publish.attempt, %drafts, "publishing drafts again");
+        }
+        let submission = Submission {
+            partition: self.feed.partition().clone(),
+            submitter: self.identity.submitter(),
+            reply_to: ReplyTo {
+                frontend: self.hub.settings.id.clone(),
+                connection: self.connection,
+                submission: publish.number,
+                attempt: publish.attempt,
+                since: publish.since,
+                publish: publish.publish,
+                storable_until: Some(publish.storable_until),
+            },
+            units: publish.units,
+            drafts: publish.drafts,
+        };
+        let (mut spans, traces) = self.publish_spans(&submission.drafts);
+        let (log, feed) = (self.hub.log.clone(), Arc::clone(&self.feed));
+        let desk = Arc::clone(&self.hub.answers);
+        self.publishing.0 = Some(Box::pin(async move {
+            let Ok(body) = serde_json::to_vec(&submission) else {
+                return Progress::Published(Published::NotStored);
+            };
+            let started = Instant::now();
+            let stored = log.publish_traced_draft(feed.partition(), feed.token(), body.into(), &traces);
+            let result = stored.await;
+            if result.is_err() {
+                spans.iter_mut().for_each(|span| span.fail("not stored"));
+            }
+            drop(spans);
+            match &result {
+                Ok(()) => {
+                    desk.asked();
+                    metrics::hot().stored.record(started.elapsed());
+                    return Progress::Published(Published::Stored);
+                }
+                Err(error) => {
+                    warn!(%error, drafts = %DraftIds(&submission.drafts), "drafts were not published");
+                }
+            }
+            Progress::Published(match result {
+                Err(PublishError::Full | PublishError::Refused(_)) => Published::NotStored,
+                _ if faults::broken("unknown_is_unstored") => Published::NotStored,
+                _ => Published::Unknown,
+            })
+        }));
+    }
+
+    /// What was under way has ended.
+    pub(crate) async fn progress(&mut self, progress: Progress) -> Result<(), End> {
+        let result = match progress {
+            Progress::MayBegin(latest) => {
+                self.began_at = Some(latest);
+                return Ok(());
+            }
+            Progress::Published(result) => result,
+        };
+        for done in self.pending.published(result, Instant::now()) {
+            self.answer_draft(done, None).await?;
+        }
+        Ok(())
+    }
+
+    /// An event with the key of a pending draft has come by.
+    pub(crate) async fn committed(&mut self, entry: &Arc<Entry>) -> Result<(), End> {
+        while let Some(done) = self.pending.committed(entry.draft_key, |draft| entry.is_of(draft)) {
+            self.answer_draft(done, Some(entry)).await?;
+        }
+        Ok(())
+    }
+
+    /// Answers what the feed has found so far. Done after a head is read and before anything up to that head
+    /// is sent, it puts every acceptance before its event.
+    pub(crate) async fn drain_committed(&mut self) -> Result<(), End> {
+        while let Some(entry) = self.found() {
+            Box::pin(self.committed(&entry)).await?;
+        }
+        Ok(())
+    }
+
+    /// A validator has answered.
+    pub(crate) async fn answered(&mut self, answer: Answer) -> Result<(), End> {
+        let (done, committed) = self.pending.answer(answer);
+        // In the order of the submission, as far as the log gives the events just now.
+        for done in done {
+            self.answer_draft(done, None).await?;
+        }
+        for one in committed {
+            self.answer_committed(one).await?;
+        }
+        Ok(())
+    }
+
+    /// Answers a draft that a validator found in the log, with the event from there. If that cannot be had
+    /// now, the draft stays pending and is asked for again.
+    async fn answer_committed(&mut self, committed: Committed) -> Result<(), End> {
+        if committed.event_id > self.feed.head_now() {
+            // It is on its way here; the feed tells of it before its broadcast.
+            self.feed.nudge();
+            return Ok(());
+        }
+        match self.event(committed.event_id).await {
+            Ok(Some(entry)) => {
+                if let Some(done) = self.pending.resolve(committed) {
+                    self.answer_draft(done, Some(&entry)).await?;
+                }
+            }
+            Ok(None) => {
+                warn!(event = %committed.event_id, "an event that a validator named is not in the log")
+            }
+            Err(error) => {
+                warn!(event = %committed.event_id, %error, "cannot read a committed event just now")
+            }
+        }
+        Ok(())
+    }
+
+    async fn event(&mut self, id: EventId) -> Result<Option<Arc<Entry>>, LogError> {
+        if let Some(entry) = self.feed.recent(id) {
+            return Ok(Some(entry));
+        }
+        let Some((token, stored)) = self.hub.log.event(id).await? else { return Ok(None) };
+        Ok((token == *self.feed.token()).then(|| Entry::parse(stored).ok()).flatten().map(Arc::new))
+    }
+
+    /// Answers every request that waits for a draft.
+    pub(crate) async fn answer_draft(&mut self, done: Done, entry: Option<&Arc<Entry>>) -> Result<(), End> {
+        let Done { draft, key, since, asked, end } = done;
+        if !self.pending.holds(key) {
+            self.feed.forget(key, self.connection);
+        }
+        metrics::hot().answer.record(since.elapsed());
+        if matches!(end, outbox::End::Accepted | outbox::End::Rejected(..)) {
+            self.hub.answers.decided();
+        }
+        let draft_id = draft.draft_id.as_str();
+        if let Some(mut span) = self.traces.remove(&key) {
+            span.set("insieme.outcome", end.as_str());
+            if let Some(entry) = entry {
+                span.set("insieme.event", entry.id.0 as i64);
+            }
+        }
+        debug!(draft = draft_id, event = entry.map(|entry| entry.id.0), end = end.as_str(), "draft answered");
+        if !self.batches.is_empty() {
+            return self.item_done(Done { draft, key, since, asked, end }, entry).await;
+        }
+        for asked in asked {
+            let Asked::Request(id) = asked else { continue };
+            let encoded = entry.map(|entry| (entry.id, entry.encoded(self.socket.dialect())));
+            let notice = match (&end, &encoded) {
+                (outbox::End::Accepted, Some((event_id, encoded))) => {
+                    metrics::hot().accepted.increment(1);
+                    Notice::Accepted { draft_id, event_id: *event_id, event: encoded.event() }
+                }
+                (outbox::End::Rejected(reason, errors), _) => {
+                    metrics::count_by(metrics::REJECTED, "code", reason.as_str());
+                    let retry_after_ms = self.retry_after_ms(*reason);
+                    Notice::Rejected { draft_id, reason: *reason, errors, retry_after_ms }
+                }
+                (outbox::End::Forgotten | outbox::End::NotProcessed | outbox::End::Accepted, _) => {
+                    metrics::count(metrics::FORGOTTEN);
+                    Notice::Error {
+                        code: ErrorCode::Unavailable,
+                        message: &self.outcome_unknown("draft"),
+                        details: Some(Details {
+                            draft_id: Some(draft_id),
+                            retry_after_ms: Some(self.socket.retry_after_ms()),
+                        }),
+                    }
+                }
+            };
+            self.socket.send(reply_to(&id), &notice).await?;
+        }
+        Ok(())
+    }
+
+    /// What is told of drafts whose outcome is not known in time.
+    pub(crate) fn outcome_unknown(&self, what: &str) -> String {
+        match self.hub.answers.silent_for() {
+            Some(silent) => format!(
+                "outcome unknown: no validator has decided anything for {} s; resubmit the {what} with the same id",
+                silent.as_secs()
+            ),
+            None => format!("outcome unknown: timed out; resubmit the {what} with the same id"),
+        }
+    }
+
+    /// Looks out for no draft any more.
+    pub(crate) fn forget_drafts(&self) {
+        for key in self.pending.keys() {
+            self.feed.forget(key, self.connection);
+        }
+    }
+}
+
+/// What an answer replies to. A message without an id is kept as one whose id is empty.
+fn reply_to(id: &str) -> Option<&str> {
+    (!id.is_empty()).then_some(id)
+}
+
+/// The ids of some drafts, for a log line: the first few.
+struct DraftIds<'a, D>(&'a [D]);
+
+/// How many ids a line shows.
+const IDS_SHOWN_MAX: usize = 8;
+
+impl<D: Borrow<Draft>> std::fmt::Display for DraftIds<'_, D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (place, draft) in self.0.iter().take(IDS_SHOWN_MAX).enumerate() {
+            write!(f, "{}{}", if place == 0 { "" } else { " " }, draft.borrow().draft_id)?;
+        }
+        match self.0.len().saturating_sub(IDS_SHOWN_MAX) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The connection to NATS.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
+
+use async_nats::jetstream::{self, object_store::ObjectStore};
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, Request};
+use bytes::Bytes;
+use tokio::sync::{OnceCell, watch};
+use tracing::{info, warn};
+
+use super::clock::NatsClock;
+use super::error::LogError;
+use super::integrity::monitor::Damage;
+use super::metrics;
+use super::streams::settings::LogSettings;
+
+/// The log: one connection to NATS, and everything that is done over it. Cheap to clone.
+#[derive(Clone)]
+pub struct Log {
+    pub(crate) client: Client,
+    pub(crate) js: jetstream::Context,
+    pub(crate) settings: Arc<LogSettings>,
+    pub(crate) snapshots: Arc<OnceCell<ObjectStore>>,
+    state: watch::Receiver<ConnectionState>,
+    /// The newest event that this process has seen, by whatever way.
+    pub(crate) newest: Arc<AtomicU64>,
+    /// Whether slots' keys are kept: see [`Log::keeps_slots`].
+    pub(crate) keeps_slots: Arc<AtomicBool>,
+    /// What is wrong with the streams, as last looked at.
+    pub(crate) damages: Arc<watch::Sender<Vec<Damage>>>,
+    pub(crate) clock: Arc<NatsClock>,
+}
+
+/// How the connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionState {
+    /// Whether NATS is reached just now.
+    pub connected: bool,
+    /// Grows whenever live messages may have been missed: at every reconnect and at every notice that a
+    /// subscription of ours was too slow. Who sees it grow fills its gaps from the log.
+    pub epoch: u64,
+    /// Grows at every reconnect. What was asked before may never be answered, and a server that was restarted
+    /// may have lost what it holds only in memory.
+    pub reconnects: u64,
+}
+
+/// How many messages a subscription may hold before NATS's client drops some and tells us so.
+const SUBSCRIPTION_MESSAGES_MAX: usize = 64 * 1024;
+
+/// How long an answer may take that was asked for before a reconnect.
+const AFTER_RECONNECT: Duration = Duration::from_millis(500);
+
+impl Log {
+    /// Connects. `role` is shown in NATS's own monitoring. Fails when no server can be reached now;
+    /// once connected, reconnecting goes on for ever.
+    pub async fn connect(settings: &LogSettings, role: &str) -> Result<Self, LogError> {
+        const WHAT: &str = "connecting to NATS";
+        let (sender, state) = watch::channel(ConnectionState { connected: true, epoch: 0, reconnects: 0 });
+        let sender = Arc::new(sender);
+        let mut options = ConnectOptions::new()
+            .name(format!("insieme-backend {role}"))
+            .request_timeout(Some(settings.request_timeout))
+            .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
+            .ping_interval(Duration::from_secs(10))
+            .max_reconnects(None)
+            .reconnect_delay_callback(reconnect_delay)
+            .event_callback(move |event| {
+                let sender = sender.clone();
+                async move { note_event(&sender, &event) }
+            });
+        if let Some((user, password)) = &settings.user {
+            options = options.user_and_password(user.clone(), password.clone());
+        }
+        if let Some(file) = &settings.credentials_file {
+            options = options.credentials_file(file).await.map_err(|error| {
+                LogError::refused(WHAT, format!("credentials file {}: {error}", file.display()))
+            })?;
+        }
+        if let Some(seed) = &settings.nkey_seed {
+            options = options.nkey(seed.clone());
+        }
+        if let Some((certificate, key)) = &settings.tls_client_files {
+            options = options.add_client_certificate(certificate.clone(), key.clone()).require_tls(true);
+        }
+        if let Some(file) = &settings.tls_ca_file {
+            options = options.add_root_certificates(file.clone()).require_tls(true);
+        }
+        let client = options
+            .connect(settings.urls.as_slice())
+            .await
+            .map_err(|error| LogError::unavailable(WHAT, format!("{}: {error}", settings.urls.join(", "))))?;
+        metrics::describe(settings.slots);
+        let js = jetstream::ContextBuilder::new()
+            .timeout(settings.request_timeout)
+            .api_prefix(settings.api_prefix.as_str())
+            .build(client.clone());
+        Ok(Self {
+            client,
+            js,
+            settings: Arc::new(settings.clone()),
+            snapshots: Arc::new(OnceCell::new()),
+            state,
+            newest: Arc::default(),
+            keeps_slots: Arc::new(AtomicBool::new(true)),
+            damages: Arc::default(),
+            clock: Arc::default(),
+        })
+    }
+
+    /// The connection's state, to read and to wait on.
+    pub fn state(&self) -> watch::Receiver<ConnectionState> {
+        self.state.clone()
+    }
+
+    /// The subject of a request to JetStream's API.
+    pub(crate) fn api(&self, request: &str) -> String {
+        format!("{}.{request}", self.settings.api_prefix)
+    }
+
+    /// Which connection this is, of which server. What was sent over one connection does not come whole if it is
+    /// another one at the end.
+    pub(crate) fn connection(&self) -> (String, u64) {
+        let info = self.client.server_info();
+        (info.server_id, info.client_id)
+    }
+
+    /// The number of slots.
+    pub fn slots(&self) -> u16 {
+        self.settings.slots
+    }
+
+    /// How often a process is to look whether the log is still what it was.
+    pub fn look_every(&self) -> Duration {
+        self.settings.look_every
+    }
+
+    /// How long a hold on a slot lasts without renewal.
+    pub fn ownership_ttl(&self) -> Duration {
+        self.settings.ownership_ttl
+    }
+
+    /// The largest message that the server takes, in bytes, headers included.
+    pub fn message_bytes_max(&self) -> usize {
+        self.client.max_payload()
+    }
+
+    /// Waits until everything published so far has reached the server.
+    pub async fn flush(&self) -> Result<(), LogError> {
+        tokio::time::timeout(self.settings.request_timeout, self.client.flush())
+            .await
+            .map_err(|_| LogError::unavailable("flushing", "timed out"))?
+            .map_err(|error| LogError::unavailable("flushing", error))
+    }
+
+    /// One request, one reply. If the connection is lost meanwhile, the reply is given a moment after the
+    /// reconnect and no more: it may have gone down with the old connection.
+    pub(crate) async fn request(
+        &self,
+        what: &'static str,
+        subject: String,
+        headers: Option<HeaderMap>,
+        body: Bytes,
+    ) -> Result<async_nats::Message, LogError> {
+        let mut request = Request::new().payload(body);
+        if let Some(headers) = headers {
+            request = request.headers(headers);
+        }
+        let mut state = self.state.clone();
+        let reconnects = state.borrow().reconnects;
+        let reply = self.client.send_request(subject, request);
+        tokio::pin!(reply);
+        let reply = tokio::select! {
+            biased;
+            reply = &mut reply => reply,
+            () = reconnected(&mut state, reconnects) => {
+                tokio::time::timeout(AFTER_RECONNECT, reply)
+                    .await
+                    .map_err(|_| LogError::unavailable(what, "the connection was lost before the answer"))?
+            }
+        };
+        reply.map_err(|error| {
+            use async_nats::client::RequestErrorKind as Kind;
+            match error.kind() {
+                Kind::InvalidSubject | Kind::MaxPayloadExceeded => LogError::refused(what, error),
+                Kind::TimedOut | Kind::NoResponders | Kind::Other => LogError::unavailable(what, error),
+            }
+        })
+    }
+}
+
+/// Waits for a reconnect beyond so many; for ever once the client is gone.
+pub(crate) async fn reconnected(state: &mut watch::Receiver<ConnectionState>, reconnects: u64) {
+    if state.wait_for(|state| state.reconnects > reconnects).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn note_event(sender: &watch::Sender<ConnectionState>, event: &Event) {
+    match event {
+        Event::Connected => {
+            info!("connected to NATS");
+            metrics::connected(true);
+            metrics::reconnected();
+            sender.send_modify(|state| {
+                state.connected = true;
+                state.epoch += 1;
+                state.reconnects += 1;
+            });
+        }
+        Event::Disconnected => {
+            warn!("connection to NATS lost; reconnecting");
+            metrics::connected(false);
+            sender.send_modify(|state| state.connected = false);
+        }
+        Event::SlowConsumer(subscription) => {
+            warn!(
+                subscription,
+                "a subscription was too slow and lost messages; filling the gap from the log"
+            );
+            metrics::slow_subscription();
+            sender.send_modify(|state| state.epoch += 1);
+        }
+        Event::Closed | Event::Draining => info!("connection to NATS closed"),
+        other => warn!(event = %other, "NATS"),
+    }
+}
+
+/// 10 ms, doubling to at most a second, with up to a half off so that processes do not come in step.
+fn reconnect_delay(attempts: usize) -> Duration {
+    if attempts <= 1 {
+        return Duration::ZERO;
+    }
+    let full_ms = 10_u64.saturating_mul(1 << attempts.min(7)).min(1_000);
+    Duration::from_millis(full_ms / 2 + rand::random::<u64>() % (full_ms / 2 + 1))
+}

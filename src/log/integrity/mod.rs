@@ -1,0 +1,3 @@
+//! Damage of the log, and the monitor that finds it.
+
+pub(crate) mod monitor;

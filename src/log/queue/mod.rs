@@ -1,0 +1,3 @@
+//! The queue of drafts: publish them, and consume them slot by slot.
+
+pub(crate) mod publish;

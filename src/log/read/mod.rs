@@ -1,0 +1,6 @@
+//! Reads of the log: batched direct gets, replays, reads at the leader, and the live feed.
+
+pub(crate) mod batch_get;
+mod leader;
+pub(crate) mod live;
+pub(crate) mod replay;

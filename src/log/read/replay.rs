@@ -1,0 +1,203 @@
+//! Reading the log: heads, single events, pages, and history, all by direct gets.
+
+use bytes::Bytes;
+
+use super::batch_get::{Batch, BatchGet, Stored};
+use crate::event::{EventId, Token};
+use crate::log::client::Log;
+use crate::log::error::LogError;
+use crate::log::subjects;
+
+/// An event as it lies in the log: its id and the bytes of its record.
+#[derive(Debug, Clone)]
+pub struct StoredEvent {
+    /// Its place.
+    pub id: EventId,
+    /// The body; [`EventRecord::parse`](crate::event::EventRecord::parse) reads it.
+    pub body: Bytes,
+}
+
+impl StoredEvent {
+    /// The record as it is stored, with its id in front, as one line of JSON. A payload stands as its client
+    /// wrote it, so there may be line breaks between its parts; inside strings JSON has none.
+    pub fn to_line(&self) -> Vec<u8> {
+        let mut line = format!("{{\"eventId\":{},", self.id).into_bytes();
+        let record = self.body.strip_prefix(b"{").unwrap_or(&self.body);
+        line.extend(record.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
+        line.push(b'\n');
+        line
+    }
+}
+
+/// Some events of a partition, in order, as they come from the log.
+pub struct PageReader(Batch);
+
+impl PageReader {
+    /// The next event; `None` behind the last that was asked for.
+    pub async fn next(&mut self) -> Result<Option<StoredEvent>, LogError> {
+        let stored = self.0.next().await?;
+        Ok(stored.map(|stored| StoredEvent { id: EventId(stored.sequence), body: stored.message.payload }))
+    }
+
+    /// Whether the limits ended it, and not the log; known once [`next`](Self::next) has given the last.
+    pub fn more(&self) -> bool {
+        self.0.pending() > 0
+    }
+}
+
+impl Log {
+    /// The last event of a partition.
+    ///
+    /// A replica that lags may answer, so this can be behind; it is never ahead.
+    pub async fn head(&self, token: &Token) -> Result<Option<StoredEvent>, LogError> {
+        let get = BatchGet { multi_last: vec![subjects::committed(token)], batch: 1, ..BatchGet::default() };
+        self.get_events("reading a partition's head", get).await.map(|events| events.into_iter().next())
+    }
+
+    /// The first event of a partition behind `after`.
+    pub async fn next(&self, token: &Token, after: EventId) -> Result<Option<StoredEvent>, LogError> {
+        self.open_page(token, after, 1, usize::MAX).await?.next().await
+    }
+
+    /// At most `events_max` events of a partition behind `after`, and hardly more than `bytes_max` bytes.
+    /// For gaps and pages; for long stretches there is [`Log::replay`].
+    pub async fn page(
+        &self,
+        token: &Token,
+        after: EventId,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<StoredEvent>, LogError> {
+        let mut reader = self.open_page(token, after, events_max, bytes_max).await?;
+        let mut events = Vec::new();
+        while let Some(event) = reader.next().await? {
+            events.push(event);
+        }
+        Ok(events)
+    }
+
+    /// The same, to be taken one by one as they come.
+    pub async fn open_page(
+        &self,
+        token: &Token,
+        after: EventId,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<PageReader, LogError> {
+        let get = BatchGet {
+            seq: Some(after.0 + 1),
+            next_by_subj: Some(subjects::committed(token)),
+            batch: events_max,
+            max_bytes: (bytes_max < i32::MAX as usize).then_some(bytes_max),
+            ..BatchGet::default()
+        };
+        let batch = self.open_batch("reading a page of the log", subjects::COMMITTED_STREAM, get).await?;
+        Ok(PageReader(batch))
+    }
+
+    /// One event by its id, with its partition's token.
+    pub async fn event(&self, id: EventId) -> Result<Option<(Token, StoredEvent)>, LogError> {
+        const WHAT: &str = "reading an event";
+        let get = BatchGet { seq: Some(id.0), batch: 1, ..BatchGet::default() };
+        let found = self.batch_get(WHAT, subjects::COMMITTED_STREAM, get).await?;
+        let Some(stored) = found.into_iter().find(|stored| stored.sequence == id.0) else { return Ok(None) };
+        let token = subjects::token_of_committed(&stored.subject)
+            .and_then(|token| Token::parse(token).ok())
+            .ok_or_else(|| LogError::malformed(WHAT, format!("subject {}", stored.subject)))?
+            .0;
+        Ok(Some((token, StoredEvent { id, body: stored.message.payload })))
+    }
+
+    /// Whether an event of a partition is in the log under this id. `None` if the log ends before it, as far as the
+    /// server that answers knows: with replicas one may be behind the others.
+    pub async fn holds(&self, token: &Token, id: EventId) -> Result<Option<bool>, LogError> {
+        const WHAT: &str = "looking for an event";
+        let get = BatchGet { seq: Some(id.0), batch: 1, ..BatchGet::default() };
+        let found = self.batch_get(WHAT, subjects::COMMITTED_STREAM, get).await?;
+        let is_it = |stored: &Stored| stored.sequence == id.0 && stored.subject == subjects::committed(token);
+        Ok(found.first().map(is_it))
+    }
+
+    async fn get_events(&self, what: &'static str, get: BatchGet) -> Result<Vec<StoredEvent>, LogError> {
+        let found = self.batch_get(what, subjects::COMMITTED_STREAM, get).await?;
+        Ok(found
+            .into_iter()
+            .map(|stored| StoredEvent { id: EventId(stored.sequence), body: stored.message.payload })
+            .collect())
+    }
+
+    /// The events of a partition behind `after`, up to and including `upto`, which must be an event of the
+    /// partition (its head, say): it is how the replay knows that it is through.
+    pub fn replay(&self, token: &Token, after: EventId, upto: EventId) -> Replay {
+        Replay { log: self.clone(), subject: subjects::committed(token), batch: None, last: after, upto }
+    }
+}
+
+/// The most events and bytes that a replay asks for at a time. What comes faster than it is taken waits here,
+/// so the events must fit into a subscription.
+const REPLAY_EVENTS: usize = 4096;
+const REPLAY_BYTES: usize = 4 << 20;
+
+/// A stretch of a partition's history, being read.
+pub struct Replay {
+    log: Log,
+    subject: String,
+    /// The events that are on their way, and whether there was one among them.
+    batch: Option<(Batch, bool)>,
+    last: EventId,
+    upto: EventId,
+}
+
+impl Replay {
+    /// The next event; `None` once the last one asked for was given. After an error the replay is over.
+    pub async fn next(&mut self) -> Result<Option<StoredEvent>, LogError> {
+        const WHAT: &str = "replaying the log";
+        while self.last < self.upto {
+            let (batch, any) = match &mut self.batch {
+                Some(batch) => batch,
+                none => {
+                    let get = BatchGet {
+                        seq: Some(self.last.0 + 1),
+                        next_by_subj: Some(self.subject.clone()),
+                        batch: REPLAY_EVENTS.min((self.upto.0 - self.last.0) as usize),
+                        max_bytes: Some(REPLAY_BYTES),
+                        ..BatchGet::default()
+                    };
+                    none.insert((self.log.open_batch(WHAT, subjects::COMMITTED_STREAM, get).await?, false))
+                }
+            };
+            let Some(stored) = batch.next().await? else {
+                if !*any {
+                    return Err(LogError::unavailable(WHAT, "a lagging replica, or a log without its end"));
+                }
+                self.batch = None;
+                continue;
+            };
+            *any = true;
+            self.last = EventId(stored.sequence);
+            if self.last > self.upto {
+                // The event that was to be the last is no longer there.
+                let why = format!("event {} is missing; the next one is {}", self.upto, self.last);
+                return Err(LogError::malformed(WHAT, why));
+            }
+            return Ok(Some(StoredEvent { id: self.last, body: stored.message.payload }));
+        }
+        self.batch = None;
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_whatever_its_client_wrote() {
+        let body = "{\"type\":\"set\",\"payload\":{\n  \"target\": \"a\\nb\"\r\n}}".into();
+        let line = String::from_utf8(StoredEvent { id: EventId(7), body }.to_line()).unwrap();
+        assert_eq!(line.trim_end_matches('\n').lines().count(), 1);
+        let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(event["eventId"], 7);
+        assert_eq!(event["payload"]["target"], "a\nb");
+    }
+}

@@ -1,0 +1,57 @@
+//! Answers: what validators tell frontends, over plain NATS. A lost answer harms nobody, because the
+//! frontend asks again.
+
+use async_nats::Subscriber;
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use super::client::Log;
+use super::error::LogError;
+use super::subjects;
+use crate::event::Answer;
+
+/// A frontend's subscription to the answers meant for it.
+pub struct Answers {
+    subscriber: Subscriber,
+}
+
+impl Log {
+    /// Answers `frontend`.
+    pub async fn answer(&self, frontend: &str, answer: &Answer) -> Result<(), LogError> {
+        const WHAT: &str = "answering a frontend";
+        let body = serde_json::to_vec(answer).map_err(|error| LogError::malformed(WHAT, error))?;
+        self.client
+            .publish(subjects::answer(frontend), Bytes::from(body))
+            .await
+            .map_err(|error| LogError::unavailable(WHAT, error))
+    }
+
+    /// Subscribes to the answers for `frontend`. When this returns, the server has the subscription.
+    pub async fn answers(&self, frontend: &str) -> Result<Answers, LogError> {
+        let subscriber = self
+            .client
+            .subscribe(subjects::answer(frontend))
+            .await
+            .map_err(|error| LogError::unavailable("subscribing to answers", error))?;
+        self.flush().await?;
+        Ok(Answers { subscriber })
+    }
+}
+
+impl Answers {
+    /// The next answer; `None` when the connection was closed for good. Cancel safe.
+    pub async fn next(&mut self) -> Option<Answer> {
+        loop {
+            let message = self.subscriber.next().await?;
+            // An answer of the log that somebody had sent here. Validators' answers have no headers at all.
+            if message.headers.is_some() {
+                tracing::warn!("an answer that no validator gave; ignored");
+                continue;
+            }
+            match serde_json::from_slice(&message.payload) {
+                Ok(answer) => return Some(answer),
+                Err(error) => tracing::warn!(%error, "an answer that cannot be read; ignored"),
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Partitions read from the log: load, catch up, state at an event, lookup of one draft.
+//!
+//! This module stands above `log` and `state`: it folds what the log stores, so that `log` decides nothing.
+
+mod load;
+mod state_at;
+
+pub use load::{LoadError, Loaded, apply, parse};
+pub use state_at::StateAtError;

@@ -1,0 +1,4 @@
+//! Small helpers that know nothing of the domain.
+
+pub(crate) mod hex;
+pub(crate) mod time;

@@ -1,0 +1,4 @@
+//! Commits: which rounds travel together, and what that costs.
+
+pub(crate) mod committer;
+mod costs;

@@ -1,0 +1,3 @@
+//! Snapshots of partitions, made beside the commits.
+
+pub(crate) mod snapshotter;

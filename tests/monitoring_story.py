@@ -332,7 +332,7 @@ class Queries:
         with open("deploy/grafana/dashboard.json") as file:
             panels = json.load(file)["panels"]
         shown = [target["expr"] for panel in panels for target in panel.get("targets", [])]
-        with open("docs/OPERATIONS.md") as file:
+        with open("docs/operations/observe.md") as file:
             table = re.search(r"### The metrics of the design document\n(.*?)\n## ", file.read(), re.S)[1]
         told = re.findall(r"^\| `\w+` \| `(.+?)`", table, re.M)
         assert len(told) == 12 and len(shown) > 40, (len(told), len(shown))

@@ -40,7 +40,7 @@ pub(crate) fn routes(hub: Arc<Hub>) -> Router {
         .route("/readyz", get(ready))
         .route("/version", get(|| async { raw_json(StatusCode::OK, crate::version::as_json().into_bytes()) }))
         .fallback(|| async {
-            Problem::not_found("no such path; docs/OPERATIONS.md lists them (Administration)")
+            Problem::not_found("no such path; docs/operations/observe.md lists them (Administration)")
         })
         .method_not_allowed_fallback(|| async {
             Problem::method("the path is there, but not for this method")

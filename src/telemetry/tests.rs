@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::logs::LogControl;
 use super::metrics::{Metrics, serve};
 
-/// `docs/OPERATIONS.md` lists exactly the metrics that the areas declare.
+/// `docs/operations/observe.md` lists exactly the metrics that the areas declare.
 #[test]
 fn every_metric_is_in_the_operations_manual_and_no_other() {
     let declared = names(include_str!("../frontend/metrics.rs"), '"')
@@ -19,7 +19,7 @@ fn every_metric_is_in_the_operations_manual_and_no_other() {
         .chain(names(include_str!("../log/metrics.rs"), '"'))
         .chain(names(include_str!("process.rs"), '"'))
         .collect::<std::collections::BTreeSet<_>>();
-    let manual = include_str!("../../docs/OPERATIONS.md");
+    let manual = include_str!("../../docs/operations/observe.md");
     let documented = names(manual, '`').collect::<std::collections::BTreeSet<_>>();
     assert!(declared.len() > 20);
     assert_eq!(declared, documented);

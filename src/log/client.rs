@@ -154,6 +154,14 @@ impl Log {
             .map_err(|error| LogError::unavailable("flushing", error))
     }
 
+    /// Waits until the server has a subscription that was just made, if it can be reached now. An outage is no failure:
+    /// NATS's client subscribes again at every connection.
+    pub(super) async fn confirm_subscription(&self, to: &str) {
+        if let Err(error) = self.flush().await {
+            warn!(%error, to, "subscribed; NATS has not confirmed it yet and is told again at the next connection");
+        }
+    }
+
     /// One request, one reply. If the connection is lost meanwhile, the reply is given a moment after the
     /// reconnect and no more: it may have gone down with the old connection.
     pub(crate) async fn request(

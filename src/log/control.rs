@@ -52,7 +52,7 @@ impl Log {
         let failed = |error| LogError::unavailable(WHAT, error);
         let one = self.client.subscribe(one).await.map_err(failed)?;
         let other = self.client.subscribe(other).await.map_err(failed)?;
-        self.flush().await?;
+        self.confirm_subscription("orders and reports").await;
         Ok(select(one, other))
     }
 }

@@ -26,14 +26,15 @@ impl Log {
             .map_err(|error| LogError::unavailable(WHAT, error))
     }
 
-    /// Subscribes to the answers for `frontend`. When this returns, the server has the subscription.
+    /// Subscribes to the answers for `frontend`. When this returns, the server has the subscription, unless it cannot be
+    /// reached.
     pub async fn answers(&self, frontend: &str) -> Result<Answers, LogError> {
         let subscriber = self
             .client
             .subscribe(subjects::answer(frontend))
             .await
             .map_err(|error| LogError::unavailable("subscribing to answers", error))?;
-        self.flush().await?;
+        self.confirm_subscription("answers").await;
         Ok(Answers { subscriber })
     }
 }

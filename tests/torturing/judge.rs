@@ -487,7 +487,11 @@ impl<'a> Court<'a> {
             let mut seen_here = HashSet::new();
             for (at, entry) in &connection.entries {
                 match entry {
-                    Entry::SyncAsked { .. } => (sent_else, asked_at) = (false, *at),
+                    Entry::SyncAsked { since, .. } => {
+                        // Nor does a page from elsewhere go on with it.
+                        cycle &= history.dialect == Dialect::V1 || paged_to == Some(*since);
+                        (sent_else, asked_at) = (false, *at);
+                    }
                     Entry::Submitted { .. } if history.dialect == Dialect::Classic => {
                         (sent_else, cycle) = (true, false);
                     }

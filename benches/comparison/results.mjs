@@ -22,17 +22,22 @@ export const typical = (reports, name) => {
   return values.length ? median(values) : undefined;
 };
 
-/** What a target came to: the ratio of each round, in which both were measured next to each other. */
+/** The ratio of each round, in which both were measured next to each other; of a figure alone, where it has no other. */
+const ratioOf = (ours, theirs, figure) => {
+  const ratios = ours
+    .map((report, round) => value(report, figure) / (theirs ? value(theirs[round], figure) : 1))
+    .filter((ratio) => Number.isFinite(ratio));
+  if (!ratios.length) return undefined;
+  return { ratio: median(ratios), low: Math.min(...ratios), high: Math.max(...ratios) };
+};
+
+/** What a target came to. */
 const judged = (measured, scenario, target) => {
   const { us, them, figure, least, most } = target;
   const [ours, theirs] = [measured[scenario]?.[us], them && measured[scenario]?.[them]];
   if (!ours || (them && !theirs)) return undefined;
-  const ratios = ours
-    .map((report, round) => value(report, figure) / (them ? value(theirs[round], figure) : 1))
-    .filter((ratio) => Number.isFinite(ratio));
-  if (!ratios.length) return undefined;
-  const ratio = median(ratios);
-  return { ratio, low: Math.min(...ratios), high: Math.max(...ratios), met: least ? ratio >= least : ratio <= most };
+  const came = ratioOf(ours, theirs, figure);
+  return came && { ...came, met: least ? came.ratio >= least : came.ratio <= most };
 };
 
 const sum = (reports, what) => median(reports.map((report) => report.processes.filter(({ name }) => name !== "generator").reduce((total, process) => total + what(process), 0)));
@@ -54,6 +59,24 @@ const number = (it) => {
 };
 const mib = (bytes) => `${Math.round(bytes / 2 ** 20)}`;
 const row = (cells) => `| ${cells.join(" | ")} |`;
+
+/** The other build's server, measured beside one of ours. */
+export const other = (server) => server.replace("ours", "beside");
+
+/** Two builds side by side: the ratio of each round, in which both were measured next to each other. */
+export const builds = (measured) => {
+  const rows = Object.entries(measured).flatMap(([scenario, servers]) => {
+    const { figures, times } = SCENARIOS[scenario];
+    const names = [...figures, ...times.flatMap((time) => [`${time}.p50`, `${time}.p99`])];
+    return Object.keys(servers).filter((server) => servers[other(server)] && other(server) !== server).flatMap((server) => names.map((name) => {
+      const came = ratioOf(servers[server], servers[other(server)], name);
+      const figuresOf = (reports) => number(typical(reports, name));
+      return row([scenario, server.replace("ours, ", ""), HEADS[name] ?? name, figuresOf(servers[server]), figuresOf(servers[other(server)]), ...(came ? [number(came.ratio), `${number(came.low)} to ${number(came.high)}`] : ["", ""])]);
+    }));
+  });
+  const heads = ["scenario", "sync", "figure", "this build", "the other", "ratio", "over the rounds"];
+  return [row(heads), row(heads.map((_, index) => (index > 2 ? "---:" : "---"))), ...rows].join("\n");
+};
 
 const HEADS = {
   events_per_s: "events/s",

@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
 import { plots } from "./plots.mjs";
-import { results, summary } from "./results.mjs";
+import { builds, other, results, summary } from "./results.mjs";
 import { SCENARIOS } from "./scenarios.mjs";
 import { SERVERS, withServer } from "./servers.mjs";
 
@@ -27,6 +27,7 @@ const { values: options } = parseArgs({
     "batches-on-disk": { type: "boolean", default: false },
     out: { type: "string", default: path.join(root, "benches") },
     backend: { type: "string", default: path.join(root, "target/release/insieme-backend") },
+    beside: { type: "string" },
     load: { type: "string", default: path.join(root, "benches/load/target/release/load") },
     "nats-server": { type: "string", default: process.env.INSIEME_TEST_NATS_SERVER },
   },
@@ -43,6 +44,7 @@ if (options.help) {
   --batches-on-disk   NATS stages our batches on disk, not in memory as compose.yaml has it, which takes root
   --out DIR     where RESULTS.md, results.json and plots/ go (benches)
   --backend, --load, --nats-server FILE   other binaries
+  --beside FILE       compares the backend with this other build of it and with nothing else; prints the ratios, writes nothing
 
 scenarios:
 ${Object.entries(SCENARIOS).map(([name, { title, long }]) => `  ${name.padEnd(14)} ${title}${long ? " (long)" : ""}`).join("\n")}`);
@@ -58,12 +60,14 @@ const seconds = Number(options.seconds ?? (quick ? 3 : 8));
 for (const name of options.only ?? []) {
   if (!SCENARIOS[name]) throw new Error(`there is no scenario "${name}"; --help lists them`);
 }
-const chosen = Object.entries(SCENARIOS).filter(([name, { long }]) =>
-  options.only ? options.only.includes(name) : options.long || !long,
-);
+const ours = (server) => server.startsWith("ours");
+const chosen = Object.entries(SCENARIOS)
+  .filter(([name, { long }]) => (options.only ? options.only.includes(name) : options.long || !long))
+  .map(([name, plan]) => [name, options.beside ? { ...plan, servers: plan.servers.filter(ours).flatMap((server) => [server, other(server)]) } : plan]);
 
 const tools = {
   backend: options.backend,
+  beside: options.beside,
   load: options.load,
   natsServer:
     options["nats-server"] ?? execFileSync(options.backend, ["dev", "--print-nats-server"]).toString().trim(),
@@ -72,7 +76,7 @@ const tools = {
   // Not below a temporary folder, which may be in memory: a disk is part of what is measured.
   scratch: path.join(root, "target/compare"),
 };
-for (const binary of [tools.backend, tools.load]) {
+for (const binary of [tools.backend, tools.load, ...(tools.beside ? [tools.beside] : [])]) {
   if (!existsSync(binary)) throw new Error(`${binary} is missing: benches/compare builds it`);
 }
 mkdirSync(tools.scratch, { recursive: true });
@@ -108,6 +112,11 @@ for (let round = 0; round < rounds; round += 1) {
   }
 }
 rmSync(tools.scratch, { recursive: true, force: true });
+
+if (options.beside) {
+  console.log(`\n${builds(measured)}`);
+  process.exit(0);
+}
 
 const version = (command, ...args) => execFileSync(command, args).toString().trim().split("\n")[0];
 const peers = JSON.parse(readFileSync(path.join(tools.peers, "package.json"), "utf8")).dependencies;

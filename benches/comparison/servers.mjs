@@ -87,7 +87,7 @@ const stageInMemory = (dir) => {
   return () => execFileSync("umount", [batches]);
 };
 
-const ours = (sync) => ({
+const ours = (sync, build = "backend") => ({
   promise: sync === "always" ? "on disk before the answer" : "in the log; on disk within NATS's sync interval (2 min)",
   start: async (tools, dir) => {
     const undo = tools.batchesInMemory ? stageInMemory(dir) : undefined;
@@ -97,10 +97,10 @@ const ours = (sync) => ({
       running.push(nats);
       const settings = [...OPEN, ...(tools.settings ?? [])].flatMap((setting) => ["--set", setting]);
       const run = (role, ...rest) => [role, "--nats", nats.url, ...settings, "--log", "warn", ...rest];
-      await promisify(execFile)(tools.backend, run("bootstrap"));
-      running.push(await start("validator", tools.backend, run("validator"), "validator ready:"));
+      await promisify(execFile)(tools[build], run("bootstrap"));
+      running.push(await start("validator", tools[build], run("validator"), "validator ready:"));
       const listen = ["--allow-anyone", "--listen", `127.0.0.1:${await freePort()}`];
-      running.push(await start("frontend", tools.backend, run("frontend", ...listen), "frontend ready:"));
+      running.push(await start("frontend", tools[build], run("frontend", ...listen), "frontend ready:"));
     } catch (error) {
       await Promise.allSettled(running.map(stop));
       undo?.();
@@ -128,6 +128,9 @@ const jetstream = (sync) => ({
 export const SERVERS = {
   "ours, always": ours("always"),
   "ours, default": ours("default"),
+  // Another build of the backend, where `--beside` gives one.
+  "beside, always": ours("always", "beside"),
+  "beside, default": ours("default", "beside"),
   "reference, FULL": { promise: "on disk before the answer", start: node("reference.mjs", "FULL", "FILE") },
   "reference, NORMAL": { promise: "in the WAL; on disk at a checkpoint", start: node("reference.mjs", "NORMAL", "FILE") },
   "reference, memory": { promise: "nothing survives the process", start: node("reference.mjs", "memory") },

@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { anchors, brokenLinks, pages } from "./pages.mjs";
+import { anchors, brokenLinks, missingFiles, pages } from "./pages.mjs";
 import { blocksOf, Page, ROOT } from "./snippets.mjs";
 
 const folder = mkdtempSync(join(tmpdir(), "insieme-docs-checks-"));
@@ -69,4 +69,10 @@ test("links", () => {
   const broken = (link) => brokenLinks("README.md", `# Here\n[x](${link})\n\`[y](no)\``).length;
   assert.deepEqual(["#here", "docs/PROTOCOL.md#tokens", "src", "https://example.com/x"].map(broken), [0, 0, 0, 0]);
   assert.deepEqual(["#there", "docs/PROTOCOL.md#tokenz", "docs/NONE.md"].map(broken), [1, 1, 1]);
+});
+
+test("files that a page names", () => {
+  const missing = (path) => missingFiles("page", `Read \`${path}\`.`).length;
+  assert.deepEqual(["src/main.rs", "tests/run", "docs/", "frontend/no.rs"].map(missing), [0, 0, 0, 0]);
+  assert.deepEqual(["src/mian.rs", "tests/rnu"].map(missing), [1, 1]);
 });

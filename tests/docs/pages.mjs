@@ -38,6 +38,13 @@ export function anchors(markdown) {
   }));
 }
 
+/** Files of this repository that a page names as `path/file` and that are not there, as messages. */
+export function missingFiles(page, markdown) {
+  return [...markdown.matchAll(/`((?:\.ci|benches|clients|deploy|docs|nats|src|tests)\/[\w./-]+)`/g)].map(([, path]) => path)
+    .filter((path) => !existsSync(join(ROOT, path)))
+    .map((path) => `${page}: there is no ${path}`);
+}
+
 /** Links of a page that lead nowhere, as messages. */
 export function brokenLinks(page, markdown, readPage = read) {
   return [...prose(markdown).matchAll(/\]\(([^()\s]+)\)/g)].map(([, target]) => target)

@@ -5,7 +5,7 @@ import { defaultEnv, watchPage } from "./env.js";
 import { refusal } from "./json.js";
 import { memoryStore } from "./memory.js";
 import { Persistence } from "./persistence.js";
-import { Replica } from "./replica.js";
+import { Replica, stampOf } from "./replica.js";
 
 /** What fits into a frame of the server's default size, with the message around it. */
 const DRAFT_BYTES_MAX = 255 * 1024;
@@ -38,7 +38,7 @@ export function createClient(options) {
   const initial = rules?.initialState?.() ?? {};
   const replica = new Replica({ rules, partition, now: env.now });
   replica.clientId = options.clientId ?? "";
-  const persistence = new Persistence({ env, store, base, all, onState: changed, onFenced: fenced });
+  const persistence = new Persistence({ env, store, base, fresh, all, onState: changed, onFenced: fenced });
 
   /** @type {Record<string, Set<(value: any) => void>>} */
   const listeners = { status: new Set(), rejected: new Set(), reset: new Set(), "update-needed": new Set(), event: new Set() };
@@ -70,6 +70,10 @@ export function createClient(options) {
   /** @type {any[]} */
   let ops = [];
   let peers = false;
+  /** This tab has heard what the one that leads has. */
+  let following = false;
+  /** It has folded more than that one. */
+  let ahead = false;
   /** @type {any} */
   let claimTimer;
   /** @type {(() => void) | undefined} */
@@ -163,7 +167,7 @@ export function createClient(options) {
         if (TOLD.has(op.reason)) emit("reset", Object.freeze({ reason: op.reason, head: op.cursor }));
         break;
       case "add":
-        replica.add(op.row, { durable: true });
+        replica.add(op.row, { durable: true, suspect: true });
         break;
       case "dismiss":
         replica.dismiss(op.id);
@@ -200,9 +204,21 @@ export function createClient(options) {
     return { state, cursor, stamp, logId, rules: rulesKey, folded };
   }
 
-  function all() {
+  function fresh() {
+    return { clientId: replica.clientId };
+  }
+
+  /** What a store is given that works again, from what it has: drafts of which this client did not know are its own.
+   * @param {import("./types.js").Stored} stored */
+  function all({ drafts, rejected }) {
+    for (const row of drafts) apply({ o: "add", row });
+    engine?.pump();
+    for (const draft of rejected) if (!replica.outcomes.has(draft.id)) replica.keepRejected(draft);
+    const settled = (/** @type {{ id: string }} */ { id }) => replica.outcomes.has(id) && !replica.rejected.some((kept) => kept.id === id);
+    const idsOf = (/** @type {{ id: string }[]} */ rows) => rows.map(({ id }) => id);
     const put = [...replica.entries.values()].map(({ row }) => row);
-    return { put, reject: replica.rejected, base: base() };
+    const remove = idsOf(drafts.filter(({ id }) => replica.outcomes.has(id)));
+    return { put, remove, reject: replica.rejected, dismiss: idsOf(rejected.filter(settled)), base: base() };
   }
 
   async function lead() {
@@ -269,7 +285,7 @@ export function createClient(options) {
 
   function stopLeading() {
     tenure += 1;
-    leads = false;
+    leads = following = false;
     engine?.stop();
     engine = undefined;
     persistence.stop();
@@ -366,12 +382,16 @@ export function createClient(options) {
       }
       return;
     }
-    if (k === "lead") link?.post({ k: "hello" });
+    if (k === "lead") {
+      following = false;
+      link?.post({ k: "hello" });
+    }
     else if (k === "alive") watchLeader(CLAIM_EVERY_MS);
     else if (k === "sync" && message.leader >= leader && !leads) follow(message);
     else if (k === "ops" && message.leader === leader && !leads) {
       watchLeader(CLAIM_EVERY_MS);
       for (const op of message.ops) {
+        if (ahead && !behind(op)) continue;
         try {
           apply(op);
         } catch {
@@ -381,14 +401,32 @@ export function createClient(options) {
     }
   }
 
+  /** Whether to apply what a leader says that has folded less than this tab: nothing here goes back for that. Once it
+   * has caught up, it must have met the event at this tab's cursor: else the log is another one.
+   * @param {any} op */
+  function behind({ o, event, synced }) {
+    if (o === "state") ahead = false;
+    // Drafts of others may be folded here; those that are not come with the next sync.
+    if (o === "add" || event?.eventId < replica.cursor) return false;
+    if (!event && !(o === "status" && synced)) return true;
+    ahead = false;
+    if (event?.eventId !== replica.cursor || stampOf(event) !== replica.stamp) replica.cursor = 0;
+    link?.post({ k: "hello" });
+    return false;
+  }
+
   /** Takes what the tab that leads has. @param {any} message */
   function follow({ leader: from, state, cursor, stamp, logId, rows, rejected, clientId, status, wiped }) {
     leader = from;
+    following = true;
     const here = [...replica.entries.values()];
     if (wiped) replica.wipe(initial);
     replica.clientId = clientId;
-    replica.replace(state, cursor, stamp);
-    replica.logId = logId;
+    ahead = cursor < replica.cursor;
+    if (!ahead) {
+      replica.replace(state, cursor, stamp);
+      replica.logId = logId;
+    }
     replica.rejected = [];
     for (const draft of rejected) replica.keepRejected(draft);
     replica.entries.clear();
@@ -397,8 +435,8 @@ export function createClient(options) {
       const entry = known.get(row.id);
       known.delete(row.id);
       if (entry) replica.entries.set(row.id, entry);
-      const added = entry ?? replica.add(row, { durable: true });
-      if (added) added.foldedAs = foldedAs;
+      const added = entry ?? (ahead ? undefined : replica.add(row, { durable: true }));
+      if (added && !ahead) added.foldedAs = foldedAs;
     }
     for (const entry of known.values()) {
       if (wiped) continue;
@@ -409,7 +447,7 @@ export function createClient(options) {
       // The tab that leads does not know it: it never heard of it, or the draft is settled, and it says how.
       replica.entries.set(entry.row.id, entry);
       entry.foldedAs = undefined;
-      if (entry.durable) link?.post({ k: "submit", row: entry.row, durable: true });
+      link?.post({ k: "submit", row: entry.row, durable: entry.durable });
     }
     if (wiped) cleared?.();
     ({ connection, synced, head } = status);
@@ -427,7 +465,8 @@ export function createClient(options) {
       engine?.pump();
     } else {
       entry.durable = durable;
-      link?.post({ k: "submit", row: entry.row, durable });
+      // Else it is told with those before it, so that their order stays.
+      if (following) link?.post({ k: "submit", row: entry.row, durable });
     }
   }
 
@@ -551,8 +590,9 @@ export function createClient(options) {
     closing ??= (async () => {
       unwatch();
       engine?.flush();
-      if (leads) await atMost(CLOSE_MS, persistence.flush());
+      await atMost(CLOSE_MS, persistence.idle());
       stopLeading();
+      persistence.end();
       link?.leave();
       link = undefined;
       env.clearTimeout(claimTimer);

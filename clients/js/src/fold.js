@@ -2,18 +2,10 @@
 
 import { isObject } from "./json.js";
 
-/** An event that does not fold. `code` is the server's for the same finding. */
-export class FoldError extends Error {
-  /** @param {string} code @param {string} message */
-  constructor(code, message) {
-    super(message);
-    this.code = code;
-  }
-}
-
-/** @param {string} code @param {string} message @returns {never} */
-const fail = (code, message) => {
-  throw new FoldError(code, message);
+/** An event does not fold. `code` is the server's for the same finding; its message is the server's to give.
+ * @param {string} code @returns {never} */
+const fail = (code) => {
+  throw Object.assign(new Error(code), { code });
 };
 
 const ROOT = "_root";
@@ -23,9 +15,9 @@ const get = (object, key) => (Object.hasOwn(object, key) ? object[key] : undefin
 
 /** @param {any} target @returns {string[]} */
 function keysOf(target) {
-  if (typeof target !== "string" || target === "") fail("SCHEMA_ERROR", "target must be a string that is not empty");
+  if (typeof target !== "string" || target === "") fail("SCHEMA_ERROR");
   const keys = target.split(".");
-  if (keys.includes("__proto__")) fail("FORBIDDEN_KEY", "the key __proto__ is not allowed");
+  if (keys.includes("__proto__")) fail("FORBIDDEN_KEY");
   return keys;
 }
 
@@ -77,7 +69,7 @@ export class Folder {
     if (own) return this.#module(own, state, event, draft);
     switch (type) {
       case "init":
-        if (!isObject(payload?.value)) fail("SCHEMA_ERROR", "value must be an object");
+        if (!isObject(payload?.value)) fail("SCHEMA_ERROR");
         return payload.value;
       case "set":
         return this.#set(state, payload, draft);
@@ -111,14 +103,14 @@ export class Folder {
   /** @param {any} root @param {any} payload */
   #set(root, { target, value, options }, draft = false) {
     const replace = options?.replace === true;
-    if (draft && !replace && Array.isArray(value)) fail("ARRAY_REQUIRES_REPLACE", "an array needs replace: true");
+    if (draft && !replace && Array.isArray(value)) fail("ARRAY_REQUIRES_REPLACE");
     const keys = keysOf(target);
     const last = /** @type {string} */ (keys.pop());
     const state = this.#own(root);
     let at = state;
     for (const key of keys) {
       const next = get(at, key) ?? this.#make({});
-      if (!isObject(next)) fail("PATH_NOT_AN_OBJECT", `${target} leads through something that is no object`);
+      if (!isObject(next)) fail("PATH_NOT_AN_OBJECT");
       at[key] = this.#own(next);
       at = at[key];
     }
@@ -135,7 +127,7 @@ export class Folder {
     for (const key of keys) {
       there = get(there, key);
       if (there === undefined) return root;
-      if (!isObject(there)) fail("PATH_NOT_AN_OBJECT", `${target} leads through something that is no object`);
+      if (!isObject(there)) fail("PATH_NOT_AN_OBJECT");
     }
     if (!Object.hasOwn(there, last)) return root;
     const state = this.#own(root);
@@ -152,12 +144,12 @@ export class Folder {
     let there = root;
     for (const key of keys) {
       there = isObject(there) ? get(there, key) : undefined;
-      if (there === undefined) fail("TARGET_NOT_FOUND", `there is nothing at ${target}`);
+      if (there === undefined) fail("TARGET_NOT_FOUND");
     }
-    if (!isObject(there)) fail("TARGET_NOT_FOUND", `${target} is no object`);
+    if (!isObject(there)) fail("TARGET_NOT_FOUND");
     const items = get(there, "items") ?? {};
     const nodes = get(there, "tree") ?? [];
-    if (!isObject(items) || !Array.isArray(nodes)) fail("TARGET_NOT_A_TREE", `${target} is no tree`);
+    if (!isObject(items) || !Array.isArray(nodes)) fail("TARGET_NOT_A_TREE");
     // A copy in any case: one that does not come to its end has changed nothing.
     const tree = this.#make({ ...there, items, tree: nodes });
     act(tree);
@@ -185,7 +177,7 @@ export class Folder {
     if (parent === ROOT) {
       siblings = tree.tree = this.#own(tree.tree);
     } else {
-      const path = pathTo(tree.tree, parent) ?? fail("PARENT_NOT_FOUND", `there is no node ${parent}`);
+      const path = pathTo(tree.tree, parent) ?? fail("PARENT_NOT_FOUND");
       const index = path[path.length - 1][1];
       const nodes = this.#open(tree, path);
       const above = (nodes[index] = this.#own(nodes[index]));
@@ -203,7 +195,7 @@ export class Folder {
   #push(tree, { value, options = {} }, draft) {
     const { id, ...fields } = value;
     if (draft && (Object.hasOwn(tree.items, id) || pathTo(tree.tree, id))) {
-      fail("DUPLICATE_ID", `the id ${id} is in the tree already`);
+      fail("DUPLICATE_ID");
     }
     this.#insert(tree, this.#make({ id, children: this.#make([]) }), options);
     tree.items = this.#own(tree.items);
@@ -213,7 +205,7 @@ export class Folder {
   /** @param {any} tree @param {string} id @param {boolean} draft */
   #delete(tree, id, draft) {
     const path = pathTo(tree.tree, id);
-    if (draft && !path && !Object.hasOwn(tree.items, id)) fail("NODE_NOT_FOUND", `there is no node ${id}`);
+    if (draft && !path && !Object.hasOwn(tree.items, id)) fail("NODE_NOT_FOUND");
     let gone = [id];
     if (path) {
       const [node] = this.#open(tree, path).splice(path[path.length - 1][1], 1);
@@ -226,8 +218,8 @@ export class Folder {
   /** @param {any} tree @param {any} payload */
   #update(tree, { value, options: { id, replace = false } }) {
     const { id: _, ...fields } = value;
-    const old = get(tree.items, id) ?? fail("NODE_NOT_FOUND", `there is no node ${id}`);
-    if (!replace && !isObject(old)) fail("TARGET_NOT_A_TREE", `the item ${id} is no object`);
+    const old = get(tree.items, id) ?? fail("NODE_NOT_FOUND");
+    if (!replace && !isObject(old)) fail("TARGET_NOT_A_TREE");
     tree.items = this.#own(tree.items);
     tree.items[id] = replace ? fields : this.#make({ ...old, ...fields });
   }
@@ -235,11 +227,11 @@ export class Folder {
   /** @param {any} tree @param {any} options */
   #move(tree, options) {
     const { id, parent = ROOT } = options;
-    const path = pathTo(tree.tree, id) ?? fail("NODE_NOT_FOUND", `there is no node ${id}`);
+    const path = pathTo(tree.tree, id) ?? fail("NODE_NOT_FOUND");
     const [nodes, index] = path[path.length - 1];
     if (parent !== ROOT) {
-      if (parent === id || pathTo(nodes[index].children ?? [], parent)) fail("CYCLE", `${parent} lies in ${id}`);
-      if (!pathTo(tree.tree, parent)) fail("PARENT_NOT_FOUND", `there is no node ${parent}`);
+      if (parent === id || pathTo(nodes[index].children ?? [], parent)) fail("CYCLE");
+      if (!pathTo(tree.tree, parent)) fail("PARENT_NOT_FOUND");
     }
     // Next to itself, it stays where it is.
     const { after, before } = options.position ?? {};
@@ -255,11 +247,9 @@ export class Folder {
   #module(rule, root, event, draft) {
     const state = !draft && this.#deep.has(root) ? root : structuredClone(root);
     const { payload, partition } = event;
-    const reject = (/** @type {string} */ code, /** @type {string} */ field, /** @type {string} */ message) =>
-      fail(code, message ?? field);
-    if (draft) rule.check?.({ state, payload, event, client: { clientId: event.clientId }, reject });
+    if (draft) rule.check?.({ state, payload, event, client: { clientId: event.clientId }, reject: fail });
     const next = rule.reduce?.({ state, payload: structuredClone(payload), event, partition }) ?? state;
-    if (!isObject(next)) fail("RULE_FAILED", "the reducer gave no object");
+    if (!isObject(next)) fail("RULE_FAILED");
     if (next === state) this.#deep.add(state);
     return next;
   }

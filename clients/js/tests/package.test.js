@@ -24,7 +24,7 @@ async function size(entries) {
 
 // Each entry point's limit, so that it grows only on purpose. Together: 12 KiB over the wire.
 for (const [entries, limit] of [
-  [["index.js"], 10.5 * KIB],
+  [["index.js"], 10.75 * KIB],
   [["indexeddb.js"], 1.5 * KIB],
   [["tabs.js"], 0.6 * KIB],
   [["v1-transport.js"], 1.7 * KIB],

@@ -79,7 +79,8 @@ export function indexedDbStore({ name = "insieme" } = {}) {
     const tx = db.transaction(STORES, "readwrite", { durability });
     const complete = new Promise((resolve, reject) => {
       tx.oncomplete = resolve;
-      tx.onabort = () => reject(tx.error ?? storeError("broken"));
+      // Without an error, the browser has closed the database.
+      tx.onabort = () => reject(tx.error ?? { name: "AbortError" });
     });
     complete.catch(() => {});
     let value;

@@ -28,13 +28,22 @@ export class Persistence {
   #later;
   /** @type {any} */
   #again;
+  /** This tab has the store to itself. */
+  #leads = false;
+  /** Tells what is left of an earlier time in the lead. */
+  #tenure = 0;
+  /** Writes that have not ended. @type {Set<Promise<any>>} */
+  #busy = new Set();
+  /** Gives up what the store has not answered. @type {Set<() => void>} */
+  #waits = new Set();
 
   /**
    * @param {object} given
    * @param {any} given.env
    * @param {import("./types.js").Store} given.store
    * @param {() => import("./types.js").Base} given.base the committed state
-   * @param {() => Changes} given.all everything, for a store that lost it
+   * @param {() => { clientId: string }} given.fresh who this client is, for a store that does not know
+   * @param {(stored: import("./types.js").Stored) => Changes} given.all everything, for a store that lost it or missed some
    * @param {() => void} given.onState
    * @param {() => void} given.onFenced another client writes to the store now
    */
@@ -47,10 +56,13 @@ export class Persistence {
   /** Loads what is stored, and is from then on the one that writes it. Gives undefined if the store fails.
    * @param {{ clientId: string }} fresh */
   async open(fresh) {
+    const mine = (this.#tenure += 1);
+    this.#leads = true;
     let open = () => {};
     this.#ready = new Promise((done) => (open = done));
     try {
       const stored = await this.#limited(this.#store.load(fresh));
+      if (mine !== this.#tenure) return undefined;
       this.#generation = stored.generation;
       this.#works = true;
       this.#say();
@@ -66,7 +78,7 @@ export class Persistence {
   /** Stores a draft, together with the others of this turn. Gives whether it lies in the store. `shared` is for a tab
    * that does not lead. @param {import("./types.js").DraftRow} row @param {boolean} shared @returns {Promise<boolean>} */
   put(row, shared) {
-    this.#puts ??= { rows: [], stored: Promise.resolve().then(() => this.#putAll(shared)) };
+    this.#puts ??= { rows: [], stored: this.#track(Promise.resolve().then(() => this.#putAll(shared))) };
     this.#puts.rows.push(row);
     return this.#puts.stored;
   }
@@ -94,7 +106,12 @@ export class Persistence {
   }
 
   /** Writes something small at once. @param {Changes} changes */
-  async write(changes) {
+  write(changes) {
+    return this.#track(this.#write(changes));
+  }
+
+  /** @param {Changes} changes */
+  async #write(changes) {
     // Before anything else: what is written last is written while this client stops.
     let generation = this.#generation;
     await this.#ready;
@@ -118,8 +135,22 @@ export class Persistence {
     await this.write({ base: this.#given.base(), remove });
   }
 
+  /** Writes what waits, and ends when all is written. */
+  async idle() {
+    await this.flush();
+    while (this.#busy.size > 0) await Promise.all(this.#busy);
+  }
+
+  /** Waits for nothing any more. */
+  end() {
+    this.#works = false;
+    for (const giveUp of this.#waits) giveUp();
+  }
+
   /** Ends the writing, not the store. */
   stop() {
+    this.#tenure += 1;
+    this.#leads = false;
     this.#env.clearTimeout(this.#later);
     this.#env.clearTimeout(this.#again);
     this.#later = this.#again = this.#generation = undefined;
@@ -128,12 +159,24 @@ export class Persistence {
   }
 
   /** @template T @param {Promise<T>} work @returns {Promise<T>} */
-  #limited(work) {
-    work.catch(() => {});
-    return new Promise((resolve, reject) => {
-      const timer = this.#env.setTimeout(() => reject({ code: "blocked" }), STORE_MS);
-      work.then(resolve, reject).finally(() => this.#env.clearTimeout(timer));
-    });
+  #track(work) {
+    this.#busy.add(work);
+    void work.finally(() => this.#busy.delete(work));
+    return work;
+  }
+
+  /** @template T @param {Promise<T>} work @returns {Promise<T>} */
+  async #limited(work) {
+    let giveUp = () => {};
+    const limit = new Promise((_, reject) => (giveUp = () => reject({ code: "blocked" })));
+    const timer = this.#env.setTimeout(giveUp, STORE_MS);
+    this.#waits.add(giveUp);
+    try {
+      return /** @type {T} */ (await Promise.race([work, limit]));
+    } finally {
+      this.#env.clearTimeout(timer);
+      this.#waits.delete(giveUp);
+    }
   }
 
   #say() {
@@ -143,6 +186,7 @@ export class Persistence {
 
   /** @param {any} error */
   #failed(error) {
+    if (!this.#leads) return;
     if (error?.code === "fenced") return this.#given.onFenced();
     this.#works = false;
     this.state = Object.freeze({ kind: "memory", reason: error?.code ?? "broken" });
@@ -151,15 +195,18 @@ export class Persistence {
   }
 
   async #tryAgain() {
+    const mine = this.#tenure;
     this.#again = undefined;
     try {
-      const { generation } = await this.#limited(this.#store.load({ clientId: "" }));
-      await this.#limited(this.#store.write(this.#given.all(), generation));
-      this.#generation = generation;
+      const stored = await this.#limited(this.#store.load(this.#given.fresh()));
+      if (mine !== this.#tenure) return;
+      await this.#limited(this.#store.write(this.#given.all(stored), stored.generation));
+      if (mine !== this.#tenure) return;
+      this.#generation = stored.generation;
       this.#works = true;
       this.#say();
     } catch (error) {
-      this.#failed(error);
+      if (mine === this.#tenure) this.#failed(error);
     }
   }
 }

@@ -2,11 +2,11 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { IDBFactory } from "fake-indexeddb";
+import { IDBDatabase, IDBFactory } from "fake-indexeddb";
 import { memoryStore } from "../src/index.js";
 import { indexedDbStore } from "../src/indexeddb.js";
 import { FakeEnv, FakeServer } from "./lib/fake.js";
-import { setup } from "./lib/setup.js";
+import { setup, until } from "./lib/setup.js";
 
 const stores = {
   memory: () => {
@@ -220,4 +220,97 @@ test("clear forgets everything and begins again", async () => {
   assert.deepEqual(client.getSnapshot(), server.state);
   assert.equal(client.status.connection, "connected");
   await client.close();
+});
+
+test("indexeddb: what is submitted in the turn of close is there for the next one", async () => {
+  globalThis.indexedDB = new IDBFactory();
+  for (const connect of [false, true]) {
+    const server = new FakeServer();
+    const name = `close-${connect}`;
+    const { client } = await setup({ server, connect, store: indexedDbStore({ name }) });
+    if (connect) await until("the store", () => client.status.storage.kind === "durable");
+    const draft = client.submit("set", { target: "x", value: 1 });
+    await client.close();
+    const stored = await indexedDbStore({ name }).load({ clientId: "" });
+    assert.deepEqual(stored.drafts.map(({ id }) => id), [draft.id]);
+  }
+});
+
+for (const when of ["while it loads", "while it writes"]) {
+  test(`a store that hangs ${when} keeps no timer after close`, async () => {
+    const store = failing();
+    if (when === "while it loads") store.fails.code = "hangs";
+    const { env, client, run } = await setup({ store });
+    store.fails.code = "hangs";
+    client.submit("set", { target: "x", value: 1 });
+    await run();
+    const closing = client.close();
+    await env.advance(2100);
+    await closing;
+    assert.equal(env.timers, 0);
+    await env.advance(200_000);
+    assert.equal(env.timers, 0);
+  });
+}
+
+test("what was settled while the store failed does not stay in it", async () => {
+  const store = failing();
+  const { env, server, client, run } = await setup({ store });
+  const drafts = [1, 2].map((value) => client.submit("set", { target: "x", value }));
+  await env.settle();
+  server.refuse = (id) => (id === drafts[1].id ? { reason: "conflict" } : undefined);
+  store.fails.code = "broken";
+  await run();
+  await env.advance(3000);
+  assert.equal(client.status.pending, 0);
+  client.dismiss(drafts[1].id);
+  store.fails.code = undefined;
+  await env.advance(60_000);
+  assert.deepEqual(client.status.storage, { kind: "durable" });
+  const stored = await store.load({ clientId: "" });
+  assert.deepEqual([stored.drafts, stored.rejected], [[], []]);
+  await client.close();
+});
+
+test("indexeddb: a draft counts as stored once its transaction is complete, in strict mode", async () => {
+  globalThis.indexedDB = new IDBFactory();
+  const store = indexedDbStore({ name: "strict" });
+  const { generation } = await store.load({ clientId: "c" });
+  const { transaction } = IDBDatabase.prototype;
+  const asked = [];
+  let complete = false;
+  let abort = false;
+  IDBDatabase.prototype.transaction = function (stores, mode, options) {
+    const tx = transaction.call(this, stores, mode, options);
+    asked.push([mode, options?.durability]);
+    tx.addEventListener("complete", () => (complete = true));
+    // As on a full disk: what was put has succeeded, and then the transaction ends.
+    if (abort) {
+      const { objectStore } = tx;
+      tx.objectStore = (name) => {
+        const rows = objectStore.call(tx, name);
+        const { add } = rows;
+        rows.add = (row) => {
+          const request = add.call(rows, row);
+          request.addEventListener("success", () => tx.abort());
+          return request;
+        };
+        return rows;
+      };
+    }
+    return tx;
+  };
+  try {
+    await store.write({ put: [row("a")] }, generation);
+    assert.ok(complete, "before it was complete");
+    assert.deepEqual(asked, [["readwrite", "strict"]]);
+    asked.length = 0;
+    await store.write({ base: { state: {}, cursor: 1, folded: [] }, remove: ["a"] }, generation);
+    assert.equal(asked.length, 1, "state and settled drafts move together");
+    abort = true;
+    await assert.rejects(store.write({ put: [row("b")] }, generation), { code: "broken" });
+    assert.equal(asked.length, 3, "it is tried once more");
+  } finally {
+    IDBDatabase.prototype.transaction = transaction;
+  }
 });

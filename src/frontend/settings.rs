@@ -74,8 +74,7 @@ pub struct FrontendSettings {
     pub memory_bytes_max: usize,
     /// How many frames over either limit, none in between that kept it, close the connection.
     pub frames_over_limit_max: u32,
-    /// How many submissions a client id may make in a minute, over all its connections here, and at once;
-    /// 0 for any number.
+    /// How many submissions a client id may make in any minute, over all its connections here; 0 for any number.
     pub submissions_per_minute_max: u32,
     /// The most client ids whose submissions are counted at a time. When there are that many, submissions are
     /// refused until some of them have been quiet for a while.
@@ -165,7 +164,7 @@ pub struct FrontendSettings {
 impl Default for FrontendSettings {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 3001)),
             id: String::new(),
             allowed_origins: Vec::new(),
             tls_cert_file: None,

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use governor::clock::{Clock, DefaultClock};
 use governor::state::InMemoryState;
 use governor::state::direct::NotKeyed;
-use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 
+use super::submission_limit::{Refused, SubmissionLimit};
 use crate::event::ClientId;
 use crate::frontend::listener::{Refusal, per_address_max};
 use crate::frontend::lock;
@@ -20,11 +20,7 @@ use crate::frontend::net::AddressKey;
 use crate::frontend::settings::FrontendSettings;
 use crate::serving::{Seat, Seats};
 
-type ByClient = RateLimiter<ClientId, HashMapStateStore<ClientId>, DefaultClock>;
 type Direct = RateLimiter<NotKeyed, InMemoryState, DefaultClock>;
-
-/// How often at most the counted clients are gone through for those that need not be counted any more.
-const CROWDED_PAUSE: Duration = Duration::from_secs(1);
 
 /// The limits that hold over all connections of a frontend.
 pub(crate) struct Limits {
@@ -36,10 +32,7 @@ pub(crate) struct Limits {
     unauthenticated: Arc<Seats<AddressKey>>,
     open: Mutex<Open>,
     upgrades: Option<Direct>,
-    submissions: Option<ByClient>,
-    counted_clients_max: usize,
-    /// When the counted clients were last gone through because there were too many.
-    crowded: Mutex<Option<Instant>>,
+    submissions: Option<Mutex<SubmissionLimit>>,
 }
 
 #[derive(Default)]
@@ -52,7 +45,7 @@ struct Open {
 impl Limits {
     pub(crate) fn new(settings: &FrontendSettings) -> Arc<Self> {
         let submissions = NonZeroU32::new(settings.submissions_per_minute_max).map(|max| {
-            RateLimiter::new(Quota::per_minute(max), HashMapStateStore::default(), DefaultClock::default())
+            Mutex::new(SubmissionLimit::new(max.get(), settings.counted_clients_max, Instant::now()))
         });
         Arc::new(Self {
             connections_max: settings.connections_max,
@@ -67,8 +60,6 @@ impl Limits {
             upgrades: NonZeroU32::new(settings.upgrades_per_second_max)
                 .map(|max| RateLimiter::direct(Quota::per_second(max))),
             submissions,
-            counted_clients_max: settings.counted_clients_max,
-            crowded: Mutex::default(),
         })
     }
 
@@ -114,29 +105,17 @@ impl Limits {
 
     /// Takes one submission of the client's allowance, or says how long to wait for it.
     pub(crate) fn submission(&self, client: &ClientId) -> Result<(), Duration> {
-        let Some(limiter) = &self.submissions else { return Ok(()) };
-        if limiter.len() >= self.counted_clients_max && !self.made_room() {
-            return Err(self.retry_after());
-        }
-        limiter.check_key(client).map_err(|not_until| not_until.wait_time_from(limiter.clock().now()))
-    }
-
-    /// Makes room for one more client to be counted; false when there is none. Going through all of them costs
-    /// time, so it is done once in a while.
-    fn made_room(&self) -> bool {
-        let mut crowded = lock(&self.crowded);
-        if crowded.is_none_or(|at| at.elapsed() >= CROWDED_PAUSE) {
-            *crowded = Some(Instant::now());
-            self.forget_idle();
-        }
-        self.submissions.as_ref().is_none_or(|limiter| limiter.len() < self.counted_clients_max)
+        let Some(limit) = &self.submissions else { return Ok(()) };
+        lock(limit).take(client, Instant::now()).map_err(|refused| match refused {
+            Refused::Wait(wait) => wait,
+            Refused::Crowded => self.retry_after(),
+        })
     }
 
     /// Forgets clients whose allowance is whole again.
     pub(crate) fn forget_idle(&self) {
-        if let Some(limiter) = &self.submissions {
-            limiter.retain_recent();
-            limiter.shrink_to_fit();
+        if let Some(limit) = &self.submissions {
+            lock(limit).forget_idle(Instant::now());
         }
     }
 }
@@ -336,7 +315,7 @@ mod tests {
         let limits = Limits::new(&settings);
         assert!(limits.submission(&client("a")).is_ok() && limits.submission(&client("a")).is_ok());
         let wait = limits.submission(&client("a")).unwrap_err();
-        assert!(wait > Duration::from_secs(20) && wait <= Duration::from_secs(30), "{wait:?}");
+        assert!(wait > Duration::from_secs(30) && wait <= Duration::from_secs(60), "{wait:?}");
         assert!(limits.submission(&client("b")).is_ok());
         limits.forget_idle();
         assert!(limits.submission(&client("a")).is_err());

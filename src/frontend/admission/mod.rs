@@ -5,3 +5,4 @@ pub(crate) mod memory;
 pub(crate) mod outflow;
 pub(crate) mod reconnects;
 pub(crate) mod registry;
+mod submission_limit;

@@ -28,5 +28,5 @@ COPY --from=binary --chmod=0644 /ca-certificates.crt /etc/ssl/certs/ca-certifica
 USER 65532:65532
 EXPOSE 3001 9100
 STOPSIGNAL SIGTERM
+# Without a role it says which there are, and fails.
 ENTRYPOINT ["insieme-backend"]
-CMD ["--help"]

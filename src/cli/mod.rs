@@ -47,8 +47,22 @@ struct Cli {
     #[command(flatten)]
     common: Common,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
+
+/// What is said to somebody who runs the binary, or the image, without saying as what.
+const NO_ROLE: &str = "\
+insieme-backend: no role is given. Run it as one of
+
+  dev                                    all of it on this machine, for development
+  bootstrap --nats URL                   makes the streams in NATS, once
+  validator --nats URL                   decides drafts
+  frontend  --nats URL --listen ADDRESS  takes clients' WebSockets; in a container listen on 0.0.0.0:3001
+  admin serve --nats URL --listen ADDRESS
+
+for example `docker run IMAGE validator --nats nats://HOST:4222`. `insieme-backend --help` lists all commands.";
+/// The exit code of wrong use.
+const EXIT_USAGE: u8 = 2;
 
 const EXAMPLES: &str = "\
 Try it on this machine, with nothing else installed:
@@ -125,6 +139,10 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli { common, command } = cli;
+    let Some(command) = command else {
+        writeln!(std::io::stderr(), "{NO_ROLE}").context("writing to standard error")?;
+        return Ok(ExitCode::from(EXIT_USAGE));
+    };
     let source = Source::of(common, command.overrides());
     let loaded = source.load()?;
     loaded.config.log.install().context("log.filter")?;

@@ -34,6 +34,21 @@ fn without_python_and_nats_server_dev_names_the_remedies() {
 }
 
 #[test]
+fn without_a_role_it_says_which_there_are() {
+    let output = binary().output().unwrap();
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for part in
+        ["no role is given", "frontend  --nats", "validator --nats", "bootstrap --nats", "docker run IMAGE"]
+    {
+        assert!(said.contains(part), "{said}");
+    }
+    // A frontend listens where all that is written here says that it does.
+    let output = binary().args(["check-config", "--print-defaults"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("listen = \"127.0.0.1:3001\""));
+}
+
+#[test]
 fn an_unknown_key_is_an_error_wherever_it_stands() {
     let output = binary().args(["check-config", "--set", "nats.slot=4"]).output().unwrap();
     assert!(

@@ -287,7 +287,7 @@ fn json(line: &mut String, metadata: &Metadata<'_>, fields: &Fields, spans: &[(&
     line.push_str("{\"timestamp\":\"");
     timestamp(line);
     line.push_str("\",\"level\":\"");
-    line.push_str(metadata.level().as_str());
+    line.push_str(level_name(*metadata.level()));
     line.push('"');
     members(line, fields);
     line.push_str(",\"target\":");
@@ -303,6 +303,17 @@ fn json(line: &mut String, metadata: &Metadata<'_>, fields: &Fields, spans: &[(&
         line.push(']');
     }
     line.push('}');
+}
+
+/// The level as the design document spells it.
+fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warn",
+        Level::INFO => "info",
+        Level::DEBUG => "debug",
+        Level::TRACE => "trace",
+    }
 }
 
 fn members(line: &mut String, fields: &Fields) {
@@ -386,6 +397,10 @@ mod tests {
                 (&"connection".into(), Some(module_path!()))
             );
         }
+        let levels = lines
+            .iter()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["level"].clone());
+        assert_eq!(levels.collect::<Vec<_>>(), ["info", "warn"]);
         let first: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
         assert_eq!(
             (&first["partition"], &first["number"], &first["is"]),

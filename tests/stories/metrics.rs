@@ -75,6 +75,7 @@ async fn the_number_of_series_does_not_grow_with_clients_and_partitions() {
         (&frontend, "insieme_acceptances_sent_total 45"),
         (&frontend, "insieme_stage_duration_seconds_count{stage=\"stored\"} "),
         (&frontend, "insieme_stage_duration_seconds_count{stage=\"seen\"} 45"),
+        (&frontend, "insieme_rejections_sent_total{reason=\"validation_failed\"} 45"),
         (&frontend, "insieme_ready 1"),
         (&frontend, "insieme_drafts_pending 0"),
         (&validator, "insieme_events_committed_total 45"),

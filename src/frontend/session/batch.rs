@@ -183,7 +183,7 @@ impl Session {
                     return Err(End::Close(ErrorCode::Unavailable, why.into(), CloseCode::TryAgainLater));
                 }
                 (outbox::End::Rejected(reason, errors), _) => {
-                    metrics::count_by(metrics::REJECTED, "code", reason.as_str());
+                    metrics::count_by(metrics::REJECTED, "reason", reason.as_str());
                     ItemEnd::Rejected { reason: dialect.reason_name(*reason), errors: errors.clone() }
                 }
                 (outbox::End::NotProcessed, _) => ItemEnd::NotProcessed,

@@ -122,7 +122,7 @@ impl Session {
         errors: &[FieldError],
         retry_after_ms: Option<u64>,
     ) -> Result<(), End> {
-        metrics::count_by(metrics::REJECTED, "code", reason.as_str());
+        metrics::count_by(metrics::REJECTED, "reason", reason.as_str());
         debug!(draft = draft_id, reason = reason.as_str(), "draft refused");
         let retry_after_ms = retry_after_ms.or_else(|| self.retry_after_ms(reason));
         let notice = Notice::Rejected { draft_id, reason, errors, retry_after_ms };
@@ -308,7 +308,7 @@ impl Session {
                     Notice::Accepted { draft_id, event_id: *event_id, event: encoded.event() }
                 }
                 (outbox::End::Rejected(reason, errors), _) => {
-                    metrics::count_by(metrics::REJECTED, "code", reason.as_str());
+                    metrics::count_by(metrics::REJECTED, "reason", reason.as_str());
                     let retry_after_ms = self.retry_after_ms(*reason);
                     Notice::Rejected { draft_id, reason: *reason, errors, retry_after_ms }
                 }

@@ -16,7 +16,7 @@ use tracing::info;
 
 use super::place::Place;
 use super::problem::Problem;
-use super::routes::{closing, connections, events, logs, partitions, processes, revocations};
+use super::routes::{clients, closing, connections, events, logs, partitions, processes, revocations};
 use super::{BODY_TIME_MAX, Hub, access, raw_json};
 
 /// All routes. `/livez`, `/readyz` and `/version` answer everybody.
@@ -27,6 +27,9 @@ pub(crate) fn routes(hub: Arc<Hub>) -> Router {
         .route("/partitions/{partition}/state", get(partitions::state))
         .route("/partitions/{partition}/events", get(events::range))
         .route("/partitions/{partition}/connections", get(connections::of_partition))
+        .route("/partitions/{partition}/snapshot", post(partitions::snapshot))
+        .route("/connections", get(connections::all))
+        .route("/clients", get(clients::list))
         .route("/clients/{client}", get(connections::of_client))
         .route("/clients/{client}/close", post(closing::client))
         .route("/clients/{client}/revoke", post(revocations::client).delete(revocations::lift_client))

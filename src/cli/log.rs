@@ -6,9 +6,11 @@ use anyhow::Context;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use super::token::parse_time;
 use super::{NatsArgs, connect};
 use crate::config::Config;
-use crate::event::{EventId, PartitionKey};
+use crate::event::{ClientId, EventFilter, EventId, PartitionKey};
+use crate::util::time;
 
 /// Print a partition's committed events as they lie in the log, one JSON object a line, oldest first.
 #[derive(Debug, Args)]
@@ -24,6 +26,38 @@ pub(crate) struct ShowLog {
     /// At most so many events.
     #[arg(long, value_name = "NUMBER")]
     limit: Option<usize>,
+    #[command(flatten)]
+    filter: FilterArgs,
+}
+
+/// Which events are shown.
+#[derive(Debug, Args)]
+pub(super) struct FilterArgs {
+    /// Only events of this client.
+    #[arg(long, value_name = "ID", value_parser = parse_client)]
+    pub(super) client: Option<ClientId>,
+    /// Only events of this type.
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(super) event_type: Option<String>,
+    /// Only events committed at this time or later: Unix milliseconds, a date such as 2026-01-31T12:00:00Z, or how long
+    /// ago, such as 90m.
+    #[arg(long, value_name = "TIME", value_parser = parse_moment)]
+    pub(super) since: Option<u64>,
+    /// Only events committed at this time or earlier, as in --since.
+    #[arg(long, value_name = "TIME", value_parser = parse_moment)]
+    pub(super) until: Option<u64>,
+}
+
+fn parse_client(text: &str) -> Result<ClientId, String> {
+    ClientId::new(text).map_err(|error| error.to_string())
+}
+
+/// A moment, in Unix milliseconds.
+fn parse_moment(text: &str) -> Result<u64, String> {
+    match parse_time(text) {
+        Ok(ago) => Ok(time::now_ms().saturating_sub(ago.as_millis() as u64)),
+        Err(_) => time::parse_ms(text).map_err(|why| format!("{why}, and not how long ago, such as 90m")),
+    }
 }
 
 impl ShowLog {
@@ -34,11 +68,16 @@ impl ShowLog {
         let Some(head) = log.head(&token).await? else { return Ok(()) };
         let mut replay = log.replay(&token, EventId(self.after), head.id);
         let mut out = std::io::BufWriter::new(std::io::stdout());
+        let FilterArgs { client, event_type, since: since_ms, until: until_ms } = self.filter;
+        let filter = EventFilter { client, event_type, since_ms, until_ms };
         let mut left = self.limit.unwrap_or(usize::MAX);
         while left > 0
             && !shutdown.is_cancelled()
             && let Some(stored) = replay.next().await?
         {
+            if !filter.takes(&stored.body) {
+                continue;
+            }
             left -= 1;
             if is_gone(out.write_all(&stored.to_line()))? {
                 return Ok(());

@@ -78,6 +78,8 @@ pub enum Demand {
     Presence,
     /// Which connections it has.
     Connections(ConnectionFilter),
+    /// Which clients are connected to it.
+    Clients(ClientFilter),
     /// To close connections.
     Close(Closing),
     /// To take what was revoked up to a place, and end the connections that stood on it.
@@ -125,6 +127,19 @@ pub struct ConnectionFilter {
     pub limit: usize,
 }
 
+/// Which clients are asked for. What is not given does not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientFilter {
+    /// Those with a connection to this partition.
+    pub partition: Option<PartitionKey>,
+    /// Those that run this version.
+    pub version: Option<String>,
+    /// Those after this one.
+    pub after: Option<ClientId>,
+    /// How many at most.
+    pub limit: usize,
+}
+
 /// Where a connection stands among all, over all frontends.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnectionPlace {
@@ -167,6 +182,8 @@ pub enum Answer {
     Failed(String),
     /// The connections that it has.
     Connections(FoundConnections),
+    /// The clients that are connected to it.
+    Clients(FoundClients),
     /// How many connections it closes.
     Closed(u64),
     /// The log filter that it has in force now.
@@ -208,4 +225,49 @@ pub struct FoundConnection {
     pub token_id: Option<String>,
     /// When its token ends, in Unix seconds.
     pub expires_at: Option<u64>,
+    /// The version that the client says it is.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// What its upgrade request named as its user agent.
+    #[serde(default)]
+    pub user_agent: Option<String>,
+    /// What else the client says of itself: JSON text.
+    #[serde(default)]
+    pub metadata: Option<String>,
+    /// When anything was last heard from it, in Unix milliseconds; 0 where its frontend does not say.
+    #[serde(default)]
+    pub last_heartbeat_ms: u64,
+}
+
+/// Clients of one frontend.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundClients {
+    /// How many there are in all that were asked for, those before the place asked from included.
+    pub total: u64,
+    /// How many connections they have.
+    pub connections: u64,
+    /// What versions those run, with how many connections each; the most frequent ones.
+    pub versions: Vec<(String, u64)>,
+    /// The first of them, in the order of their ids.
+    pub found: Vec<FoundClient>,
+    /// Whether there are more after these.
+    pub more: bool,
+}
+
+/// A client, with what its connections to one frontend have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FoundClient {
+    /// Its id.
+    pub client: ClientId,
+    /// The user behind it, where a token names one.
+    pub user: Option<String>,
+    /// How many connections it has.
+    pub connections: u64,
+    /// What versions they run.
+    pub versions: Vec<String>,
+    /// Since when there is one, in Unix milliseconds.
+    pub since_ms: u64,
+    /// When anything was last heard from any of them, in Unix milliseconds.
+    pub last_heartbeat_ms: u64,
 }

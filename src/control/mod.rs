@@ -21,8 +21,8 @@ mod tests;
 pub use agent::{NothingMore, Obey, Station};
 pub use client::{PresentProcess, Survey, Surveyor};
 pub use messages::{
-    Answer, Audience, Closing, ConnectionFilter, ConnectionPlace, Demand, FoundConnection, FoundConnections,
-    LogFilter, Order, Process, Report, Role,
+    Answer, Audience, ClientFilter, Closing, ConnectionFilter, ConnectionPlace, Demand, FoundClient,
+    FoundClients, FoundConnection, FoundConnections, LogFilter, Order, Process, Report, Role,
 };
 pub use revocation_sync::{EndConnections, Keeper};
 pub use settings::ControlSettings;

@@ -5,6 +5,7 @@
 
 mod decided;
 mod draft;
+mod filter;
 mod groups;
 mod ids;
 mod record;
@@ -16,6 +17,7 @@ mod tests;
 pub use decided::{Decided, NotDecided};
 pub(crate) use draft::json_text_bytes;
 pub use draft::{Draft, ReplyTo, Submission, Submitter, V1Fields};
+pub use filter::EventFilter;
 pub use groups::Units;
 pub(crate) use ids::is_plain;
 pub use ids::{

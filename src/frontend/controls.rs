@@ -24,6 +24,9 @@ impl Obey for Controls {
                 let bytes_max = hub.log.message_bytes_max() / 2;
                 Answer::Connections(hub.roster.find(&filter, &hub.settings.id, bytes_max))
             }
+            Demand::Clients(filter) => {
+                Answer::Clients(hub.roster.clients(&filter, hub.log.message_bytes_max() / 2))
+            }
             Demand::Close(Closing { client, partition, reconnect }) => {
                 let why = if reconnect { Dismissal::Reconnect } else { Dismissal::Closed };
                 let closed = hub.roster.dismiss(|identity, of| {

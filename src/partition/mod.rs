@@ -3,6 +3,7 @@
 //! This module stands above `log` and `state`: it folds what the log stores, so that `log` decides nothing.
 
 mod load;
+mod snapshot;
 mod state_at;
 
 pub use load::{LoadError, Loaded, apply, parse};

@@ -10,7 +10,7 @@ use super::depth::deeper_than;
 use super::fields::{Fields, given, is_object, number, text as text_of, whole};
 use super::json::{push_json, push_list};
 use super::notice::{Details, Header, Notice, Snapshot, StateForm};
-use super::request::{BadRequest, Connect, DecodeError, Frame, Request, Submit, Sync};
+use super::request::{About, BadRequest, Connect, DecodeError, Frame, Request, Submit, Sync};
 use crate::event::{ClientId, CommittedEvent, Draft, EventId, EventRecord, FieldError, PartitionKey};
 
 const DEFAULT_PARTITION: &str = "default";
@@ -115,12 +115,11 @@ fn partition_where_given(value: Option<&RawValue>) -> Result<Option<PartitionKey
 }
 
 fn connect(payload: &str) -> Result<Request, Wrong> {
-    let names = &["clientId", "version", "partition", "token", "lastEventId"];
-    let [client_id, version, partition, token, last_event_id] = payload_fields(payload, names)?;
+    let names = &["clientId", "version", "partition", "token", "lastEventId", "metadata"];
+    let [client_id, version, partition, token, last_event_id, metadata] = payload_fields(payload, names)?;
     let client_id = text_of(client_id).ok_or("`payload.clientId` must be a string")?;
     let client_id = ClientId::new(client_id).map_err(|error| format!("`payload.clientId` {error}"))?;
-    // Required, and looked at by nobody: what a client runs is for its logs and ours.
-    text_of(version).ok_or("`payload.version` must be a string")?;
+    let version = text_of(version).ok_or("`payload.version` must be a string")?;
     let partition = match partition_where_given(partition) {
         Ok(Some(partition)) => partition,
         Ok(None) => PartitionKey::new(DEFAULT_PARTITION).map_err(|error| error.to_string())?,
@@ -131,7 +130,8 @@ fn connect(payload: &str) -> Result<Request, Wrong> {
         token => Some(text_of(token).ok_or("`payload.token` must be a string")?),
     };
     let last_event_id = whole_where_given(last_event_id, "payload.lastEventId")?.map(EventId);
-    Ok(Request::Connect(Connect { client_id, partition, token, last_event_id, live: false }))
+    let about = About::new(Some(version), given(metadata).map(RawValue::get));
+    Ok(Request::Connect(Connect { client_id, partition, token, last_event_id, live: false, about }))
 }
 
 fn sync(payload: &str) -> Result<Request, Wrong> {

@@ -19,7 +19,7 @@ mod v1;
 mod tests;
 
 pub use notice::{CloseCode, Details, ErrorCode, Header, ItemResult, Notice, Snapshot, StateForm};
-pub use request::{BadRequest, Connect, DecodeError, Frame, Request, Submit, SubmitBatch, Sync};
+pub use request::{About, BadRequest, Connect, DecodeError, Frame, Request, Submit, SubmitBatch, Sync};
 pub use v1::{Checked, ItemContext, ItemRefusal, PROTOCOL_VERSION as V1_VERSION, SubmitItem};
 
 use crate::event::{CommittedEvent, Reason};

@@ -47,6 +47,33 @@ pub struct Connect {
     pub last_event_id: Option<EventId>,
     /// Whether it begins at the head and wants no state: it catches up by asking.
     pub live: bool,
+    /// What it says of itself.
+    pub about: About,
+}
+
+/// What a client says of itself, which nothing depends on: for those who want to know what is out there. What is longer
+/// than its bound is not kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct About {
+    /// Its version.
+    pub version: Option<String>,
+    /// Whatever else it says, as JSON text.
+    pub metadata: Option<String>,
+}
+
+impl About {
+    /// The most bytes of a version.
+    pub const VERSION_BYTES_MAX: usize = 64;
+    /// The most bytes of metadata.
+    pub const METADATA_BYTES_MAX: usize = 1_024;
+
+    /// What a client says, as far as it is kept.
+    pub fn new(version: Option<String>, metadata: Option<&str>) -> Self {
+        Self {
+            version: version.filter(|version| version.len() <= Self::VERSION_BYTES_MAX),
+            metadata: metadata.filter(|text| text.len() <= Self::METADATA_BYTES_MAX).map(str::to_owned),
+        }
+    }
 }
 
 /// To commit an event.

@@ -74,10 +74,45 @@ async fn an_operator_looks_at_partitions_slots_states_and_events() {
     let stretch = ops.get(&format!("{path}/events?from={}&to={}", ids[1], ids[3])).await;
     assert_eq!(lines(&stretch.body), ids[1..=3]);
 
+    // Those of a client, a type and a time.
+    let may = json!({ "permissions": ["read", "unset"] });
+    let mut eve = backend.client(1, "eve", may).partition(odd).await;
+    let unset = eve.commit("unset", json!({ "target": "nothing" })).await;
+    let (its_id, its_time) = (unset["eventId"].as_u64().unwrap(), unset["timestamp"].as_u64().unwrap());
+    for query in ["client=eve", "type=unset", "client=eve&type=unset&to=1000000"] {
+        assert_eq!(lines(&ops.get(&format!("{path}/events?{query}")).await.body), [its_id], "{query}");
+    }
+    let time = |name: &str, ms: u64| format!("{path}/events?client=eve&{name}={ms}");
+    assert_eq!(lines(&ops.get(&time("since", its_time)).await.body), [its_id]);
+    assert_eq!(lines(&ops.get(&time("until", its_time)).await.body), [its_id]);
+    assert!(ops.get(&time("since", its_time + 1)).await.body.is_empty());
+    assert!(ops.get(&time("until", its_time - 1)).await.body.is_empty());
+    assert!(ops.get(&format!("{path}/events?since=2999-01-01T00:00:00Z")).await.body.is_empty());
+    ops.get(&format!("{path}/events?since=yesterday")).await.expect_problem(400, "bad_request");
+    let mut only = ops.follow(&format!("{path}/events?client=eve"), "").await;
+    assert_eq!(only.next().await.unwrap().0, its_id);
+    let shown = |args: &[&str]| {
+        let output = backend.command(&[&["log", odd], args].concat()).output().unwrap();
+        lines(&String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(shown(&["--client", "eve"]), [its_id]);
+    assert_eq!(shown(&["--type", "set", "--limit", "2"]), ids[..2]);
+    assert_eq!(shown(&["--client", "eve", "--since", "1h", "--until", &its_time.to_string()]), [its_id]);
+    assert!(shown(&["--until", "1h"]).is_empty());
+
+    // A snapshot when it is asked for, which the state is then loaded from.
+    assert!(shown(&[]).len() == 6);
+    let snapshot = ops.post(&format!("{path}/snapshot"), "").await.json();
+    assert_eq!((&snapshot["eventId"], &snapshot["events"]), (&json!(its_id), &json!(6)), "{snapshot}");
+    assert_eq!(ops.get(&format!("{path}/state")).await.json()["eventId"], its_id);
+    ops.post("/partitions/nobody/snapshot", "").await.expect_problem(404, "not_found");
+    ann.caught_up(its_id).await;
+
     // The events as they come, from where a client of the stream had got to.
     let mut stream = ops.follow(&format!("{path}/events"), &format!("Last-Event-ID: {}\r\n", ids[3])).await;
     let (id, event) = stream.next().await.unwrap();
     assert_eq!((id, &event["payload"]["value"]), (ids[4], &json!(4)));
+    assert_eq!(stream.next().await.unwrap().0, its_id);
     for number in 5..8 {
         ann.commit("set", set("count", json!(number))).await;
         let (id, event) = stream.next().await.unwrap();

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::admin::Operator;
 use crate::harness::backend::{Backend, token};
+use crate::harness::socket::Socket;
 use crate::harness::until;
 
 /// Of each connection its client and its frontend.
@@ -88,6 +89,89 @@ async fn an_operator_sees_the_connections_of_a_partition_and_of_a_client_on_all_
         ops.get(&path).await.expect_problem(400, "bad_request");
     }
     ops.get(&format!("/clients/{}", "x".repeat(257))).await.expect_problem(400, "bad_request");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_which_versions_are_out_there_and_when_each_client_was_last_heard() {
+    let backend = Backend::start().await;
+    let ops = backend.operator();
+    let connect = async |frontend: usize, id: &str, version: &str, metadata: Value| {
+        let mut socket = Socket::open(&backend.frontends[frontend].1).await.unwrap();
+        let token = token(id, json!({}));
+        let said = json!({ "clientId": id, "version": version, "token": token, "metadata": metadata });
+        socket.send("connect", said).await.unwrap();
+        socket.expect("connected").await;
+        socket
+    };
+    let metadata = json!({ "userAgent": "Firefox", "nested": { "$serde_json::private::RawValue": "{" } });
+    let mut ann = connect(0, "ann", "0.0.8", metadata.clone()).await;
+    let _ann_too = connect(1, "ann", "0.0.9", json!({ "pad": "x".repeat(1_024) })).await;
+    let _bob = connect(1, "bob", &"9".repeat(65), Value::Null).await;
+    let mut cid = backend.v1_socket(0, "cid", &token("cid", json!({}))).await;
+    cid.expect("connected").await;
+
+    let clients = ops.get("/clients").await.json();
+    let ids = |answer: &Value| {
+        let clients = answer["clients"].as_array().unwrap_or_else(|| panic!("{answer}"));
+        clients.iter().map(|one| one["client"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (ids(&clients), &clients["connections"]),
+        (["ann", "bob", "cid"].map(String::from).to_vec(), &json!(4))
+    );
+    let first = &clients["clients"][0];
+    assert_eq!(
+        (&first["versions"], &first["connections"]),
+        (&json!(["0.0.8", "0.0.9"]), &json!(2)),
+        "{first}"
+    );
+    assert_eq!(first["frontends"].as_array().unwrap().len(), 2);
+    let versions = json!([
+        // What says none, or more than is kept.
+        { "version": "", "connections": 2 },
+        { "version": "0.0.8", "connections": 1 },
+        { "version": "0.0.9", "connections": 1 },
+    ]);
+    assert_eq!(
+        (&clients["versions"], &clients["complete"], &clients["next"]),
+        (&versions, &json!(true), &Value::Null)
+    );
+    assert_eq!(ids(&ops.get("/clients?version=0.0.8&partition=default").await.json()), ["ann"]);
+    let page = ops.get("/clients?limit=2").await.json();
+    assert_eq!((ids(&page).len(), &page["next"]), (2, &json!("bob")));
+    assert_eq!(ids(&ops.get("/clients?limit=2&after=bob").await.json()), ["cid"]);
+
+    // All connections, with what each said of itself.
+    let all = ops.get("/connections").await.json();
+    assert_eq!((who(&all).len(), &all["total"]), (4, &json!(4)), "{all}");
+    let found = |answer: &Value, client: &str| {
+        let connections = answer["connections"].as_array().unwrap();
+        connections.iter().find(|one| one["client"] == client).cloned().unwrap()
+    };
+    let of_ann = found(&all, "ann");
+    let said: Value =
+        serde_json::from_str(of_ann["metadata"].as_str().unwrap().replace("$serde", "serde").as_str())
+            .unwrap();
+    assert_eq!((&of_ann["version"], &said["userAgent"]), (&json!("0.0.8"), &json!("Firefox")), "{of_ann}");
+    let second = all["connections"].as_array().unwrap().iter().find(|one| one["version"] == "0.0.9").unwrap();
+    assert_eq!(second["metadata"], Value::Null, "longer than is kept");
+    assert_eq!(found(&all, "bob")["version"], Value::Null, "longer than is kept");
+
+    // Heard of later, whatever it sends.
+    let before = of_ann["lastHeartbeat"].as_u64().unwrap();
+    assert!(before >= of_ann["since"].as_u64().unwrap(), "{of_ann}");
+    until("ann to be heard of", async || {
+        ann.expect_alive().await;
+        let all = ops.get("/connections").await.json();
+        (found(&all, "ann")["lastHeartbeat"].as_u64().unwrap() > before).then_some(())
+    })
+    .await;
+
+    let confined = token("eve", json!({ "permissions": ["admin"], "partition": "default" }));
+    for path in ["/clients", "/connections"] {
+        Operator::new(&backend.address, Some(&confined)).get(path).await.expect_problem(403, "forbidden");
+    }
+    ops.get("/clients?after=").await.expect_problem(400, "bad_request");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -92,6 +92,13 @@ async fn an_operator_does_everything_from_a_shell() {
     let two = shell.says(&["connections", "default", "--limit", "2"]);
     assert!(two.contains("(2 of 3)") && !two.contains("eve"), "{two}");
 
+    assert_eq!(column(&shell.says(&["connections"]), 0).len(), 4);
+    assert_eq!(column(&shell.says(&["clients"]), 0), ["ann", "bob", r"eve\u{1b}[2J"]);
+    assert_eq!(shell.json(&["clients", "--partition", "other"])["clients"][0]["connections"], 1);
+    assert_eq!(shell.says(&["events", "default", "--client", "ann", "--type", "set"]).lines().count(), 2);
+    assert!(shell.says(&["events", "default", "--until", "1h"]).is_empty());
+    assert!(shell.says(&["snapshot", "default"]).starts_with("snapshot written: event 2, "));
+
     assert!(shell.says(&["close", hostile, "--partition", "other"]).contains("1 connections closed"));
     assert!(shell.says(&["close", "bob", "--reconnect"]).contains("1 connections closed"));
     let revoked = shell.says(&["revoke-token", "t-1", "--for", "2h"]);

@@ -22,6 +22,12 @@ use crate::control::{
 };
 use crate::event::ClientId;
 
+/// `GET /connections?after=&limit=`
+pub(crate) async fn all(Asking { hub, admin, query }: Asking) -> Result<Response, Problem> {
+    admin.may_everywhere()?;
+    answer(&hub, ConnectionFilter::default(), query.as_deref(), &mut json!({})).await
+}
+
 /// `GET /partitions/{partition}/connections?after=&limit=`
 pub(crate) async fn of_partition(
     Asking { hub, admin, query }: Asking,
@@ -85,6 +91,12 @@ fn described((place, found): &(ConnectionPlace, FoundConnection)) -> Value {
         "since": found.since_ms,
         "tokenId": found.token_id,
         "expiresAt": found.expires_at,
+        "version": found.version,
+        "userAgent": found.user_agent,
+        // The text that the client wrote, and not what it says: nothing that a client wrote is read as a value that can
+        // hold anything.
+        "metadata": found.metadata,
+        "lastHeartbeat": (found.last_heartbeat_ms > 0).then_some(found.last_heartbeat_ms),
     })
 }
 
@@ -161,6 +173,10 @@ mod tests {
             since_ms: 0,
             token_id: None,
             expires_at: None,
+            version: None,
+            user_agent: None,
+            metadata: None,
+            last_heartbeat_ms: 0,
         }
     }
 

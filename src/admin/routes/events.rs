@@ -28,8 +28,9 @@ use crate::admin::place::Place;
 use crate::admin::problem::Problem;
 use crate::admin::query::Query;
 use crate::admin::request::Asking;
-use crate::event::{EventId, Token};
+use crate::event::{ClientId, EventFilter, EventId, Token};
 use crate::log::{LiveFeed, LogError, StoredEvent};
+use crate::util::time;
 
 /// The most events that are read from the log at a time.
 const EVENTS_AT_ONCE: usize = 256;
@@ -37,7 +38,7 @@ const EVENTS_AT_ONCE: usize = 256;
 const RETRY_MS: u64 = 2_000;
 const EVENT_STREAM: &str = "text/event-stream";
 
-/// `GET /partitions/{partition}/events?from=&to=`
+/// `GET /partitions/{partition}/events?from=&to=&client=&type=&since=&until=`
 pub(crate) async fn range(
     Asking { hub, admin, query }: Asking,
     Extension(place): Extension<Arc<Place>>,
@@ -46,7 +47,8 @@ pub(crate) async fn range(
 ) -> Result<Response, Problem> {
     let partition = named(path)?;
     admin.may_enter(&partition)?;
-    let query = Query::parse(query.as_deref(), &["from", "to"])?;
+    let query = Query::parse(query.as_deref(), &["from", "to", "client", "type", "since", "until"])?;
+    let filter = filter_of(&query)?;
     let from = query.number("from")?.unwrap_or(1);
     let to = query.number("to")?.map(EventId);
     if to.is_some_and(|to| to.0 < from) {
@@ -61,7 +63,8 @@ pub(crate) async fn range(
     if !streamed {
         let head = hub.log.head(&token).await?.map_or(EventId::NONE, |head| head.id);
         let upto = to.map_or(head, |to| to.min(head));
-        let reading = Reading { ends: ends_of(&admin), hub, admin, token, after, upto, _place: place };
+        let reading =
+            Reading { ends: ends_of(&admin), hub, admin, token, filter, after, upto, _place: place };
         return Ok(body("application/jsonl", stream::try_unfold(reading, lines)));
     }
     if let Some(last) = headers.get("last-event-id") {
@@ -79,6 +82,7 @@ pub(crate) async fn range(
             hub,
             admin,
             token,
+            filter,
             after,
             upto: to.unwrap_or(EventId(u64::MAX)),
             _place: place,
@@ -87,6 +91,22 @@ pub(crate) async fn range(
         begun: false,
     };
     Ok(body(EVENT_STREAM, stream::unfold(following, follow)))
+}
+
+/// Which events a query asks for.
+fn filter_of(query: &Query) -> Result<EventFilter, Problem> {
+    let client = query.text("client").map(ClientId::new).transpose();
+    let client = client.map_err(|error| Problem::bad_request(format!("the parameter client: {error}")))?;
+    let moment = |name: &str| {
+        let moment = query.text(name).map(time::parse_ms).transpose();
+        moment.map_err(|why| Problem::bad_request(format!("the parameter {name}: {why}")))
+    };
+    Ok(EventFilter {
+        client,
+        event_type: query.text("type").map(str::to_owned),
+        since_ms: moment("since")?,
+        until_ms: moment("until")?,
+    })
 }
 
 fn body<E: Into<axum::BoxError>>(
@@ -106,7 +126,9 @@ struct Reading {
     /// When the token ends.
     ends: Option<Instant>,
     token: Token,
-    /// The last event that was told.
+    /// Which of the events are told.
+    filter: EventFilter,
+    /// The last event that was read.
     after: EventId,
     upto: EventId,
     /// The request's place among those at work.
@@ -119,10 +141,10 @@ impl Reading {
         self.ends.is_some_and(|ends| ends <= Instant::now()) || self.hub.auth.is_revoked(&self.admin.0)
     }
 
-    /// The next events; none when there are none just now.
-    async fn next(&mut self) -> Result<Vec<StoredEvent>, LogError> {
+    /// The next events, and whether any were read; those that are asked for may be none of them.
+    async fn next(&mut self) -> Result<(Vec<StoredEvent>, bool), LogError> {
         if self.after >= self.upto {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), false));
         }
         let bytes_max = self.hub.settings.events_bytes_max;
         let mut events = self.hub.log.page(&self.token, self.after, EVENTS_AT_ONCE, bytes_max).await?;
@@ -132,21 +154,28 @@ impl Reading {
             self.upto = self.after.max(events.last().map_or(self.after, |last| last.id));
         }
         self.after = events.last().map_or(self.after, |last| last.id);
-        Ok(events)
+        let any = !events.is_empty();
+        events.retain(|event| self.filter.takes(&event.body));
+        Ok((events, any))
     }
 }
 
 /// The next piece of a range. An error breaks the answer off, so that nobody takes it for whole.
 async fn lines(mut reading: Reading) -> Result<Option<(Bytes, Reading)>, LinesError> {
-    if reading.is_over() {
-        return Err(LinesError::Over);
+    loop {
+        if reading.is_over() {
+            return Err(LinesError::Over);
+        }
+        let read = reading.next().await.inspect_err(|error| warn!(%error, "an answer breaks off"))?;
+        match read {
+            (_, false) => return Ok(None),
+            (events, true) if !events.is_empty() => {
+                let text: Vec<u8> = events.iter().flat_map(StoredEvent::to_line).collect();
+                return Ok(Some((text.into(), reading)));
+            }
+            _ => {}
+        }
     }
-    let events = reading.next().await.inspect_err(|error| warn!(%error, "an answer breaks off"))?;
-    if events.is_empty() {
-        return Ok(None);
-    }
-    let text: Vec<u8> = events.iter().flat_map(StoredEvent::to_line).collect();
-    Ok(Some((text.into(), reading)))
 }
 
 /// Why an answer breaks off.
@@ -183,8 +212,8 @@ async fn follow(mut following: Following) -> Option<(Result<Bytes, Infallible>, 
         if reading.after >= reading.upto || hub.stop.is_cancelled() || reading.is_over() {
             return None;
         }
-        let events = match reading.next().await {
-            Ok(events) => events,
+        let (events, any) = match reading.next().await {
+            Ok(read) => read,
             Err(error) => {
                 warn!(%error, "an event stream ends; its client comes back");
                 return None;
@@ -198,6 +227,9 @@ async fn follow(mut following: Following) -> Option<(Result<Bytes, Infallible>, 
         if *alive_at <= Instant::now() {
             *alive_at = Instant::now() + silence_max;
             return Some((Ok(Bytes::from_static(b": \n\n")), following));
+        }
+        if any {
+            continue;
         }
         // Live events only tell that there is something to read. Those that were missed are found at the
         // next sign of life.

@@ -1,5 +1,6 @@
 //! The routes of the administration, one file for each resource.
 
+pub(crate) mod clients;
 pub(crate) mod closing;
 pub(crate) mod connections;
 pub(crate) mod events;

@@ -108,6 +108,26 @@ pub(crate) async fn state(
     Ok(raw_json(StatusCode::OK, body))
 }
 
+/// `POST /partitions/{partition}/snapshot`: writes a snapshot of the state as it is now.
+pub(crate) async fn snapshot(
+    Asking { hub, admin, query }: Asking,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    let partition = named(path)?;
+    admin.may_enter(&partition)?;
+    Query::parse(query.as_deref(), &[])?;
+    let token = partition.token();
+    let loaded = hub.log.load_partition(&token, &hub.fold, false).await?;
+    if loaded.state.head() == EventId::NONE {
+        return Err(Problem::not_found(format!("the partition {:?} has no events", partition.as_str())));
+    }
+    let info = hub.log.write_state_snapshot(&token, loaded.state).await?;
+    let body = json!({
+        "partition": partition, "eventId": info.event_id, "events": info.ordinal, "bytes": info.bytes,
+    });
+    Ok(json_response(StatusCode::OK, &body))
+}
+
 fn no_state(error: StateAtError) -> Problem {
     match error {
         StateAtError::Load(error) => error.into(),

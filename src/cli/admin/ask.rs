@@ -137,7 +137,7 @@ impl Administration {
 }
 
 /// A path of the administration's, of parts that may hold anything.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Path {
     path: String,
     query: String,

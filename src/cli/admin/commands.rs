@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::ask::{Administration, Path};
 use super::table::{Column, Show, harmless, shown, table};
+use crate::cli::log::FilterArgs;
 use crate::cli::say;
 use crate::cli::token::parse_time;
 use crate::config::Config;
@@ -43,10 +44,26 @@ pub(crate) enum Ask {
         /// Go on with those to come, as server-sent events.
         #[arg(long)]
         follow: bool,
+        #[command(flatten)]
+        filter: FilterArgs,
     },
-    /// Who is connected to a partition, over all frontends.
+    /// Write a snapshot of a partition's state now.
+    Snapshot { partition: String },
+    /// Who is connected, over all frontends.
     Connections {
-        partition: String,
+        /// Only those to this partition.
+        partition: Option<String>,
+        #[command(flatten)]
+        list: List,
+    },
+    /// The clients that are connected, with how many connections each has and what it runs.
+    Clients {
+        /// Only those that are connected to this partition.
+        #[arg(long, value_name = "PARTITION")]
+        partition: Option<String>,
+        /// Only those that run this version.
+        #[arg(long, value_name = "VERSION")]
+        version: Option<String>,
         #[command(flatten)]
         list: List,
     },
@@ -111,7 +128,7 @@ pub(crate) struct List {
     limit: usize,
 }
 
-const CONNECTIONS: [Column; 9] = [
+const CONNECTIONS: [Column; 11] = [
     ("CLIENT", "client", Show::Plain),
     ("USER", "user", Show::Plain),
     ("FRONTEND", "frontend", Show::Plain),
@@ -119,8 +136,18 @@ const CONNECTIONS: [Column; 9] = [
     ("PARTITION", "partition", Show::Plain),
     ("DIALECT", "dialect", Show::Plain),
     ("ADDRESS", "address", Show::Plain),
+    ("VERSION", "version", Show::Plain),
     ("SINCE", "since", Show::Ms),
+    ("HEARD", "lastHeartbeat", Show::Ms),
     ("TOKEN", "tokenId", Show::Plain),
+];
+const CLIENTS: [Column; 6] = [
+    ("CLIENT", "client", Show::Plain),
+    ("USER", "user", Show::Plain),
+    ("CONNECTIONS", "connections", Show::Plain),
+    ("VERSIONS", "versions", Show::Plain),
+    ("SINCE", "since", Show::Ms),
+    ("HEARD", "lastHeartbeat", Show::Ms),
 ];
 const PARTITIONS: [Column; 5] = [
     ("PARTITION", "partition", Show::Plain),
@@ -165,10 +192,27 @@ impl Ask {
                 let answer = admin.get(&path).await?;
                 return say(&if as_json { &answer } else { &answer["state"] }.to_string());
             }
-            Self::Events { partition, from, to, follow } => {
-                let path = Path::of(&["partitions", &partition, "events"]).with("from", from).with("to", to);
+            Self::Events { partition, from, to, follow, filter } => {
+                let path = Path::of(&["partitions", &partition, "events"])
+                    .with("from", from)
+                    .with("to", to)
+                    .with("client", filter.client)
+                    .with("type", filter.event_type)
+                    .with("since", filter.since)
+                    .with("until", filter.until);
                 let accept = if follow { "text/event-stream" } else { "application/jsonl" };
                 return admin.copy(&path, accept).await;
+            }
+            Self::Snapshot { partition } => {
+                let path = Path::of(&["partitions", &partition, "snapshot"]);
+                let answer = admin.ask(Method::POST, &path, None).await?;
+                if as_json {
+                    return say(&answer.to_string());
+                }
+                return say(&format!(
+                    "snapshot written: event {}, {} bytes",
+                    answer["eventId"], answer["bytes"]
+                ));
             }
             Self::Close { client, partition, reconnect } => {
                 let body = json!({ "partition": partition, "reconnect": reconnect });
@@ -202,21 +246,28 @@ impl Ask {
                 print(&answer, "processes", &LOGS, as_json)?;
                 return complete(&answer);
             }
-            Self::Log { level: None, .. } => (vec!["log".to_owned()], "processes", &LOGS[..], None),
-            Self::Processes => (vec!["processes".to_owned()], "processes", &PROCESSES[..], None),
-            Self::Slots => (vec!["slots".to_owned()], "slots", &SLOTS[..], None),
+            Self::Log { level: None, .. } => (Path::of(&["log"]), "processes", &LOGS[..], None),
+            Self::Processes => (Path::of(&["processes"]), "processes", &PROCESSES[..], None),
+            Self::Slots => (Path::of(&["slots"]), "slots", &SLOTS[..], None),
             Self::Partitions(List { limit }) => {
-                (vec!["partitions".to_owned()], "partitions", &PARTITIONS[..], Some(limit))
+                (Path::of(&["partitions"]), "partitions", &PARTITIONS[..], Some(limit))
             }
             Self::Revocations(List { limit }) => {
-                (vec!["revocations".to_owned()], "revocations", &REVOCATIONS[..], Some(limit))
+                (Path::of(&["revocations"]), "revocations", &REVOCATIONS[..], Some(limit))
             }
             Self::Connections { partition, list } => {
-                let path = vec!["partitions".to_owned(), partition, "connections".to_owned()];
+                let path = match partition {
+                    Some(partition) => Path::of(&["partitions", &partition, "connections"]),
+                    None => Path::of(&["connections"]),
+                };
                 (path, "connections", &CONNECTIONS[..], Some(list.limit))
             }
+            Self::Clients { partition, version, list } => {
+                let path = Path::of(&["clients"]).with("partition", partition).with("version", version);
+                (path, "clients", &CLIENTS[..], Some(list.limit))
+            }
             Self::Client { client, list } => {
-                (vec!["clients".to_owned(), client], "connections", &CONNECTIONS[..], Some(list.limit))
+                (Path::of(&["clients", &client]), "connections", &CONNECTIONS[..], Some(list.limit))
             }
         };
         let answer = pages(&admin, &path, key, limit).await?;
@@ -228,12 +279,11 @@ impl Ask {
 /// Asks page after page, and puts their entries into the first; as far as there are pages.
 async fn pages(
     admin: &Administration,
-    path: &[String],
+    path: &Path,
     key: &str,
     limit: Option<usize>,
 ) -> anyhow::Result<Value> {
-    let parts: Vec<&str> = path.iter().map(String::as_str).collect();
-    let mut whole = admin.get(&Path::of(&parts)).await?;
+    let mut whole = admin.get(path).await?;
     let Some(limit) = limit else { return Ok(whole) };
     loop {
         let entries = whole[key].as_array().map_or(0, Vec::len);
@@ -246,7 +296,7 @@ async fn pages(
             whole[key].as_array_mut().context("the answer is not as expected")?.truncate(limit);
             return Ok(whole);
         }
-        let mut page = admin.get(&Path::of(&parts).with("after", Some(after))).await?;
+        let mut page = admin.get(&path.clone().with("after", Some(after))).await?;
         let more = page[key].as_array_mut().map(std::mem::take).context("the answer is not as expected")?;
         whole[key].as_array_mut().context("the answer is not as expected")?.extend(more);
         // What is wrong with one page is wrong with all of them.

@@ -39,6 +39,9 @@ pub(crate) fn shown(value: &Value, show: Show) -> String {
         (Value::Null, _) => "-".to_owned(),
         (Value::Bool(yes), _) => if *yes { "yes" } else { "no" }.to_owned(),
         (Value::String(text), _) => harmless(text),
+        (Value::Array(values), _) => {
+            values.iter().map(|value| shown(value, show)).collect::<Vec<_>>().join(", ")
+        }
         (value, Show::Ms) => value.as_u64().map_or_else(|| value.to_string(), |ms| utc(ms / 1000)),
         (value, Show::Seconds) => value.as_u64().map_or_else(|| value.to_string(), utc),
         (value, Show::Plain) => value.to_string(),

@@ -1,5 +1,6 @@
 //! What clients may use: connections, rates, memory and bytes sent, with the registry of connections.
 
+mod clients;
 pub(crate) mod connection_limits;
 pub(crate) mod memory;
 pub(crate) mod outflow;

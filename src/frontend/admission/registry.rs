@@ -5,6 +5,7 @@
 //! somebody asks.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::oneshot;
@@ -14,22 +15,25 @@ use crate::control::{ConnectionFilter, ConnectionPlace, FoundConnection, FoundCo
 use crate::event::{ClientId, PartitionKey};
 use crate::frontend::net::AddressKey;
 use crate::frontend::{lock, metrics};
-use crate::protocol::Dialect;
+use crate::protocol::{About, Dialect};
 use crate::util::time;
 
 /// The connections of a frontend.
 #[derive(Default)]
 pub(crate) struct Roster {
-    connections: Mutex<HashMap<u64, Known>>,
+    pub(super) connections: Mutex<HashMap<u64, Known>>,
 }
 
 /// What is known of a connection.
-struct Known {
-    identity: Arc<Identity>,
-    partition: PartitionKey,
+pub(super) struct Known {
+    pub(super) identity: Arc<Identity>,
+    pub(super) partition: PartitionKey,
     dialect: Dialect,
     address: AddressKey,
-    since_ms: u64,
+    pub(super) info: ClientInfo,
+    pub(super) since_ms: u64,
+    /// When anything was last heard from it.
+    pub(super) heard_ms: Arc<AtomicU64>,
     /// Ends it; `None` when that is under way.
     dismiss: Option<oneshot::Sender<Dismissal>>,
 }
@@ -59,10 +63,18 @@ impl Dismissal {
     }
 }
 
+/// What a client says of itself: in `connect`, and in its upgrade request.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ClientInfo {
+    pub(crate) about: About,
+    pub(crate) user_agent: Option<String>,
+}
+
 /// A connection's place on the roster, until it is dropped.
 pub(crate) struct Listed {
     roster: Arc<Roster>,
     connection: u64,
+    heard_ms: Arc<AtomicU64>,
 }
 
 /// Where a connection hears that it is to end.
@@ -77,18 +89,23 @@ impl Roster {
         partition: &PartitionKey,
         dialect: Dialect,
         address: AddressKey,
+        info: ClientInfo,
     ) -> (Listed, Dismissals) {
         let (dismiss, dismissed) = oneshot::channel();
+        let since_ms = time::now_ms();
+        let heard_ms = Arc::new(AtomicU64::new(since_ms));
         let known = Known {
             identity: identity.clone(),
             partition: partition.clone(),
             dialect,
             address,
-            since_ms: time::now_ms(),
+            info,
+            since_ms,
+            heard_ms: heard_ms.clone(),
             dismiss: Some(dismiss),
         };
         lock(&self.connections).insert(connection, known);
-        (Listed { roster: self.clone(), connection }, Dismissals(dismissed))
+        (Listed { roster: self.clone(), connection, heard_ms }, Dismissals(dismissed))
     }
 
     /// Ends every connection that there is a reason for; tells how many.
@@ -163,7 +180,10 @@ impl Known {
             .chain(token_id.as_deref())
             .map(str::len)
             .sum::<usize>();
-        300 + 6 * chosen
+        // Metadata is JSON already: of that only quotes and line ends are escaped.
+        let ClientInfo { about: About { version, metadata }, user_agent } = &self.info;
+        let said = version.iter().chain(user_agent).map(String::len).sum::<usize>();
+        400 + 6 * (chosen + said) + 2 * metadata.as_ref().map_or(0, String::len)
     }
 
     fn told(&self, connection: u64) -> FoundConnection {
@@ -177,6 +197,10 @@ impl Known {
             since_ms: self.since_ms,
             token_id: self.identity.token_id.clone(),
             expires_at: self.identity.expires_at,
+            version: self.info.about.version.clone(),
+            user_agent: self.info.user_agent.clone(),
+            metadata: self.info.about.metadata.clone(),
+            last_heartbeat_ms: self.heard_ms.load(Ordering::Relaxed),
         }
     }
 }
@@ -192,6 +216,11 @@ impl Dismissals {
 }
 
 impl Listed {
+    /// Something was heard from the client.
+    pub(crate) fn heard(&self) {
+        self.heard_ms.store(time::now_ms(), Ordering::Relaxed);
+    }
+
     /// The connection goes on under another identity, of the same client.
     pub(crate) fn refresh(&self, identity: &Arc<Identity>) {
         if let Some(known) = lock(&self.roster.connections).get_mut(&self.connection) {
@@ -238,7 +267,9 @@ mod tests {
         let roster = Arc::new(Roster::default());
         let address = AddressKey::of([10, 0, 0, 1].into());
         let listed = of.iter().map(|(number, client, of)| {
-            roster.list(*number, &identity(client), &partition(of), Dialect::V1, address)
+            let about = About::new(Some(format!("1.{number}")), Some("{}"));
+            let info = ClientInfo { about, user_agent: Some("agent".to_owned()) };
+            roster.list(*number, &identity(client), &partition(of), Dialect::V1, address, info)
         });
         let listed = listed.collect();
         (roster, listed)
@@ -261,6 +292,8 @@ mod tests {
             (told.dialect.as_str(), told.address.as_str(), told.expires_at),
             ("v1", "10.0.0.1", Some(7))
         );
+        let said = [&told.version, &told.user_agent, &told.metadata].map(|said| said.as_deref().unwrap());
+        assert_eq!((said, told.last_heartbeat_ms), (["1.2", "agent", "{}"], told.since_ms));
         let after = |frontend: &str, connection| {
             let (client, frontend) = (ClientId::new("a").unwrap(), frontend.to_owned());
             Some(ConnectionPlace { client, frontend, connection })

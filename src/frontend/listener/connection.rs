@@ -71,7 +71,7 @@ pub(crate) async fn serve(edge: Arc<Edge>, stream: TcpStream, peer: IpAddr, seat
     // The room for a token and no more, until it is known who it is.
     let bytes_max = connection_limits::before_connect_bytes_max(&hub.settings, hub.auth.token_bytes_max());
     let socket = WebSocket::new(stream, read, bytes_max);
-    let serving = session::serve(hub, connection, socket, granted.entrance, granted.token);
+    let serving = session::serve(hub, connection, socket, granted.entrance, granted.came_with);
     let serving = Box::pin(serving.instrument(span.clone()));
     if AssertUnwindSafe(serving).catch_unwind().await.is_err() {
         let _in_span = span.enter();

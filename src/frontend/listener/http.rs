@@ -14,15 +14,19 @@ use super::head::Head;
 use super::refusal::Refusal;
 use crate::frontend::admission::connection_limits::Entrance;
 use crate::frontend::net::AddressKey;
+use crate::frontend::session::CameWith;
 use crate::frontend::websocket;
 
 /// What an upgrade that was granted leaves behind.
 pub(crate) struct Granted {
     /// The connection's seat among those that nobody knows yet.
     pub entrance: Entrance,
-    /// The token that came with the request.
-    pub token: Option<String>,
+    /// What the session is to know of the request.
+    pub came_with: CameWith,
 }
+
+/// The longest user agent that is kept.
+const USER_AGENT_BYTES_MAX: usize = 256;
 
 /// The longest subprotocol that is agreed on.
 const SUBPROTOCOL_BYTES_MAX: usize = 256;
@@ -183,7 +187,9 @@ fn upgrade(edge: &Edge, peer: IpAddr, head: &Head) -> Result<(Response<String>, 
         answer.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
     }
     let token = bearer(headers).or_else(|| access_token(head.target.query()?));
-    Ok((response, Granted { entrance, token }))
+    let user_agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    let user_agent = user_agent.filter(|agent| agent.len() <= USER_AGENT_BYTES_MAX).map(str::to_owned);
+    Ok((response, Granted { entrance, came_with: CameWith { token, user_agent } }))
 }
 
 /// The value of a header that is there once.

@@ -10,12 +10,12 @@ use tracing::{Span, info, warn};
 use super::frames::Frames;
 use super::sending::{Sending, form_of};
 use super::socket::{End, Socket};
-use super::{Hub, ahead, token};
+use super::{CameWith, Hub, ahead, token};
 use crate::auth::{AuthError, Identity};
 use crate::event::{EventId, ReplyTo, Submission, Units};
 use crate::frontend::admission::connection_limits::{Admission, Entrance};
 use crate::frontend::admission::memory::Account;
-use crate::frontend::admission::registry::{Dismissal, Dismissals, Listed};
+use crate::frontend::admission::registry::{ClientInfo, Dismissal, Dismissals, Listed};
 use crate::frontend::feed::{StateAt, Watched};
 use crate::frontend::listener::Refusal;
 use crate::frontend::metrics;
@@ -44,7 +44,7 @@ pub(crate) async fn greet(
     socket: &mut Socket,
     mut frames: Frames,
     entrance: Entrance,
-    token: Option<String>,
+    came_with: CameWith,
 ) -> Result<(Greeted, Dismissals), End> {
     let by = tokio::time::Instant::now() + Duration::from_millis(hub.settings.connect_timeout_ms);
     let gave_way = || {
@@ -83,7 +83,7 @@ pub(crate) async fn greet(
         };
         Span::current().record("client", connect.client_id.as_str());
         Span::current().record("partition", connect.partition.as_str());
-        let token = connect.token.as_deref().or(token.as_deref());
+        let token = connect.token.as_deref().or(came_with.token.as_deref());
         let identity = match hub.auth.authenticate(&connect.client_id, token).await {
             Ok(identity) => Arc::new(identity),
             Err(AuthError::Refused(why)) => {
@@ -129,8 +129,9 @@ pub(crate) async fn greet(
             return Err(End::Close(ErrorCode::RateLimited, why.into(), CloseCode::Policy));
         }
         let (dialect, address) = (socket.dialect(), admission.address());
+        let info = ClientInfo { about: connect.about.clone(), user_agent: came_with.user_agent.clone() };
         let (listed, mut dismissals) =
-            hub.roster.list(connection, &identity, &connect.partition, dialect, address);
+            hub.roster.list(connection, &identity, &connect.partition, dialect, address, info);
         // Whoever revokes finds it from here on; what was revoked before that is found here.
         if hub.auth.is_revoked(&identity) {
             return Err(token::end_of(Dismissal::Revoked));

@@ -95,6 +95,14 @@ impl Hub {
     }
 }
 
+/// What an upgrade request holds for the session.
+pub(super) struct CameWith {
+    /// A token.
+    pub token: Option<String>,
+    /// What it names as its user agent.
+    pub user_agent: Option<String>,
+}
+
 /// A connection that has been greeted.
 struct Session {
     hub: Arc<Hub>,
@@ -171,13 +179,13 @@ pub(crate) async fn serve(
     connection: u64,
     socket: WebSocket<Stream>,
     entrance: Entrance,
-    token: Option<String>,
+    came_with: CameWith,
 ) {
     let _counted = metrics::Counted::one(metrics::CONNECTIONS);
     metrics::count(metrics::OPENED);
     let linger = Duration::from_millis(hub.settings.close_linger_ms);
     let socket = Socket::new(socket, connection, &hub.settings);
-    let (socket, end) = match Box::pin(begin(hub, connection, socket, entrance, token)).await {
+    let (socket, end) = match Box::pin(begin(hub, connection, socket, entrance, came_with)).await {
         Ok((session, dismissals)) => Box::pin(carry_on(session, dismissals)).await,
         Err(ended) => *ended,
     };
@@ -194,10 +202,10 @@ async fn begin(
     connection: u64,
     mut socket: Socket,
     entrance: Entrance,
-    token: Option<String>,
+    came_with: CameWith,
 ) -> Result<(Box<Session>, Dismissals), Box<(Socket, End)>> {
     let frames = Frames::new(&hub.settings);
-    match handshake::greet(&hub, connection, &mut socket, frames, entrance, token).await {
+    match handshake::greet(&hub, connection, &mut socket, frames, entrance, came_with).await {
         Ok((greeted, dismissals)) => {
             Ok((Box::new(Session::new(hub, connection, socket, greeted)), dismissals))
         }
@@ -322,6 +330,7 @@ impl Session {
             }
             incoming = self.socket.next(), if self.held.is_none() && may_read.is_ok() && self.departed.is_none() => {
                 self.looks_without_life = 0;
+                self.listed.heard();
                 let incoming = match incoming {
                     Err(End::Gone) => return Box::pin(self.depart()).await,
                     incoming => incoming?,

@@ -90,7 +90,14 @@ fn connect(payload: &str) -> Result<Request, String> {
     };
     let client_id = ClientId::new(client_id).map_err(|error| format!("connect.payload.clientId {error}"))?;
     let token = Some(token);
-    Ok(Request::Connect(Connect { client_id, partition, token, last_event_id: None, live: true }))
+    Ok(Request::Connect(Connect {
+        client_id,
+        partition,
+        token,
+        last_event_id: None,
+        live: true,
+        about: super::super::About::default(),
+    }))
 }
 
 /// Not one of the published client's messages: for those who write their own, and want to stay connected.

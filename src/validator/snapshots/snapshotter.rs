@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::event::{EventId, Token};
 use crate::log::{Log, SnapshotInfo, SnapshotPart};
 use crate::partition::parse;
-use crate::state::{Fold, IndexEntry, SnapshotError};
+use crate::state::{Fold, IndexEntry};
 use crate::validator::cache::{IndexDue, SnapshotProgress};
 use crate::validator::metrics;
 
@@ -127,23 +127,7 @@ impl Work {
             }
             return Ok(());
         }
-        let info = SnapshotInfo {
-            event_id: loaded.state.head(),
-            ordinal: loaded.state.ordinal(),
-            log_bytes: loaded.state.log_bytes(),
-            bytes: 0,
-        };
-        let state = tokio::task::spawn_blocking(move || {
-            let state = loaded.state.to_state_part()?;
-            #[cfg(feature = "fault-points")]
-            let state =
-                if crate::faults::broken("snapshot_off_by_one") { one_too_early(state) } else { state };
-            Ok::<_, SnapshotError>(state.encode())
-        })
-        .await
-        .context("encoding a snapshot")??;
-        let info = SnapshotInfo { bytes: state.len() as u64, ..info };
-        self.log.write_snapshot(token, SnapshotPart::State, info, state).await?;
+        let info = self.log.write_state_snapshot(token, loaded.state).await?;
         let events = info.ordinal.saturating_sub(progress.ordinal());
         progress.written(info);
         metrics::snapshot_written(started.elapsed(), info.bytes, events);
@@ -184,13 +168,4 @@ impl Work {
         info!(%token, %event_id, drafts, bytes = info.bytes, "draft index written");
         Ok(())
     }
-}
-
-/// A snapshot that says of itself that it lacks its last event: one of the ways in which a test breaks the
-/// product.
-#[cfg(feature = "fault-points")]
-fn one_too_early(mut state: crate::state::StatePart) -> crate::state::StatePart {
-    state.event_id = crate::event::EventId(state.event_id.0.saturating_sub(1));
-    state.ordinal = state.ordinal.saturating_sub(1);
-    state
 }

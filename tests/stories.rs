@@ -20,6 +20,7 @@ mod stories {
     mod connections;
     mod cut_while_starting;
     mod damage;
+    mod design_coverage;
     mod dev_command;
     mod dialects;
     mod drain;

@@ -203,6 +203,38 @@ for (const pages of [false, true]) {
   });
 }
 
+/** How many events a client was never shown that asked once, for more than a page holds. */
+const neverShown = async () => {
+  const partition = randomUUID();
+  const busy = await writer(partition);
+  const ann = await connected(partition);
+  ann.websocket.terminate();
+  await until("to be offline", () => ann.mode === "offline");
+  ann.serverUrl = "ws://127.0.0.1:1";
+  for (let n = 0; n < 600; n += BATCH) await busy.write(BATCH);
+  ann.serverUrl = `ws://127.0.0.1:${backend.port}`;
+  await until("a page", () => ann.shown.length >= 500);
+  await busy.write(1);
+  busy.close();
+  const { ids } = logOf(partition);
+  await until("the last event", () => ann.lastEventId === ids.at(-1));
+  return ids.filter((id) => !ann.shown.includes(id)).length;
+};
+
+test("what does not fit on the page is shown too, and a product that forgets it is seen to", { skip }, async () => {
+  assert.equal(await neverShown(), 0);
+  const good = backend;
+  process.env.INSIEME_FAULT = "skip_unpaged";
+  backend = await startBackend({ limits: true });
+  delete process.env.INSIEME_FAULT;
+  try {
+    assert.equal(await neverShown(), 100);
+  } finally {
+    await backend.stop();
+    backend = good;
+  }
+});
+
 test("a sync beyond the head is answered by an error, and the client begins anew", { skip }, async () => {
   const partition = randomUUID();
   const [ann, bob] = [await connected(partition), await connected(partition)];

@@ -100,6 +100,28 @@ async fn fill_more(cluster: &Cluster) -> u64 {
     writer.commit(event).await
 }
 
+/// How many of 601 events a client is shown that asks once for them, and does not page.
+async fn shown_after_one_page(fault: &str) -> usize {
+    let mut cluster = Cluster::start().await;
+    fill(&cluster, 600).await;
+    let url = cluster.nats.url();
+    let frontend = cluster.add_frontend_by(&url, fault).await;
+    let (mut socket, _) = Socket::greeted(&cluster.frontends[frontend].url(), "ann").await;
+    socket.send("sync", json!({ "sinceEventId": 0 })).await.unwrap();
+    let mut shown = ids_of(&socket.expect("sync_response").await);
+    let last = fill_more(&cluster).await;
+    while shown.last() != Some(&last) {
+        shown.extend(broadcasts(&mut socket, 1).await);
+    }
+    shown.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frontend_that_forgets_what_did_not_fit_on_the_page_is_seen_to() {
+    assert_eq!(shown_after_one_page("").await, 601);
+    assert_eq!(shown_after_one_page("skip_unpaged").await, 501);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_asked_for_as_events_comes_as_events_and_the_state_beside_them_where_it_is_asked_for() {
     // Snapshots are made early, so that one could take the place of the events.

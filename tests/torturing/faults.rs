@@ -66,6 +66,11 @@ pub const MUTATIONS: &[Mutation] = &[
         "a state that was kept from an earlier ownership is taken for current",
         "broken_on_purpose",
     ),
+    test(
+        "skip_unpaged",
+        "a classic client that does not page is told nothing of what did not fit on its page",
+        "incomplete_sync",
+    ),
     torture(
         "assume_committed",
         "a commit that failed, or was not answered, is taken for done, and the next one builds on it",

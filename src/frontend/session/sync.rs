@@ -14,6 +14,7 @@ use super::sending::{Sending, form_of};
 use super::socket::End;
 use super::{Session, ahead};
 use crate::event::EventId;
+use crate::faults;
 use crate::log::LogError;
 use crate::protocol::{Dialect, ErrorCode, Notice, Request, Snapshot, Sync};
 
@@ -134,6 +135,7 @@ impl Session {
         self.cycle = has_more.then(|| Cycle { upto, next: last, idle_at: Instant::now() + idle });
         self.position = match dialect {
             // What comes next is what comes after this page, though it may have come before as a broadcast.
+            Dialect::Classic if faults::broken("skip_unpaged") => upto,
             Dialect::Classic => end,
             // Its own events are told it by their results alone, so it is not sent anything twice.
             Dialect::V1 => self.position.max(end),

@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { anchors, brokenLinks, missingFiles, pages } from "./pages.mjs";
+import { anchors, brokenLinks, missingFiles, pages, unplainWords } from "./pages.mjs";
 import { blocksOf, Page, ROOT } from "./snippets.mjs";
 
 const folder = mkdtempSync(join(tmpdir(), "insieme-docs-checks-"));
@@ -75,4 +75,8 @@ test("files that a page names", () => {
   const missing = (path) => missingFiles("page", `Read \`${path}\`.`).length;
   assert.deepEqual(["src/main.rs", "tests/run", "docs/", "frontend/no.rs"].map(missing), [0, 0, 0, 0]);
   assert.deepEqual(["src/mian.rs", "tests/rnu"].map(missing), [1, 1]);
+});
+
+test("words", () => {
+  assert.deepEqual(unplainWords("page", "Whoever starts `anew`, now."), ['page: "Whoever"']);
 });

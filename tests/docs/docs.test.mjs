@@ -13,7 +13,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { brokenLinks, missingFiles, pages, read } from "./pages.mjs";
+import { brokenLinks, missingFiles, pages, read, unplainWords } from "./pages.mjs";
 import { blocksOf, Page, ROOT } from "./snippets.mjs";
 
 const WebSocket = createRequire(join(ROOT, "tests/interop/package.json"))("ws");
@@ -124,6 +124,7 @@ for (const [index, page] of ["README.md", ...pages().filter((page) => page !== "
     before(() => mkdirSync(own));
     test("links", () => assert.deepEqual(brokenLinks(page, markdown), []));
     test("files", () => assert.deepEqual(missingFiles(page, markdown), []));
+    test("words", () => assert.deepEqual(unplainWords(page, markdown), []));
     for (const block of blocks) {
       if (block.language === "js" && RUN_ELSEWHERE.has(page)) continue;
       test(`line ${block.line}: ${block.language}${block.mark === null ? "" : `, ${block.mark.name}`}`, async () => {

@@ -45,6 +45,11 @@ export function missingFiles(page, markdown) {
     .map((path) => `${page}: there is no ${path}`);
 }
 
+/** Words that have a plainer one (`again`, `now`, `if`), as messages. */
+export function unplainWords(page, markdown) {
+  return [...prose(markdown).replaceAll(/`[^`\n]*`/g, "").matchAll(/\b(?:whoever|anew|just now|nought)\b/gi)].map(([word]) => `${page}: "${word}"`);
+}
+
 /** Links of a page that lead nowhere, as messages. */
 export function brokenLinks(page, markdown, readPage = read) {
   return [...prose(markdown).matchAll(/\]\(([^()\s]+)\)/g)].map(([, target]) => target)

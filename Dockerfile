@@ -2,8 +2,8 @@
 #
 #     docker build -t insieme-backend .
 #
-# With --build-arg BINARY=local nothing is compiled here: the binary (built for Debian bookworm) and the
-# authorities are taken from target/docker/, where they must have been put; tests/compose does so.
+# With --build-arg BINARY=local nothing is compiled here. The binary (built for Debian bookworm) and the authorities
+# come from target/docker/; put them there first, as tests/compose does.
 ARG BINARY=compiled
 
 FROM rust:1.95-bookworm AS compiled
@@ -22,7 +22,7 @@ FROM ${BINARY} AS binary
 
 FROM debian:bookworm-slim AS runtime
 COPY --from=binary --chmod=0755 /insieme-backend /usr/local/bin/insieme-backend
-# The authorities that are trusted where no file of others is configured: for auth.jwks_url, and tls:// of NATS.
+# The authorities that are trusted unless a file of others is configured: for auth.jwks_url, and tls:// of NATS.
 COPY --from=binary --chmod=0644 /ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 # Nothing is written to the file system, and nothing needs a privilege.
 USER 65532:65532

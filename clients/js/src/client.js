@@ -16,17 +16,9 @@ const CLOSE_MS = 1000;
 const CLAIM_MS = 3000;
 const CLAIM_EVERY_MS = 10_000;
 const BUILT_IN = ["init", "set", "unset", "treePush", "treeDelete", "treeUpdate", "treeMove", "event"];
-/** Resets of which the application is told. */
-const TOLD = new Set(["went-back", "replaced", "fold", "rules"]);
 
 /** @typedef {import("./types.js").Outcome} Outcome */
 /** @typedef {import("./types.js").Status} Status */
-
-/** @param {any} a @param {any} b */
-const sameFields = (a, b) => {
-  const keys = Object.keys(a);
-  return keys.length === Object.keys(b).length && keys.every((key) => Object.is(a[key], b[key]));
-};
 
 /** Opens a client. It connects by itself, and works at once, with or without a network.
  * @param {import("./types.js").ClientOptions} options */
@@ -38,7 +30,7 @@ export function createClient(options) {
   const initial = rules?.initialState?.() ?? {};
   const replica = new Replica({ rules, partition, now: env.now });
   replica.clientId = options.clientId ?? "";
-  const persistence = new Persistence({ env, store, base, fresh, all, onState: changed, onFenced: fenced });
+  const persistence = new Persistence({ env, store, who: replica, base, all, onState: changed, onFenced: fenced });
 
   /** @type {Record<string, Set<(value: any) => void>>} */
   const listeners = { status: new Set(), rejected: new Set(), reset: new Set(), "update-needed": new Set(), event: new Set() };
@@ -76,7 +68,9 @@ export function createClient(options) {
   let ahead = false;
   /** @type {any} */
   let claimTimer;
-  /** @type {(() => void) | undefined} */
+  /** What was refused here before anybody led. @type {import("./types.js").RejectedDraft[]} */
+  const unsaid = [];
+  /** What `clear` waits for: another tab has done it, or this one leads. @type {((byOther: boolean) => void) | undefined} */
   let cleared;
 
   // What the application is told.
@@ -87,7 +81,7 @@ export function createClient(options) {
     let count = 0;
     for (const entry of replica.entries.values()) if (entry.foldedAs === undefined) count += 1;
     const { cursor } = replica;
-    return Object.freeze({ ...state, synced, pending: count, head: Math.max(head, cursor), cursor, storage: persistence.state, leader: leads });
+    return Object.freeze({ ...state, synced, pending: count, head: Math.max(head, cursor), cursor, storage: Object.freeze(persistence.state), leader: leads });
   }
 
   function getStatus() {
@@ -96,7 +90,7 @@ export function createClient(options) {
       head = engine.head;
     }
     const next = makeStatus();
-    if (!sameFields(status, next)) status = next;
+    if (JSON.stringify(next) !== JSON.stringify(status)) status = next;
     return status;
   }
 
@@ -117,11 +111,17 @@ export function createClient(options) {
     tellStatus();
   }
 
+  /** What is the same for all tabs. */
+  const shared = () => ({ connection, synced, head, storage: persistence.state });
+
+  /** @param {any} given */
+  const share = (given) => ({ connection, synced, head, storage: persistence.state } = given);
+
   function tellStatus() {
     const now = getStatus();
     if (now === statusTold) return;
     statusTold = now;
-    if (leads && peers) say({ o: "status", connection, synced, head });
+    if (leads && peers) say({ o: "status", ...shared() });
     emit("status", now);
   }
 
@@ -164,7 +164,11 @@ export function createClient(options) {
           if (leads) persistence.later(id);
         }
         if (leads) persistence.later();
-        if (TOLD.has(op.reason)) emit("reset", Object.freeze({ reason: op.reason, head: op.cursor }));
+        if (op.reason && op.reason !== "behind") emit("reset", { reason: op.reason, head: op.cursor });
+        break;
+      case "refused":
+        if (leads) void persistence.write({ reject: [op.draft] });
+        if (replica.keepRejected(op.draft)) emit("rejected", op.draft);
         break;
       case "add":
         replica.add(op.row, { durable: true, suspect: true });
@@ -177,7 +181,7 @@ export function createClient(options) {
         replica.logId = op.logId;
         break;
       case "status":
-        ({ connection, synced, head } = op);
+        share(op);
         break;
     }
     if (leads && peers && op.o !== "status") say(op);
@@ -204,21 +208,15 @@ export function createClient(options) {
     return { state, cursor, stamp, logId, rules: rulesKey, folded };
   }
 
-  function fresh() {
-    return { clientId: replica.clientId };
-  }
-
   /** What a store is given that works again, from what it has: drafts of which this client did not know are its own.
    * @param {import("./types.js").Stored} stored */
   function all({ drafts, rejected }) {
     for (const row of drafts) apply({ o: "add", row });
     engine?.pump();
     for (const draft of rejected) if (!replica.outcomes.has(draft.id)) replica.keepRejected(draft);
-    const settled = (/** @type {{ id: string }} */ { id }) => replica.outcomes.has(id) && !replica.rejected.some((kept) => kept.id === id);
-    const idsOf = (/** @type {{ id: string }[]} */ rows) => rows.map(({ id }) => id);
+    const done = (/** @type {{ id: string }[]} */ rows) => rows.map(({ id }) => id).filter((id) => replica.outcomes.has(id));
     const put = [...replica.entries.values()].map(({ row }) => row);
-    const remove = idsOf(drafts.filter(({ id }) => replica.outcomes.has(id)));
-    return { put, remove, reject: replica.rejected, dismiss: idsOf(rejected.filter(settled)), base: base() };
+    return { put, remove: done(drafts), dismiss: done(rejected), reject: replica.rejected, base: base() };
   }
 
   async function lead() {
@@ -240,6 +238,7 @@ export function createClient(options) {
       onRules,
     });
     engine.start(takeState);
+    for (const draft of unsaid.splice(0)) apply({ o: "refused", draft });
     link?.post({ k: "lead" });
     changed();
   }
@@ -280,7 +279,7 @@ export function createClient(options) {
   function onRules({ version = 0 }) {
     if (rules?.version === undefined || version <= rules.version || version === newerRules) return;
     newerRules = version;
-    emit("update-needed", Object.freeze({ version }));
+    emit("update-needed", { version });
   }
 
   function stopLeading() {
@@ -298,7 +297,7 @@ export function createClient(options) {
       link.yieldLead();
     } else {
       persistence.stop();
-      persistence.state = Object.freeze({ kind: "memory", reason: "taken-over" });
+      persistence.state = { kind: "memory", reason: "taken-over" };
     }
     changed();
   }
@@ -319,7 +318,10 @@ export function createClient(options) {
     link = options.tabs?.join({
       name: `insieme ${store.name} ${partition}`,
       env,
-      onLead: () => void lead(),
+      onLead() {
+        void lead();
+        cleared?.(false);
+      },
       onLost: () => {
         if (leads) stopLeading();
         if (!closing) link?.post({ k: "hello" });
@@ -346,10 +348,11 @@ export function createClient(options) {
     }, ms);
   }
 
-  function tellAll() {
+  /** @param {boolean} [wiped] */
+  function tellAll(wiped) {
     const rows = [...replica.entries.values()].map(({ row, foldedAs }) => [row, foldedAs]);
     const { rejected, clientId } = replica;
-    link?.post({ k: "sync", leader, ...base(), rows, rejected, clientId, status: { connection, synced, head } });
+    link?.post({ k: "sync", leader, ...base(), rows, rejected, clientId, status: shared(), wiped });
   }
 
   /** @param {any} message */
@@ -370,7 +373,8 @@ export function createClient(options) {
           else void keep(entry);
           changed();
         }
-      } else if (k === "dismiss") apply({ o: "dismiss", id: message.id });
+      } else if (k === "refused") apply({ o: "refused", draft: message.draft });
+      else if (k === "dismiss") apply({ o: "dismiss", id: message.id });
       else if (k === "clear") void clear();
       else if (k === "token") engine.connection.setToken(message.token);
       else if (k === "claim") {
@@ -420,6 +424,8 @@ export function createClient(options) {
     leader = from;
     following = true;
     const here = [...replica.entries.values()];
+    // Or it was, while this tab slept.
+    wiped ||= replica.clientId !== "" && replica.clientId !== clientId;
     if (wiped) replica.wipe(initial);
     replica.clientId = clientId;
     ahead = cursor < replica.cursor;
@@ -428,7 +434,8 @@ export function createClient(options) {
       replica.logId = logId;
     }
     replica.rejected = [];
-    for (const draft of rejected) replica.keepRejected(draft);
+    for (const draft of [...rejected, ...unsaid]) replica.keepRejected(draft);
+    for (const draft of unsaid.splice(0)) link?.post({ k: "refused", draft });
     replica.entries.clear();
     const known = new Map(here.map((entry) => [entry.row.id, entry]));
     for (const [row, foldedAs] of rows) {
@@ -449,9 +456,8 @@ export function createClient(options) {
       entry.foldedAs = undefined;
       link?.post({ k: "submit", row: entry.row, durable: entry.durable });
     }
-    if (wiped) cleared?.();
-    ({ connection, synced, head } = status);
-    persistence.state = Object.freeze({ kind: store.durable ? "durable" : "memory" });
+    if (wiped) cleared?.(true);
+    share(status);
     changed();
   }
 
@@ -548,8 +554,12 @@ export function createClient(options) {
     } else if (full) {
       error = { field: "", message: `${PENDING_MAX} drafts wait already`, code: "QUEUE_FULL" };
     }
-    if (error) apply({ o: "settle", id: row.id, outcome: { status: "rejected", reason: "invalid", errors: [error] } });
-    else void keep(entry);
+    if (error) {
+      apply({ o: "settle", id: row.id, outcome: { status: "rejected", reason: "invalid", errors: [error] } });
+      const draft = /** @type {import("./types.js").RejectedDraft} */ (replica.rejected.at(-1));
+      if (following) link?.post({ k: "refused", draft });
+      else if (!leads) unsaid.push(draft);
+    } else void keep(entry);
     if (leads && peers && !error) say({ o: "add", row });
     changed();
     return entry.draft;
@@ -571,8 +581,14 @@ export function createClient(options) {
   /** Forgets all that is kept here, drafts too, and begins with the server's state. */
   async function clear() {
     if (!leads && link) {
+      let done = false;
+      const answer = () => new Promise((resolve) => (cleared = (byOther) => resolve((done = byOther))));
       link.post({ k: "clear" });
-      return atMost(CLAIM_MS, new Promise((done) => (cleared = () => done(undefined))));
+      await atMost(CLAIM_MS, answer());
+      if (done || closing) return;
+      // The tab that leads has stopped: this one takes its place.
+      if (!leads) link?.steal();
+      if (!leads) await atMost(CLAIM_MS, answer());
     }
     stopLeading();
     replica.wipe(initial);
@@ -580,9 +596,7 @@ export function createClient(options) {
     changed();
     await store.clear().catch(() => {});
     if (!closing) await lead();
-    const { rejected, clientId } = replica;
-    const status = { connection, synced, head };
-    link?.post({ k: "sync", leader, ...base(), rows: [], rejected, clientId, status, wiped: true });
+    tellAll(true);
   }
 
   /** Ends the client; may be called at any time, and twice. What is open ends undecided, and is found again. */

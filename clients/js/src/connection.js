@@ -102,11 +102,12 @@ export class Connection {
     this.#after(0, { reason });
   }
 
-  /** The page woke, or the network came: finds out whether the connection lives. `dead` says that it does not. */
-  wake(dead = false) {
+  /** The page woke, or the network came: finds out whether the connection lives. */
+  wake() {
     if (!this.#running) return;
-    if (this.up && dead) return this.#fail({ error: "suspended" });
     if (this.up) {
+      // One that is asked already has no more time for being asked again.
+      if (this.#timers.has("probe") && !this.#heard) return;
       this.#heard = false;
       this.send("heartbeat", {});
       this.#timer("probe", PROBE_MS, () => {

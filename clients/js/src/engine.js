@@ -147,17 +147,16 @@ export class Engine {
     const { currentEventIndex: head, initialState, rules, logId } = payload;
     const replica = this.#replica;
     const reason = this.#retake;
+    const other = logId !== undefined && replica.logId !== undefined && logId !== replica.logId;
     this.head = head;
     if (rules) this.#given.onRules(rules);
     if (initialState === undefined) {
-      if (logId !== undefined && replica.logId !== undefined && logId !== replica.logId) return this.#take("replaced");
+      if (other) return this.#take("replaced");
       if (head - replica.cursor > BEHIND_MAX) return this.#take("behind");
       this.#verify = replica.cursor;
       if (head < replica.cursor) return this.#wentBack();
     } else {
-      const other = logId !== undefined && replica.logId !== undefined && logId !== replica.logId;
-      const lost = other || reason === "went-back" || reason === "replaced";
-      if (lost) this.#doubtAll();
+      if (other || reason === "went-back" || reason === "replaced") this.#doubtAll();
       this.#held = { state: initialState, head, logId, reason: other ? "replaced" : reason, events: [] };
       this.#resolveHeld();
     }

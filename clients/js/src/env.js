@@ -1,33 +1,14 @@
-// What the client takes from where it runs: clock, timers, tasks, frames, sockets, page events. A test gives its own.
+// What the client takes from where it runs: clock, timers, frames, sockets, page events. A test gives its own.
 
 /** A frame at 60 a second. */
 const FRAME_MS = 16;
 /** A visible page that is not drawn gets no frames: a notification waits no longer than this. */
 const FRAME_WAIT_MS = 100;
 
-/** Runs something as a task of its own, soon, in hidden pages too. */
-function tasks() {
-  const { setImmediate, MessageChannel } = /** @type {any} */ (globalThis);
-  if (setImmediate) return (/** @type {() => void} */ run) => void setImmediate(run);
-  /** @type {(() => void)[]} */
-  const waiting = [];
-  /** @type {any} */
-  let channel;
-  return (/** @type {() => void} */ run) => {
-    if (!channel) {
-      channel = new MessageChannel();
-      channel.port1.onmessage = () => waiting.shift()?.();
-    }
-    waiting.push(run);
-    channel.port2.postMessage(0);
-  };
-}
-
 /** The environment of a page, a worker or Node; made when a client is, so that importing needs nothing. */
 export function defaultEnv() {
   const { document, window, WebSocket, navigator, crypto } = /** @type {any} */ (globalThis);
   const now = () => Date.now();
-  const task = tasks();
   let lastFrame = 0;
 
   /** Runs `run` with the next frame, and at most once a frame. @param {() => void} run */
@@ -44,7 +25,8 @@ export function defaultEnv() {
       globalThis.requestAnimationFrame(once);
       setTimeout(once, FRAME_WAIT_MS);
     } else if (since >= FRAME_MS || since < 0) {
-      task(once);
+      // A hidden page gets no frames, and its timers come late.
+      queueMicrotask(once);
     } else {
       setTimeout(once, FRAME_MS - since);
     }
@@ -59,7 +41,6 @@ export function defaultEnv() {
 
   return {
     now,
-    task,
     frame,
     randomId,
     random: Math.random,
@@ -76,13 +57,14 @@ export function defaultEnv() {
 /** Calls `heard` for page events that say something of the connection; gives the remover.
  * @param {any} env @param {(name: string, event: any) => void} heard */
 export function watchPage({ window, document }, heard) {
-  const listener = (/** @type {any} */ event) => heard(event.type, event);
+  // As the options of a listener, it gives its signal.
+  const watch = new AbortController();
   const of = [
     [window, ["online", "focus", "pageshow", "pagehide"]],
     [document, ["visibilitychange", "resume"]],
   ];
-  for (const [target, names] of of) for (const name of names) target?.addEventListener?.(name, listener);
-  return () => {
-    for (const [target, names] of of) for (const name of names) target?.removeEventListener?.(name, listener);
-  };
+  for (const [target, names] of of) {
+    for (const name of names) target?.addEventListener?.(name, (/** @type {any} */ event) => heard(name, event), watch);
+  }
+  return () => watch.abort();
 }

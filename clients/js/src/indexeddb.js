@@ -5,7 +5,7 @@ const STORES = ["meta", "drafts", "rejected"];
 const TAB_KEY = "insieme-client-tab";
 
 /** @param {string} code @param {unknown} [cause] */
-const storeError = (code, cause) => Object.assign(new Error(`the browser's database: ${code}`, { cause }), { code });
+const storeError = (code, cause) => Object.assign(new Error(code, { cause }), { code });
 
 /** What went wrong, in a word. @param {any} error */
 function codeOf(error) {
@@ -193,8 +193,8 @@ export function indexedDbStore({ name = "insieme" } = {}) {
         if (changes.base) meta.put(changes.base, "base");
         for (const row of changes.put ?? []) await add(tx, "drafts", row);
         for (const id of changes.remove ?? []) await drop("drafts", id);
-        for (const row of changes.reject ?? []) await add(tx, "rejected", row);
         for (const id of changes.dismiss ?? []) await drop("rejected", id);
+        for (const row of changes.reject ?? []) await add(tx, "rejected", row);
       });
     },
     clear: () =>

@@ -22,12 +22,12 @@ export function memoryStore() {
     async write(changes, asGeneration) {
       const only = Object.keys(changes).every((name) => name === "put");
       if (!only && asGeneration !== generation) {
-        throw Object.assign(new Error("another client has loaded this store"), { code: "fenced" });
+        throw Object.assign(new Error("fenced"), { code: "fenced" });
       }
       for (const row of changes.put ?? []) if (!drafts.has(row.id)) drafts.set(row.id, row);
       for (const id of changes.remove ?? []) drafts.delete(id);
-      for (const draft of changes.reject ?? []) rejected.set(draft.id, draft);
       for (const id of changes.dismiss ?? []) rejected.delete(id);
+      for (const draft of changes.reject ?? []) rejected.set(draft.id, draft);
       if (changes.base) base = changes.base;
     },
     async clear() {

@@ -10,7 +10,7 @@ const AGAIN_MS = 60_000;
 
 export class Persistence {
   /** @type {import("./types.js").Status["storage"]} */
-  state = Object.freeze({ kind: "memory", reason: "starting" });
+  state = { kind: "memory", reason: "starting" };
   #env;
   #store;
   #given;
@@ -42,7 +42,7 @@ export class Persistence {
    * @param {any} given.env
    * @param {import("./types.js").Store} given.store
    * @param {() => import("./types.js").Base} given.base the committed state
-   * @param {() => { clientId: string }} given.fresh who this client is, for a store that does not know
+   * @param {{ clientId: string }} given.who the client, for a store that lost its id
    * @param {(stored: import("./types.js").Stored) => Changes} given.all everything, for a store that lost it or missed some
    * @param {() => void} given.onState
    * @param {() => void} given.onFenced another client writes to the store now
@@ -180,7 +180,7 @@ export class Persistence {
   }
 
   #say() {
-    this.state = Object.freeze(this.#store.durable ? { kind: "durable" } : { kind: "memory" });
+    this.state = { kind: this.#store.durable ? "durable" : "memory" };
     this.#given.onState();
   }
 
@@ -189,7 +189,7 @@ export class Persistence {
     if (!this.#leads) return;
     if (error?.code === "fenced") return this.#given.onFenced();
     this.#works = false;
-    this.state = Object.freeze({ kind: "memory", reason: error?.code ?? "broken" });
+    this.state = { kind: "memory", reason: error?.code ?? "broken" };
     this.#again ??= this.#env.setTimeout(() => void this.#tryAgain(), AGAIN_MS);
     this.#given.onState();
   }
@@ -198,7 +198,7 @@ export class Persistence {
     const mine = this.#tenure;
     this.#again = undefined;
     try {
-      const stored = await this.#limited(this.#store.load(this.#given.fresh()));
+      const stored = await this.#limited(this.#store.load({ clientId: this.#given.who.clientId }));
       if (mine !== this.#tenure) return;
       await this.#limited(this.#store.write(this.#given.all(stored), stored.generation));
       if (mine !== this.#tenure) return;

@@ -168,10 +168,11 @@ export class Replica {
     return [...this.entries.values()].filter((entry) => entry.folds && entry.foldedAs === undefined);
   }
 
-  /** @param {import("./types.js").RejectedDraft} rejected */
+  /** Gives whether it is new. @param {import("./types.js").RejectedDraft} rejected */
   keepRejected(rejected) {
-    if (this.rejected.some(({ id }) => id === rejected.id)) return;
+    if (this.rejected.some(({ id }) => id === rejected.id)) return false;
     this.rejected = [...this.rejected, Object.freeze(rejected)].slice(-REJECTED_MAX);
+    return true;
   }
 
   /** @param {string} id */

@@ -34,8 +34,8 @@
 /** The committed state as a store keeps it; `folded` are the drafts in it that the server has not answered yet.
  * @typedef {{ state: any, cursor: number, stamp?: string, logId?: string, rules?: string, folded: [string, number][] }} Base */
 
-/** What one write changes. All of it is stored, or nothing.
- * @typedef {{ put?: DraftRow[], remove?: string[], base?: Base, reject?: RejectedDraft[], dismiss?: string[] }} Changes */
+/** What one write changes, in this order; what is put or rejected again stays as it is. All of it is stored, or nothing.
+ * @typedef {{ put?: DraftRow[], remove?: string[], base?: Base, dismiss?: string[], reject?: RejectedDraft[] }} Changes */
 
 /** What a store holds. `generation` is new with every `load`: a write with an older one is refused.
  * @typedef {{ generation: number, clientId: string, base?: Base, drafts: DraftRow[], rejected: RejectedDraft[] }} Stored */

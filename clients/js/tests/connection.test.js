@@ -64,6 +64,17 @@ for (const [target, name] of [["document", "visibilitychange"], ["document", "re
   });
 }
 
+test("a page that is looked at again and again finds a dead connection all the same", async () => {
+  const { env, server, client } = await setup();
+  server.peer.drop(1006, false);
+  for (let count = 0; count < 6; count += 1) {
+    env.window.dispatchEvent(new Event("focus"));
+    await env.advance(1000);
+  }
+  assert.notEqual(client.status.connection, "connected");
+  await client.close();
+});
+
 test("one attempt at a time, doubling up to a limit, for ever, reset after ten seconds", async () => {
   const server = new FakeServer();
   const env = new FakeEnv({ server, random: () => 0.999 });

@@ -74,6 +74,19 @@ test("a rejection rolls back that draft and those that rested on it, and says so
   await client.close();
 });
 
+test("what is refused before the store has answered stays over a reload too", async () => {
+  const store = memoryStore();
+  const server = new FakeServer();
+  const env = new FakeEnv({ server });
+  const client = createClient({ url: "ws://test", env, store });
+  const { id } = client.submit(...set("x", "y".repeat(300_000)));
+  await env.settle();
+  await client.close();
+  const again = await setup({ store, server });
+  assert.deepEqual(again.client.rejected.map((draft) => draft.id), [id]);
+  await again.client.close();
+});
+
 test("rejected drafts stay over a reload until they are dismissed, and settled never rejects", async () => {
   const store = memoryStore();
   const { client, server, run } = await setup({ store });
@@ -249,9 +262,12 @@ test("1,000 rounds leave no timer, no listener and no socket", async () => {
   const env = new FakeEnv({ server });
   let listeners = 0;
   for (const target of [env.window, env.document]) {
-    const { addEventListener, removeEventListener } = EventTarget.prototype;
-    target.addEventListener = (...args) => ((listeners += 1), addEventListener.apply(target, args));
-    target.removeEventListener = (...args) => ((listeners -= 1), removeEventListener.apply(target, args));
+    const { addEventListener } = EventTarget.prototype;
+    target.addEventListener = (...args) => {
+      listeners += 1;
+      args[2].signal.addEventListener("abort", () => (listeners -= 1));
+      addEventListener.apply(target, args);
+    };
   }
   for (let round = 0; round < 1000; round += 1) {
     const { client } = await setup({ server, env });

@@ -314,3 +314,20 @@ test("indexeddb: a draft counts as stored once its transaction is complete, in s
     IDBDatabase.prototype.transaction = transaction;
   }
 });
+
+test("a store that lost everything is given all that is here, with the client's id", async () => {
+  const store = failing();
+  const { env, server, client, run } = await setup({ store, clientId: undefined });
+  const { clientId } = client;
+  server.refuse = () => ({ reason: "unavailable", retryAfterMs: 1e6 });
+  await store.clear();
+  store.fails.code = "evicted";
+  const draft = client.submit("set", { target: "x", value: 1 });
+  await run();
+  store.fails.code = undefined;
+  await env.advance(60_001);
+  const stored = await store.load({ clientId: "another" });
+  assert.equal(stored.clientId, clientId);
+  assert.deepEqual(stored.drafts.map(({ id }) => id), [draft.id]);
+  await client.close();
+});

@@ -1,4 +1,4 @@
-// A client's surroundings without time and without a network: the clock, tasks, frames and every message move only
+// A client's surroundings without time and without a network: the clock, frames and every message move only
 // when the test says so. The server is a double that speaks the classic dialect.
 
 import { model } from "./model.js";
@@ -14,7 +14,6 @@ export class FakeEnv {
   sockets = [];
   errors = [];
   #timers = new Map();
-  #tasks = [];
   #ids = 0;
 
   constructor({ server, random = () => 0.5, name = "" } = {}) {
@@ -23,7 +22,6 @@ export class FakeEnv {
     this.window = new EventTarget();
     this.document = Object.assign(new EventTarget(), { hidden: false });
     this.now = () => this.time;
-    this.task = (run) => void this.#tasks.push(run);
     this.frame = (run) => void this.frames.push(run);
     this.report = (error) => void this.errors.push(error);
     this.randomId = () => `${name}${(this.#ids += 1)}`;
@@ -55,10 +53,7 @@ export class FakeEnv {
 
   /** Lets everything run that needs no time. */
   async settle() {
-    do {
-      await turn();
-      for (const run of this.#tasks.splice(0)) run();
-    } while (this.#tasks.length > 0);
+    await turn();
     await turn();
   }
 
@@ -84,9 +79,8 @@ export class FakeEnv {
   /** The page is gone: nothing of it runs any more. */
   die() {
     this.#timers.clear();
-    this.#tasks = [];
     this.setTimeout = () => 0;
-    this.task = this.frame = () => {};
+    this.frame = () => {};
     for (const socket of this.sockets) {
       socket.closed = true;
       socket.peer?.drop();

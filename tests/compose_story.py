@@ -353,7 +353,7 @@ def write_while(clients, happens):
             clients[index].write(f"{clients[index].name}-load-{written[index]}")
             written[index] += 1
             # Within frontend.submissions_per_minute_max.
-            time.sleep(0.6)
+            time.sleep(0.7)
 
     with ThreadPoolExecutor(len(clients)) as pool:
         running = [pool.submit(write, index) for index in range(len(clients))]

@@ -7,6 +7,9 @@
 //! through an ordered consumer of JetStream's, which the product does without. In turns, so that whatever else the
 //! machine does is shared.
 
+// A bench stops at the first surprise.
+#![allow(clippy::unwrap_used, clippy::expect_used, unsafe_code)]
+
 #[path = "../tests/harness/mod.rs"]
 mod harness;
 

@@ -6,6 +6,9 @@
 //! the pipeline. For each, a client's way from opening the socket to `connected` with the state in it: cold,
 //! as the first client of a frontend that has just started, and warm, with another client watching already.
 
+// A bench stops at the first surprise.
+#![allow(clippy::unwrap_used, clippy::expect_used, unsafe_code)]
+
 #[path = "../tests/harness/mod.rs"]
 mod harness;
 

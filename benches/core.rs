@@ -5,6 +5,9 @@
 //! On a tree of 100,000 nodes: deciding and folding one event of each kind, against the same on a tree of
 //! 100; making and reading a snapshot of it; and the memory that it takes, against its JSON.
 
+// A bench stops at the first surprise.
+#![allow(clippy::unwrap_used, clippy::expect_used, unsafe_code)]
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 

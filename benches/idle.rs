@@ -6,6 +6,9 @@
 //! more. Then the frontend's memory (VmRSS, so whatever the allocator keeps counts too) is compared with that
 //! before they came. Needs twenty thousand file descriptors (`ulimit -n 20000`).
 
+// A bench stops at the first surprise.
+#![allow(clippy::unwrap_used, clippy::expect_used, unsafe_code)]
+
 #[path = "../tests/harness/mod.rs"]
 mod harness;
 

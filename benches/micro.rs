@@ -5,6 +5,9 @@
 //!
 //! Events are of 200 bytes, as those of the comparison.
 
+// A bench stops at the first surprise.
+#![allow(clippy::unwrap_used, clippy::expect_used, unsafe_code)]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::borrow::Cow;
 use std::hint::black_box;

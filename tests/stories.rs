@@ -1,6 +1,9 @@
 //! What the backend is for, and what must hold whatever fails, told as stories: each starts real NATS and
 //! real processes of the built binary, and speaks to them over real sockets.
 
+// A test stops at the first surprise, and sends signals to processes.
+#![allow(clippy::unwrap_used, clippy::expect_used, unsafe_code)]
+
 mod harness;
 
 mod stories {

@@ -10,6 +10,9 @@
 //!
 //! A finding names its seed, and the story of the run is written to a file.
 
+// A test: it stops at the first surprise.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod history;
 #[allow(dead_code)]
 mod model;

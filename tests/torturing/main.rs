@@ -2,6 +2,9 @@
 //!
 //! `tests/torture --help` says how to run it; docs/RELIABILITY.md what it has shown.
 
+// A test stops at the first surprise, and sends signals to processes.
+#![allow(clippy::unwrap_used, clippy::expect_used, unsafe_code)]
+
 #[path = "../harness/mod.rs"]
 mod harness;
 

@@ -168,7 +168,10 @@ fn die_with_parent(command: &mut Command) {
     };
     // SAFETY: between fork and exec the closure makes two system calls; it neither allocates nor locks
     // unless it fails, and then the child ends anyway.
-    unsafe { command.pre_exec(set) };
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(set)
+    };
 }
 
 /// Elsewhere the lock that the child holds tells the next `dev` that it is still there.

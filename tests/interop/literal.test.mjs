@@ -235,6 +235,42 @@ test("what does not fit on the page is shown too, and a product that forgets it 
   }
 });
 
+/** What `connected` says to somebody who comes. */
+const greeting = async (partition) => {
+  const socket = new WebSocket(`ws://127.0.0.1:${backend.port}`);
+  const said = new Promise((resolve, reject) => {
+    socket.on("error", reject);
+    socket.on("message", (text) => resolve(JSON.parse(text)));
+  });
+  socket.on("open", () => {
+    const payload = { clientId: `visitor-${randomUUID()}`, version: "0.0.8", partition };
+    socket.send(JSON.stringify({ type: "connect", payload }));
+  });
+  const { type, payload } = await said;
+  socket.close();
+  assert.equal(type, "connected");
+  return payload;
+};
+
+test("a snapshot is made of 1,000 events, and `sinceSnapshot` counts those after it", { skip }, async () => {
+  const partition = randomUUID();
+  const busy = await writer(partition);
+  for (let n = 0; n < 800; n += BATCH) await busy.write(BATCH);
+  assert.equal((await greeting(partition)).sinceSnapshot, 800);
+  await busy.write(BATCH);
+  const deadline = Date.now() + WAIT_MS;
+  while ((await greeting(partition)).sinceSnapshot > 0) {
+    assert.ok(Date.now() < deadline, "no snapshot was made");
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  await busy.write(3);
+  busy.close();
+  const { currentEventIndex, initialState, sinceSnapshot } = await greeting(partition);
+  const { ids, state } = logOf(partition);
+  assert.deepEqual([sinceSnapshot, currentEventIndex], [3, ids.at(-1)]);
+  assert.equal(canonical(initialState), canonical(state));
+});
+
 test("a sync beyond the head is answered by an error, and the client begins anew", { skip }, async () => {
   const partition = randomUUID();
   const [ann, bob] = [await connected(partition), await connected(partition)];

@@ -30,6 +30,17 @@ fn an_order_of_another_version_can_be_read_as_far_as_who_asks() {
     assert_eq!(serde_json::from_slice::<Report>(&serde_json::to_vec(&said).unwrap()).unwrap(), said);
 }
 
+/// Frontends of an earlier version say less of their connections.
+#[test]
+fn connections_of_an_earlier_version_can_be_read() {
+    let said = r#"{"connections":{"total":1,"clients":1,"more":false,"found":[{"client":"a","connection":1,
+        "user":null,"partition":"p","dialect":"v1","address":"::/64","sinceMs":5,"tokenId":null,"expiresAt":null}]}}"#;
+    let Answer::Connections(found) = serde_json::from_str(said).unwrap() else { panic!("{said}") };
+    let found = &found.found[0];
+    assert_eq!((found.since_ms, found.last_heartbeat_ms), (5, 0));
+    assert_eq!((&found.version, &found.user_agent, &found.metadata), (&None, &None, &None));
+}
+
 #[test]
 fn who_is_silent_for_three_announcements_or_leaves_is_not_there() {
     let (mut roll, start) = (Roll::default(), Instant::now());

@@ -481,11 +481,11 @@ export function createClient(options) {
   let suspended = false;
 
   function suspend() {
+    // It writes nothing: a transaction that the page cannot end any more would hold up the other tabs.
     suspended = true;
     engine?.flush();
-    if (leads) void persistence.flush();
     stopLeading();
-    link?.leave();
+    void link?.leave();
     link = undefined;
     env.clearTimeout(claimTimer);
     connection = { connection: "disconnected", reason: "suspended" };
@@ -607,13 +607,13 @@ export function createClient(options) {
       await atMost(CLOSE_MS, persistence.idle());
       stopLeading();
       persistence.end();
-      link?.leave();
+      const left = link?.leave();
       link = undefined;
       env.clearTimeout(claimTimer);
       connection = { connection: "closed" };
       synced = false;
       for (const id of [...replica.entries.keys()]) replica.settle(id, { status: "undecided" });
-      await atMost(CLOSE_MS, store.close());
+      await atMost(CLOSE_MS, Promise.all([left, store.close()]));
       emit("status", getStatus());
       subscribers.clear();
       for (const set of Object.values(listeners)) set.clear();

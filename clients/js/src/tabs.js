@@ -10,6 +10,8 @@ export function tabs() {
       const channel = new BroadcastChannel(name);
       channel.onmessage = (/** @type {any} */ { data }) => onMessage(data);
       let left = false;
+      /** Ends with the last request. @type {Promise<void>} */
+      let asked;
       /** Ends the tenure that this tab has. @type {(() => void) | undefined} */
       let release;
       /** Withdraws the request that waits. @type {AbortController | undefined} */
@@ -37,21 +39,22 @@ export function tabs() {
         if (end === undefined || release !== end) return;
         release = undefined;
         onLost();
-        if (!left) void request(false);
+        if (!left) await request(false);
       }
-      void request(false);
+      asked = request(false);
 
       return {
         post: (message) => {
           if (!left) channel.postMessage(message);
         },
         yieldLead: () => release?.(),
-        steal: () => void request(true),
+        steal: () => void (asked = request(true)),
         leave() {
           left = true;
           waiting?.abort();
           release?.();
           channel.close();
+          return asked;
         },
       };
     },

@@ -52,7 +52,7 @@
  * @typedef {{ join(given: { name: string, env: any, onLead: () => void, onLost: () => void,
  *   onMessage: (message: any) => void }): TabLink | undefined }} Tabs */
 
-/** @typedef {{ post(message: any): void, yieldLead(): void, steal(): void, leave(): void }} TabLink */
+/** @typedef {{ post(message: any): void, yieldLead(): void, steal(): void, leave(): Promise<void> }} TabLink */
 
 /** @typedef {{
  *   url: string, partition?: string, clientId?: string,

@@ -187,13 +187,14 @@ test("state is written lazily, and drafts go from the store together with it", a
   await client.close();
 });
 
-test("a page that goes away writes its state, and the next one has it", async () => {
+test("a page that is hidden writes its state, and the next one has it", async () => {
   const store = memoryStore();
   const { env, client, run } = await setup({ store });
   const draft = client.submit("set", { target: "x", value: 1 });
   await run();
   await draft.settled;
-  env.window.dispatchEvent(new Event("pagehide"));
+  env.document.hidden = true;
+  env.document.dispatchEvent(new Event("visibilitychange"));
   await env.settle();
   const stored = await store.load({ clientId: "" });
   assert.equal(stored.base.state.x, 1);

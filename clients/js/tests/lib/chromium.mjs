@@ -37,6 +37,8 @@ export async function servePages() {
 export class Chromium {
   #next = 0;
   #waiting = new Map();
+  /** By event. @type {Map<string, (params: any) => void>} */
+  #listeners = new Map();
 
   static async start() {
     const chromium = new Chromium();
@@ -58,7 +60,8 @@ export class Chromium {
     chromium.socket = new WebSocket(url);
     await once(chromium.socket, "open");
     chromium.socket.on("message", (data) => {
-      const { id, result, error } = JSON.parse(data);
+      const { id, result, error, method, params } = JSON.parse(data);
+      if (id === undefined) return chromium.#listeners.get(method)?.(params);
       const waiting = chromium.#waiting.get(id);
       chromium.#waiting.delete(id);
       if (error) waiting?.fail(new Error(`${waiting.method}: ${error.message}`));
@@ -86,6 +89,30 @@ export class Chromium {
     await page.send("Page.enable");
     await page.goto(url);
     return page;
+  }
+
+  /** Lays a tab over all pages of the user without a context: they are hidden until it is closed. */
+  async cover() {
+    const { targetId } = await this.send("Target.createTarget", { url: "about:blank", newWindow: false });
+    return { close: () => this.send("Target.closeTarget", { targetId }) };
+  }
+
+  /** The longest task of any page while `work` runs, in milliseconds of its thread's own time: what the processor
+   * spends on others in between counts for nothing. */
+  async longestTask(work) {
+    const events = [];
+    this.#listeners.set("Tracing.dataCollected", ({ value }) => events.push(...value));
+    const complete = new Promise((done) => this.#listeners.set("Tracing.tracingComplete", done));
+    await this.send("Tracing.start", { traceConfig: { includedCategories: ["toplevel", "disabled-by-default-devtools.timeline"], excludedCategories: ["*"] } });
+    try {
+      await work();
+    } finally {
+      await this.send("Tracing.end");
+      await complete;
+    }
+    const mains = new Set(events.filter(({ name, args }) => name === "thread_name" && args.name === "CrRendererMain").map(({ pid, tid }) => `${pid} ${tid}`));
+    const tasks = events.filter(({ name, pid, tid, tdur }) => /RunTask$/.test(name) && tdur !== undefined && mains.has(`${pid} ${tid}`));
+    return { ms: Math.max(...tasks.map(({ tdur }) => tdur)) / 1000, tasks: tasks.length };
   }
 
   /** Ends it in good order: its processes write into its folder as long as they live. */

@@ -1,4 +1,4 @@
-// The page of the browser tests: one client, made from the address.
+// The page of the browser tests: one client, made from the address, and what it told.
 
 import { createClient } from "/src/index.js";
 import { indexedDbStore } from "/src/indexeddb.js";
@@ -12,24 +12,32 @@ window.shows = [];
 window.addEventListener("pageshow", ({ persisted }) => window.shows.push(persisted));
 
 const partition = given.get("partition");
-window.client = createClient({
-  url: given.get("url"),
-  partition,
-  store: indexedDbStore({ name: partition }),
-  ...(given.get("tabs") ? { tabs: tabs() } : {}),
-});
+window.openClient = (store = indexedDbStore({ name: partition })) =>
+  createClient({ url: given.get("url"), partition, store, ...(given.get("tabs") ? { tabs: tabs() } : {}) });
 
-/** Every snapshot that was told: how often does each card stand in it? */
-window.doubled = 0;
-window.client.subscribe(() => {
-  const ids = (window.client.getSnapshot().list ?? { tree: [] }).tree.map(({ id }) => id);
-  if (new Set(ids).size !== ids.length) window.doubled += 1;
-});
+/** What was told of snapshots: how often in all, without a change, twice in a frame, with a card that stands twice. */
+Object.assign(window, { told: 0, unchanged: 0, tooOften: 0, doubled: 0, progress: [] });
 
-window.longest = 0;
-new PerformanceObserver((list) => {
-  for (const { duration } of list.getEntries()) window.longest = Math.max(window.longest, duration);
-}).observe({ type: "longtask" });
+function watch(client) {
+  let last = client.getSnapshot();
+  let frame = 0;
+  let at = 0;
+  client.subscribe(() => {
+    const snapshot = client.getSnapshot();
+    window.told += 1;
+    if (snapshot === last || snapshot !== client.getSnapshot()) window.unchanged += 1;
+    if (document.timeline.currentTime === frame && performance.now() - at < 15) window.tooOften += 1;
+    [last, frame, at] = [snapshot, document.timeline.currentTime, performance.now()];
+    const ids = (snapshot.list ?? { tree: [] }).tree.map(({ id }) => id);
+    if (new Set(ids).size !== ids.length) window.doubled += 1;
+  });
+  client.on("status", ({ synced, cursor, head }) => window.progress.push({ synced, cursor, head }));
+}
+
+if (!given.get("bare")) {
+  window.client = window.openClient();
+  watch(window.client);
+}
 
 window.ticks = 0;
 setInterval(() => (window.ticks += 1), 50);

@@ -5,10 +5,13 @@ import { connect, createServer } from "node:net";
 
 export class Proxy {
   #pairs = new Set();
+  /** Takes no new connections. */
+  refuses = false;
 
   static async start(port) {
     const proxy = new Proxy();
     proxy.server = createServer((client) => {
+      if (proxy.refuses) return client.on("error", () => {}).destroy();
       const server = connect(port, "127.0.0.1");
       const pair = { client, server, stalled: false };
       proxy.#pairs.add(pair);

@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { anchors, brokenLinks, missingFiles, pages, unplainWords } from "./pages.mjs";
+import { anchors, brokenLinks, missingFiles, pages, staleLogLines, unplainWords } from "./pages.mjs";
 import { blocksOf, Page, ROOT } from "./snippets.mjs";
 
 const folder = mkdtempSync(join(tmpdir(), "insieme-docs-checks-"));
@@ -79,4 +79,10 @@ test("files that a page names", () => {
 
 test("words", () => {
   assert.deepEqual(unplainWords("page", "Whoever starts `anew`, now."), ['page: "Whoever"']);
+});
+
+test("log lines", () => {
+  const stale = (text) => staleLogLines("page", `It logs \`${text}\`.`, 'warn!("slot lost");').length;
+  assert.deepEqual(["slot lost", "Slow Consumer", "slot", "nats.slots", "insieme-backend inspect PARTITION"].map(stale), [0, 0, 0, 0, 0]);
+  assert.deepEqual(["slot gone", "the slot, lost"].map(stale), [1, 1]);
 });

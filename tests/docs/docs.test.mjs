@@ -13,7 +13,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { brokenLinks, missingFiles, pages, read, unplainWords } from "./pages.mjs";
+import { brokenLinks, missingFiles, pages, read, source, staleLogLines, unplainWords } from "./pages.mjs";
 import { blocksOf, Page, ROOT } from "./snippets.mjs";
 
 const WebSocket = createRequire(join(ROOT, "tests/interop/package.json"))("ws");
@@ -22,6 +22,7 @@ const WAIT_MS = 30_000;
 /** Their JavaScript is run by tests of their own. */
 const RUN_ELSEWHERE = new Set(["clients/js/README.md"]);
 
+const code = source();
 const folder = mkdtempSync(join(tmpdir(), "insieme-docs-"));
 const started = [];
 const backend = { port: 0, nats: "" };
@@ -125,6 +126,9 @@ for (const [index, page] of ["README.md", ...pages().filter((page) => page !== "
     test("links", () => assert.deepEqual(brokenLinks(page, markdown), []));
     test("files", () => assert.deepEqual(missingFiles(page, markdown), []));
     test("words", () => assert.deepEqual(unplainWords(page, markdown), []));
+    if (page === "docs/RUNBOOKS.md" || page.startsWith("docs/operations/")) {
+      test("log lines", () => assert.deepEqual(staleLogLines(page, markdown, code), []));
+    }
     for (const block of blocks) {
       if (block.language === "js" && RUN_ELSEWHERE.has(page)) continue;
       test(`line ${block.line}: ${block.language}${block.mark === null ? "" : `, ${block.mark.name}`}`, async () => {

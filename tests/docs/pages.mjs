@@ -45,6 +45,25 @@ export function missingFiles(page, markdown) {
     .map((path) => `${page}: there is no ${path}`);
 }
 
+/** What others say, and not this backend. */
+const OF_OTHERS = /^(?:atomic publish batch is incomplete$|(?:chronyc|docker|kubectl|nats|systemctl) )/;
+
+/** The text of all Rust files, with strings that are broken over lines joined. */
+export function source(folder = join(ROOT, "src")) {
+  return readdirSync(folder, { withFileTypes: true, recursive: true })
+    .filter((entry) => entry.isFile() && entry.name.endsWith(".rs"))
+    .map((entry) => readFileSync(join(entry.parentPath ?? entry.path, entry.name), "utf8"))
+    .join("\n").replaceAll(/\\\n\s*/g, "");
+}
+
+/** Log lines that an operator's page quotes and that no code writes, as messages. */
+export function staleLogLines(page, markdown, code) {
+  const quoted = markdown.replaceAll(/^\s*```[^]*?^\s*```\s*$/gm, "").matchAll(/`([^`]+)`/g);
+  return [...quoted].map(([, text]) => text.replaceAll(/\s+/g, " "))
+    .filter((text) => /^[a-z]+(?:,? [a-z;']+)+$/.test(text) && !OF_OTHERS.test(text) && !code.includes(text))
+    .map((text) => `${page}: nothing logs "${text}"`);
+}
+
 /** Words that have a plainer one (`again`, `now`, `if`), as messages. */
 export function unplainWords(page, markdown) {
   return [...prose(markdown).replaceAll(/`[^`\n]*`/g, "").matchAll(/\b(?:whoever|anew|just now|nought)\b/gi)].map(([word]) => `${page}: "${word}"`);

@@ -53,6 +53,7 @@ mod stories {
     mod rejected_is_final;
     mod revocation;
     mod rule_codes;
+    mod rules_command;
     mod schemas;
     mod siege;
     mod tls;

@@ -13,6 +13,7 @@ mod health;
 mod inspect;
 mod log;
 mod reload;
+mod rules;
 mod signals;
 mod startup;
 mod state;
@@ -107,8 +108,12 @@ enum Command {
     Inspect(inspect::Inspect),
     Quarantine(inspect::Quarantine),
     AcceptLog(accept_log::AcceptLog),
+    Rules(rules::Rules),
     Health(health::Health),
     Token(Box<token::Token>),
+    /// Runs an application's rules for another process of this program.
+    #[command(hide = true, name = crate::app::WORKER_COMMAND)]
+    RulesWorker,
 }
 
 /// The option of every command that talks to NATS.
@@ -143,6 +148,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         writeln!(std::io::stderr(), "{NO_ROLE}").context("writing to standard error")?;
         return Ok(ExitCode::from(EXIT_USAGE));
     };
+    if matches!(command, Command::RulesWorker) {
+        return Ok(crate::app::run_worker());
+    }
     let source = Source::of(common, command.overrides());
     let loaded = source.load()?;
     loaded.config.log.install().context("log.filter")?;
@@ -221,7 +229,8 @@ impl Command {
             Self::Inspect(command) => command.nats.overrides(),
             Self::Quarantine(command) => command.nats.overrides(),
             Self::AcceptLog(command) => command.nats.overrides(),
-            Self::CheckConfig(_) | Self::Health(_) | Self::Token(_) => Vec::new(),
+            Self::Rules(command) => command.overrides(),
+            Self::CheckConfig(_) | Self::Health(_) | Self::Token(_) | Self::RulesWorker => Vec::new(),
         }
     }
 
@@ -245,8 +254,11 @@ impl Command {
             Self::Inspect(command) => command.run(loaded.config, shutdown).await?,
             Self::Quarantine(command) => command.run(loaded.config, shutdown).await?,
             Self::AcceptLog(command) => command.run(loaded.config, shutdown).await?,
+            Self::Rules(command) => command.run(loaded.config, shutdown).await?,
             Self::Health(command) => command.run().await?,
             Self::Token(command) => command.run(&loaded.config)?,
+            // It never gets here: it has no use for a configuration and a runtime.
+            Self::RulesWorker => return Ok(crate::app::run_worker()),
         }
         Ok(ExitCode::SUCCESS)
     }

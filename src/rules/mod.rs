@@ -13,7 +13,7 @@ mod schema;
 mod types;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
@@ -22,8 +22,10 @@ use crate::state::Accepted;
 
 pub use check::Check;
 pub use conflict::{ConflictPolicies, ConflictPolicy};
+pub(crate) use finding::{FINDINGS_MAX, finding};
 pub use live::RulesInForce;
 pub use registry::{EventType, Registry};
+pub(crate) use schema::Schema;
 pub use schema::set::{SchemaError, SchemaSet};
 
 /// How large and how deep a partition's state may get.

@@ -41,6 +41,12 @@ impl Schema {
         })
     }
 
+    /// Compiles a schema that is a JSON text.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let schema: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        Self::compile(&schema).map_err(|why| why.to_string())
+    }
+
     /// What is wrong with a value that stands at the field `at`, in a payload of so many bytes.
     ///
     /// First whether anything is, which costs least and is nearly always all; then what, as far as that can be

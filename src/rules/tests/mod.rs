@@ -3,7 +3,7 @@
 mod cases;
 mod cost;
 mod model;
-mod properties;
+pub(crate) mod properties;
 mod schema_cost;
 mod schemas;
 

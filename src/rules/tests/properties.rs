@@ -88,7 +88,7 @@ fn tree_value() -> impl Strategy<Value = Value> {
 }
 
 /// A tree that is one: no id twice, and every node with its item.
-fn forest() -> impl Strategy<Value = Value> {
+pub(crate) fn forest() -> impl Strategy<Value = Value> {
     let nodes = vec((any::<prop::sample::Index>(), prop::option::weighted(0.3, (key(), scalar()))), 0..6);
     (nodes, any::<bool>()).prop_map(|(nodes, bare)| {
         let ids = ["x", "y", "z", "w", "1", "😀"];
@@ -144,7 +144,7 @@ fn parent() -> impl Strategy<Value = Option<String>> {
     prop::option::of(prop_oneof![3 => id(), 1 => Just("_root".to_owned())])
 }
 
-fn event() -> impl Strategy<Value = (&'static str, Value)> {
+pub(crate) fn event() -> impl Strategy<Value = (&'static str, Value)> {
     let tree_target = || prop_oneof![9 => Just("t".to_owned()), 3 => Just("a.b".to_owned()), 1 => target()];
     let place = || (parent(), prop::option::of(position()));
     prop_oneof![

@@ -158,7 +158,7 @@ class Nats:
                 f"""listen: "127.0.0.1:{self.port}"
                 jetstream {{ store_dir: "{folder}/store" }}
                 accounts {{ app {{
-                  jetstream: {{ max_file: {STORE_BYTES_MAX}, max_mem: 2097152 }}
+                  jetstream: {{ max_file: {STORE_BYTES_MAX}, max_mem: 8388608 }}
                   users: [ {{ user: all, password: all }} ]
                 }} }}
                 no_auth_user: all

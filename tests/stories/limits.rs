@@ -132,7 +132,7 @@ async fn drafts_with_large_metadata_do_not_go_together_in_a_message_that_is_too_
 async fn a_record_that_is_larger_than_its_draft_was_is_rejected_by_the_validator() {
     let cluster = cluster("any_size").await;
     let mut ann = cluster.client(0, "ann").await;
-    let mut refused = 0;
+    let (mut refused, mut told_to_try_again) = (0, 0);
     for bytes in (PAYLOAD_MAX - 2_000..PAYLOAD_MAX).step_by(100) {
         let draft = format!("of {bytes}");
         ann.submit_as(&draft, set(bytes), None).await;
@@ -147,11 +147,15 @@ async fn a_record_that_is_larger_than_its_draft_was_is_rejected_by_the_validator
                 refused += 1;
             }
             // Not even the draft's own message fits.
-            crate::harness::client::Answer::Rejected { reason, .. } => assert_eq!(reason, "unavailable"),
+            crate::harness::client::Answer::Rejected { reason, .. } => {
+                assert_eq!(reason, "unavailable");
+                told_to_try_again += 1;
+            }
         }
         ann.answer(&neighbour).await;
     }
     assert!(refused > 0);
+    assert!(told_to_try_again > 0, "the frontend's look at the size makes no difference: the story is none");
     let counted = cluster.validators[0].counter("insieme_rejections_total").await;
     assert!(counted >= f64::from(refused), "{counted} of {refused} by the validator");
 }
@@ -169,6 +173,13 @@ async fn what_can_never_work_with_what_nats_takes_does_not_start_and_says_what_t
             1 << 20,
             "max_mem: 1MB",
             "nats.drafts_bytes_max is 268435456, and the NATS account may hold 1048576 bytes in memory",
+        ),
+        // Enough for the drafts, and nothing is left for the bucket of slots.
+        (
+            1 << 20,
+            "max_mem: 256MB",
+            "max_mem: the NATS account may hold 268435456 bytes in memory, and 272695296 are needed: 268435456 for \
+             undecided drafts (nats.drafts_bytes_max), and 4259840 for the bucket SLOTS",
         ),
         (
             1 << 20,
@@ -189,6 +200,25 @@ async fn what_can_never_work_with_what_nats_takes_does_not_start_and_says_what_t
         assert!(!bootstrap.ended().await.success(), "{account}: {}", bootstrap.output());
         assert!(bootstrap.output().contains(says), "{account}: {}", bootstrap.output());
     }
+}
+
+/// What the account lets us have, its server has not: nothing says so before a stream is made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_the_memory_is_not_waited_for() {
+    let server = NatsServer::start_with(|port| {
+        format!(
+            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: $STORE, sync_interval: always, max_mem: 100MB }}\n"
+        )
+    })
+    .await;
+    let dir = temp_dir();
+    let mut command = binary();
+    command.args(["bootstrap", "--nats", &server.url()]);
+    let mut bootstrap = Process::spawn("bootstrap", command, dir.path());
+    assert!(!bootstrap.ended().await.success());
+    let said = bootstrap.output();
+    assert!(said.contains("DRAFTS") && said.contains("max_memory_store"), "{said}");
+    assert!(!said.contains("gave up waiting"), "{said}");
 }
 
 /// The account was changed after the streams were made.

@@ -105,7 +105,10 @@ impl Log {
         let (mut differences, mut missing) = (Vec::new(), None);
         for expected in self.settings.own_streams() {
             match stream_config(self, &expected.name).await? {
-                Some(found) => differences.extend(differences_of(&expected, &found)),
+                Some(found) => {
+                    warn_of_consumers(&expected, &found);
+                    differences.extend(differences_of(&expected, &found));
+                }
                 None => drop(missing.get_or_insert(expected.name)),
             }
         }
@@ -195,6 +198,8 @@ pub(crate) async fn stream_info(log: &Log, name: &str) -> Result<Option<Info>, G
     }
 }
 
+/// "Insufficient memory resources available", and the same of storage: what a stream reserves is more than is left.
+const NO_ROOM: [u64; 2] = [10028, 10047];
 /// "No suitable peers for placement": of the servers that the replicas need, some are not there.
 const NO_PEERS: u64 = 10005;
 
@@ -204,20 +209,39 @@ fn create<T, E: std::error::Error + 'static>(result: Result<T, E>, name: &str) -
         // Buckets are streams, and their errors have the stream's below them.
         let mut causes =
             std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
-        let passes = causes.find_map(|error| error.downcast_ref::<CreateStreamError>()).is_some_and(
-            |error| match error.kind() {
-                Kind::JetStream(api) => api.code() >= 500 || api.error_code().0 == NO_PEERS,
-                Kind::TimedOut | Kind::JetStreamUnavailable | Kind::ResponseParse | Kind::Response => true,
-                _ => false,
-            },
-        );
-        let why = format!("{name}: {error}");
+        let kind = causes.find_map(|error| error.downcast_ref::<CreateStreamError>()).map(|error| error.kind());
+        let no_room = matches!(&kind, Some(Kind::JetStream(api)) if NO_ROOM.contains(&api.error_code().0));
+        let passes = kind.is_some_and(|kind| match kind {
+            Kind::JetStream(api) => !no_room && api.code() >= 500 || api.error_code().0 == NO_PEERS,
+            Kind::TimedOut | Kind::JetStreamUnavailable | Kind::ResponseParse | Kind::Response => true,
+            _ => false,
+        });
+        let advice = if no_room {
+            "; raise max_mem or max_file of the NATS account and max_memory_store or max_file_store of its server, or \
+             lower nats.drafts_bytes_max"
+        } else {
+            ""
+        };
+        let why = format!("{name}: {error}{advice}");
         if passes {
             LogError::unavailable("creating a stream", why)
         } else {
             LogError::refused("creating a stream", why)
         }
     })
+}
+
+/// Says that some slots can have no consumer. The stream works for the others, so that is no reason not to start.
+fn warn_of_consumers(expected: &Config, found: &Config) {
+    if expected.max_consumers > 0 && found.max_consumers != expected.max_consumers {
+        warn!(
+            stream = expected.name,
+            needed = expected.max_consumers,
+            found = found.max_consumers,
+            "the stream may not have a consumer for each slot (max_consumers), which cannot be changed: drafts of some slots \
+             are not decided; stop all processes, delete the stream, run `insieme-backend bootstrap`, and start them again"
+        );
+    }
 }
 
 pub(crate) fn differences_of(expected: &Config, found: &Config) -> Vec<String> {

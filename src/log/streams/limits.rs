@@ -1,17 +1,21 @@
 //! What NATS takes, compared with what is needed of it: said at the start in plain words, and not by a failure later.
 
 use async_nats::jetstream::account::{Account, Limits};
+use async_nats::jetstream::stream::StorageType;
 use tracing::{debug, warn};
 
-use super::bootstrap::BootstrapError;
+use super::bootstrap::{BootstrapError, stream_info};
 use super::settings::LogSettings;
 use crate::log::client::Log;
 use crate::log::queue::publish::UNDECIDED_MAX;
+use crate::log::subjects::OWNERSHIP_STREAM;
 
 /// The smallest `max_payload` that will do: snapshots are written in pieces of 128 KiB, as NATS's clients do it.
 const MESSAGE_BYTES_MIN: usize = 129 * 1024;
 /// The streams and buckets that there are.
 const STREAMS: i64 = 5;
+/// The most that a slot's key takes: NATS holds no message with longer headers.
+const SLOT_KEY_BYTES_MAX: i64 = 64 * 1024;
 
 impl Log {
     /// Says what can never work with what NATS takes.
@@ -20,12 +24,26 @@ impl Log {
         match self.js.query_account().await {
             Ok(account) => {
                 let limits = limits_of(&account, self.settings.replicas);
-                problems.extend(account_problems(limits, &self.settings));
+                let bucket_bytes = self.bucket_bytes_in_memory().await;
+                problems.extend(account_problems(limits, &self.settings, bucket_bytes));
             }
             // Whoever asks for the streams next learns why.
             Err(error) => debug!(%error, "failed to ask for the account's limits"),
         }
         if problems.is_empty() { Ok(()) } else { Err(BootstrapError::Limits(problems)) }
+    }
+
+    /// What the bucket of slots may take of NATS's memory. One that an older version has made is in a file.
+    async fn bucket_bytes_in_memory(&self) -> i64 {
+        let expected = self.settings.ownership_stream().storage;
+        let found = stream_info(self, OWNERSHIP_STREAM).await;
+        let storage = found.ok().flatten().map_or(expected, |found| found.config.storage);
+        // One key more: a key is written before the one that it replaces is removed.
+        if storage == StorageType::Memory {
+            (i64::from(self.settings.slots) + 1) * SLOT_KEY_BYTES_MAX
+        } else {
+            0
+        }
     }
 
     /// Warns of what a frontend takes from clients and NATS does not.
@@ -51,7 +69,7 @@ fn message_problem(message_bytes_max: usize) -> Option<String> {
     })
 }
 
-fn account_problems(limits: &Limits, settings: &LogSettings) -> Vec<String> {
+fn account_problems(limits: &Limits, settings: &LogSettings, bucket_bytes: i64) -> Vec<String> {
     let slots = i64::from(settings.slots);
     let drafts_bytes_max = settings.drafts_bytes_max;
     let (kind, store, one_stream) = match settings.replicas {
@@ -84,6 +102,17 @@ fn account_problems(limits: &Limits, settings: &LogSettings) -> Vec<String> {
                  nats.drafts_bytes_max, or raise the account's limit"
             ));
         }
+    }
+    let needed = drafts_bytes_max.saturating_add(bucket_bytes);
+    if let Some(limit) = too_few(limits.max_memory, needed)
+        && settings.replicas == 1
+        && limit >= drafts_bytes_max
+    {
+        problems.push(format!(
+            "max_mem: the NATS account may hold {limit} bytes in memory, and {needed} are needed: {drafts_bytes_max} for \
+             undecided drafts (nats.drafts_bytes_max), and {bucket_bytes} for the bucket SLOTS; raise max_mem, or lower \
+             nats.drafts_bytes_max"
+        ));
     }
     if limits.max_bytes_required {
         problems.push(
@@ -136,8 +165,10 @@ mod tests {
     }
 
     fn problems(text: &str, replicas: usize) -> Vec<String> {
-        account_problems(&limits(text), &LogSettings { replicas, ..LogSettings::default() })
+        account_problems(&limits(text), &LogSettings { replicas, ..LogSettings::default() }, BUCKET)
     }
+
+    const BUCKET: i64 = 1_000;
 
     #[test]
     fn what_just_does_is_no_problem_and_what_just_does_not_is_named() {
@@ -146,7 +177,7 @@ mod tests {
             ("max_streams", STREAMS, 1),
             ("max_consumers", 64, 1),
             ("max_ack_pending", UNDECIDED_MAX, 1),
-            ("max_memory", bytes, 1),
+            ("max_memory", bytes + BUCKET, 1),
             ("memory_max_stream_bytes", bytes, 1),
             ("max_storage", bytes, 3),
             ("storage_max_stream_bytes", bytes, 3),

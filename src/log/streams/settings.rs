@@ -69,6 +69,9 @@ impl Default for LogSettings {
 /// The metadata key under which the number of slots is kept in COMMITTED and DRAFTS.
 pub(crate) const SLOTS_METADATA: &str = "insieme-slots";
 
+/// How many consumers NATS allows a stream that asks for no number (`default_max_consumers`).
+const CONSUMERS_DEFAULT: u16 = 1000;
+
 impl LogSettings {
     /// The streams that are made as they stand here.
     pub(crate) fn own_streams(&self) -> [Config; 3] {
@@ -90,6 +93,8 @@ impl LogSettings {
             storage: if self.replicas == 1 { StorageType::Memory } else { StorageType::File },
             discard: DiscardPolicy::New,
             max_bytes: self.drafts_bytes_max,
+            // A consumer for each slot; where the stream says nothing, NATS allows it a thousand.
+            max_consumers: if self.slots > CONSUMERS_DEFAULT { self.slots.into() } else { -1 },
             max_age: self.drafts_age_max,
             num_replicas: self.replicas,
             metadata: self.slots_metadata(),

@@ -37,6 +37,7 @@ mod stories {
     mod limits;
     mod log;
     mod logs;
+    mod many_slots;
     mod metrics;
     mod nats_cluster;
     mod nats_outage;

@@ -16,7 +16,6 @@ use tracing::warn;
 use super::append::CommitError;
 use super::client::Log;
 use super::error::LogError;
-use super::read::batch_get::BatchGet;
 use super::subjects::{self, OWNERSHIP_BUCKET, OWNERSHIP_STREAM};
 use crate::event::{Decided, Slot};
 
@@ -27,8 +26,6 @@ const NO_MESSAGE_TTL: &str = "(error 10166)";
 pub(crate) const KEYS_EXPIRE: &str = "the bucket SLOTS was made by an older version: its keys expire, so a validator waits for the queue's \
      confirmation of each rejection as well. Allow it to keep them with \
      `nats stream edit KV_SLOTS --allow-msg-ttl`, and restart the validators";
-/// More keys than any deployment has: 1024 slots and as many validators.
-const KEYS_MAX: usize = 4096;
 
 /// The bucket as it is just now.
 #[derive(Debug, Clone, Default)]
@@ -92,17 +89,18 @@ impl Log {
     /// Reads the bucket. Ownership is decided by compare-and-set, so a view that lags does no harm.
     pub async fn ownership(&self) -> Result<OwnershipView, LogError> {
         const WHAT: &str = "reading slot ownership";
-        let get = BatchGet {
-            multi_last: vec![format!("$KV.{OWNERSHIP_BUCKET}.>")],
-            batch: KEYS_MAX,
-            ..BatchGet::default()
-        };
         let mut view = OwnershipView::default();
-        for stored in self.batch_get(WHAT, OWNERSHIP_STREAM, get).await? {
+        // A key that is written meanwhile may come twice: the later one counts.
+        for stored in self.get_all(WHAT, OWNERSHIP_STREAM, format!("$KV.{OWNERSHIP_BUCKET}.>")).await? {
             let header = |name: &str| stored.message.headers.as_ref().and_then(|headers| headers.get(name));
             let removed = header(KV_OPERATION).is_some();
             match stored.subject.split('.').skip(2).collect::<Vec<_>>()[..] {
-                ["validator", id] if !removed => {
+                ["validator", id] => {
+                    view.older.remove(id);
+                    view.validators.remove(id);
+                    if removed {
+                        continue;
+                    }
                     if header(subjects::HEEDS_DECIDED).is_none() {
                         view.older.insert(id.to_owned());
                     }
@@ -114,6 +112,7 @@ impl Log {
                     let decided =
                         decided.map_err(|error| LogError::malformed(WHAT, error))?.unwrap_or_default();
                     view.keys.insert(slot, SlotKey { revision: stored.sequence, decided });
+                    view.owners.remove(&slot);
                     if !removed {
                         let owner = String::from_utf8_lossy(&stored.message.payload).into_owned();
                         view.owners.insert(slot, owner);

@@ -11,7 +11,6 @@ use crate::event::{EventId, PartitionKey, Slot, Token};
 use crate::log::client::Log;
 use crate::log::error::LogError;
 use crate::log::queue::publish::ApiError;
-use crate::log::read::batch_get::BatchGet;
 use crate::log::read::replay::StoredEvent;
 use crate::log::streams::bootstrap::NO_STREAM;
 use crate::log::subjects;
@@ -147,11 +146,8 @@ impl Log {
 
     /// The last event on each subject.
     async fn last_events(&self, of: Vec<String>) -> Result<BTreeMap<String, StoredEvent>, LogError> {
-        if of.is_empty() {
-            return Ok(BTreeMap::new());
-        }
-        let get = BatchGet { batch: of.len(), multi_last: of, ..BatchGet::default() };
-        let found = self.batch_get("reading partitions' heads", subjects::COMMITTED_STREAM, get).await?;
+        const WHAT: &str = "reading partitions' heads";
+        let found = self.get_last_of(WHAT, subjects::COMMITTED_STREAM, of).await?;
         Ok(found
             .into_iter()
             .map(|stored| {

@@ -74,6 +74,14 @@ pub(crate) struct Batch {
     pending: u64,
 }
 
+/// The most subjects of which NATS tells the last messages at once; with more it refuses (413, too many results).
+const SUBJECTS_MAX: usize = 1024;
+/// The most bytes of subjects in a request: what NATS takes in a message is more (`limits.rs`).
+const SUBJECT_BYTES_MAX: usize = 64 * 1024;
+/// The most messages and bytes of all that are asked for at a time.
+const ALL_AT_ONCE: usize = 4096;
+const ALL_BYTES_AT_ONCE: usize = 4 << 20;
+
 /// How often in a row an answer that is not whole is asked for again.
 const TORN_MAX: u32 = 8;
 /// How long the next message may take after a reconnect: it may have gone down with the old connection.
@@ -112,6 +120,52 @@ impl Log {
                 return Err(failed);
             }
         }
+    }
+
+    /// Gets all messages on subjects that begin as `subject`, which ends in `>`, in their order. What is replaced
+    /// meanwhile may come twice, and what counts comes last; nothing is left out.
+    ///
+    /// For streams that keep the last message of each subject. NATS tells those of no more than [`SUBJECTS_MAX`]
+    /// subjects at once.
+    pub(crate) async fn get_all(
+        &self,
+        what: &'static str,
+        stream: &'static str,
+        subject: String,
+    ) -> Result<Vec<Stored>, LogError> {
+        let mut all: Vec<Stored> = Vec::new();
+        loop {
+            let before = all.len();
+            let get = BatchGet {
+                seq: Some(all.last().map_or(1, |last| last.sequence + 1)),
+                next_by_subj: Some(subject.clone()),
+                batch: ALL_AT_ONCE,
+                max_bytes: Some(ALL_BYTES_AT_ONCE),
+                ..BatchGet::default()
+            };
+            let mut batch = self.open_batch(what, stream, get).await?;
+            while let Some(stored) = batch.next().await? {
+                all.push(stored);
+            }
+            if all.len() == before || batch.pending() == 0 {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Gets the last message of each of these subjects, in no order. Those without any are left out.
+    pub(crate) async fn get_last_of(
+        &self,
+        what: &'static str,
+        stream: &'static str,
+        subjects: Vec<String>,
+    ) -> Result<Vec<Stored>, LogError> {
+        let mut found = Vec::with_capacity(subjects.len());
+        for some in in_requests(subjects) {
+            let get = BatchGet { batch: some.len(), multi_last: some, ..BatchGet::default() };
+            found.extend(self.batch_get(what, stream, get).await?);
+        }
+        Ok(found)
     }
 
     /// Asks for messages from `stream`, to be taken one by one as they come.
@@ -307,6 +361,23 @@ impl BatchGet {
     }
 }
 
+/// Subjects in groups of which each can be asked for at once.
+fn in_requests(subjects: Vec<String>) -> Vec<Vec<String>> {
+    let mut requests: Vec<Vec<String>> = Vec::new();
+    let mut bytes = 0;
+    for subject in subjects {
+        bytes += subject.len() + 3;
+        match requests.last_mut() {
+            Some(last) if last.len() < SUBJECTS_MAX && bytes <= SUBJECT_BYTES_MAX => last.push(subject),
+            _ => {
+                bytes = subject.len() + 3;
+                requests.push(vec![subject]);
+            }
+        }
+    }
+    requests
+}
+
 fn is_of(pattern: &str, subject: &str) -> bool {
     pattern.strip_suffix('>').map_or(subject == pattern, |start| subject.starts_with(start))
 }
@@ -355,5 +426,21 @@ mod tests {
         assert!(!last("$KV.SLOTS.>").asks_for("$KV.OTHER.slot.1", 7, 0, 0));
         let one = BatchGet { seq: Some(3), batch: 1, ..BatchGet::default() };
         assert!(one.asks_for("committed.whose", 3, 0, 0));
+    }
+
+    #[test]
+    fn many_subjects_are_asked_for_in_as_many_requests_as_nats_answers() {
+        let of = |count: usize, bytes: usize| (0..count).map(|n| format!("{n:0bytes$}")).collect::<Vec<_>>();
+        let sizes = |subjects: &[String]| -> Vec<usize> {
+            let requests = in_requests(subjects.to_vec());
+            assert_eq!(requests.concat(), subjects, "each once, in order");
+            let bytes = |request: &Vec<String>| serde_json::to_vec(request).unwrap().len();
+            assert!(requests.iter().all(|request| bytes(request) <= SUBJECT_BYTES_MAX + 2));
+            requests.iter().map(Vec::len).collect()
+        };
+        assert_eq!(sizes(&of(0, 9)), [0; 0]);
+        assert_eq!(sizes(&of(1024, 9)), [1024]);
+        assert_eq!(sizes(&of(2500, 9)), [1024, 1024, 452]);
+        assert_eq!(sizes(&of(400, 350)), [185, 185, 30]);
     }
 }

@@ -8,9 +8,6 @@ pub const DIE_AFTER_COMMIT: &str = "die_after_commit";
 /// Take every slot, whoever owns it, hand none over, and take each back when it is lost.
 pub const NEVER_LOSE_SLOTS: &str = "never_lose_slots";
 
-/// Take whatever is on a live subject for an event that JetStream has repeated there.
-pub const BELIEVE_HEADERS: &str = "believe_headers";
-
 /// Acknowledge no draft, as if NATS had removed none from the queue yet.
 pub const LOSE_ACKNOWLEDGEMENTS: &str = "lose_acknowledgements";
 
@@ -27,6 +24,17 @@ pub fn connection_number(number: u64, port: u16) -> u64 {
 
 /// Read and write no snapshot of more than 16 KiB.
 pub const SMALL_SNAPSHOTS: &str = "small_snapshots";
+
+/// Answer the first reads at the log's leader as a server does that was cut off before the partition's first event.
+pub const OLD_LEADER: &str = "old_leader";
+
+/// Whether a read at the leader is answered by a server that only believes to lead: the first four of a process, where
+/// that is switched on.
+pub fn is_old_leader() -> bool {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static ANSWERED: AtomicU32 = AtomicU32::new(0);
+    is_on(OLD_LEADER) && ANSWERED.fetch_add(1, Ordering::Relaxed) < 4
+}
 
 /// Whether a fault is switched on.
 #[cfg(feature = "fault-points")]

@@ -44,6 +44,7 @@ mod stories {
     mod nats_sick;
     mod nats_trust;
     mod nats_users;
+    mod old_leader;
     mod operators_shell;
     mod permissions;
     mod pipelining;

@@ -154,14 +154,14 @@ impl Inspected {
                 format!("there is a snapshot of it, and the log ends at {}: it has lost events", found.head);
             found.problems.push((snapshot.event_id, why));
         }
-        if let Some(index) = log.snapshot_info(&token, SnapshotPart::Index).await? {
-            found.indexed_to = index.event_id;
-            if found.problems.is_empty() && index.event_id > found.head {
+        if let Some(indexed_to) = log.indexed_to(&token).await? {
+            found.indexed_to = indexed_to;
+            if found.problems.is_empty() && indexed_to > found.head {
                 let why = format!(
                     "there is a draft index of it, and the log ends at {}: it has lost events, or they were taken out",
                     found.head
                 );
-                found.problems.push((index.event_id, why));
+                found.problems.push((indexed_to, why));
             }
         }
         Ok(found)

@@ -37,7 +37,7 @@ pub use read::live::{LiveEvent, LiveFeed};
 pub use read::replay::{PageReader, Replay, StoredEvent};
 pub use replies::Answers;
 pub use revocations::StoredRevocation;
-pub(crate) use snapshots::fits_snapshot;
+pub(crate) use snapshots::snapshot_bytes_max;
 pub use snapshots::{SnapshotInfo, SnapshotPart};
 pub use streams::bootstrap::{BootstrapError, BootstrapReport, bootstrap};
 pub use streams::settings::LogSettings;

@@ -28,10 +28,14 @@ use crate::faults;
 /// The largest snapshot object that is read back, in bytes, before decompression and after.
 const SNAPSHOT_BYTES_MAX: usize = 1 << 30;
 
+/// The most bytes of a snapshot object.
+pub(crate) fn snapshot_bytes_max() -> usize {
+    if faults::is_on(faults::SMALL_SNAPSHOTS) { 16 << 10 } else { SNAPSHOT_BYTES_MAX }
+}
+
 /// Whether a snapshot part of so many bytes can be read back. One that cannot is not written.
-pub(crate) fn fits_snapshot(bytes: u64) -> bool {
-    let bytes_max = if faults::is_on(faults::SMALL_SNAPSHOTS) { 16 << 10 } else { SNAPSHOT_BYTES_MAX };
-    bytes <= bytes_max as u64
+fn fits_snapshot(bytes: u64) -> bool {
+    bytes <= snapshot_bytes_max() as u64
 }
 
 /// The most chunks and bytes of an object that are asked for at a time.
@@ -46,15 +50,18 @@ const COMPRESSION_LEVEL: i32 = 1;
 pub enum SnapshotPart {
     /// The state's JSON.
     State,
-    /// The draft index.
-    Index,
+    /// The draft index, or the first objects of a long one: it goes on in the objects 1, 2 and so on, each of which has as
+    /// many drafts as an object may have but for the last.
+    Index(u32),
 }
 
 impl SnapshotPart {
     fn object(self, token: &Token) -> String {
         match self {
             Self::State => format!("state.{token}"),
-            Self::Index => format!("index.{token}"),
+            // The only one that older versions know.
+            Self::Index(0) => format!("index.{token}"),
+            Self::Index(number) => format!("index.{token}.{number}"),
         }
     }
 }
@@ -70,6 +77,8 @@ pub struct SnapshotInfo {
     pub log_bytes: u64,
     /// Its own bytes, uncompressed.
     pub bytes: u64,
+    /// Of a draft index that goes on in this object: the last event in the object before it.
+    pub after: EventId,
 }
 
 impl SnapshotInfo {
@@ -79,6 +88,7 @@ impl SnapshotInfo {
             ("ordinal", self.ordinal),
             ("log-bytes", self.log_bytes),
             ("bytes", self.bytes),
+            ("after", self.after.0),
         ]
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value.to_string()))
@@ -92,6 +102,8 @@ impl SnapshotInfo {
             ordinal: number("ordinal")?,
             log_bytes: number("log-bytes")?,
             bytes: number("bytes")?,
+            // Older versions have not written it.
+            after: EventId(number("after").unwrap_or(0)),
         })
     }
 }
@@ -308,8 +320,28 @@ impl Log {
 
     /// Deletes a partition's draft index. The next one is made from the log.
     pub async fn delete_index(&self, token: &Token) -> Result<(), LogError> {
-        let deleted = self.snapshot_store().await?.delete(SnapshotPart::Index.object(token)).await;
-        deleted.map_err(|error| LogError::unavailable("deleting a draft index", error))
+        for number in 0.. {
+            let part = SnapshotPart::Index(number);
+            if self.snapshot_info(token, part).await?.is_none() {
+                break;
+            }
+            let deleted = self.snapshot_store().await?.delete(part.object(token)).await;
+            deleted.map_err(|error| LogError::unavailable("deleting a draft index", error))?;
+        }
+        Ok(())
+    }
+
+    /// The last event in a partition's draft index.
+    pub async fn indexed_to(&self, token: &Token) -> Result<Option<EventId>, LogError> {
+        let mut last = None;
+        for number in 0.. {
+            let info = self.snapshot_info(token, SnapshotPart::Index(number)).await?;
+            match info.filter(|info| info.after == last.unwrap_or_default()) {
+                Some(info) => last = Some(info.event_id),
+                None => break,
+            }
+        }
+        Ok(last)
     }
 
     /// Writes a snapshot object in place of the one that was there.

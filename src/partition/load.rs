@@ -1,14 +1,15 @@
 //! A partition's state out of the log: the snapshot, and what came after it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::index::{IndexSummary, decode_index, index_entry, report_incomplete_index};
 use crate::event::{CommittedEvent, ContentHash, DraftKey, EventId, EventRecord, Token};
 use crate::faults;
 use crate::log::Log;
 use crate::log::LogError;
 use crate::log::StoredEvent;
-use crate::log::metrics;
-use crate::log::{SnapshotInfo, SnapshotPart, fits_snapshot};
+use crate::log::{SnapshotInfo, SnapshotPart};
 use crate::state::{ApplyError, Fold, IndexEntry, IndexPart, PartitionState, SnapshotError, StatePart};
 
 /// A state that could not be had.
@@ -28,8 +29,13 @@ pub enum LoadError {
     },
 }
 
+/// How often, and for how long, an event that is missing is asked for again before it counts as gone.
+const GONE_LOOKS_WITH_REPLICAS: u32 = 60;
+const GONE_LOOKS: u32 = 4;
+const GONE_PAUSE: Duration = Duration::from_millis(500);
+
 /// How many events are folded before other tasks get their turn.
-const EVENTS_PER_TURN: usize = 256;
+pub(super) const EVENTS_PER_TURN: usize = 256;
 
 /// A state as loaded, and the snapshot it was loaded from.
 pub struct Loaded {
@@ -108,7 +114,7 @@ impl Log {
     ) -> Result<Option<Loaded>, LoadError> {
         let Some(head) = self.head_for(token, with_index).await? else {
             if let Some(snapshot) = self.snapshot_info(token, SnapshotPart::State).await? {
-                return Err(gone_back(snapshot.event_id, EventId::NONE, with_index));
+                return Err(self.gone_back(token, snapshot.event_id, EventId::NONE, with_index).await?);
             }
             let state = Start::empty(with_index).state;
             return Ok(Some(Loaded { state, snapshot: SnapshotInfo::default(), indexed: 0 }));
@@ -119,7 +125,7 @@ impl Log {
             // It may have been replaced since the head was asked for: by that time there was a later head.
             let again = self.head_for(token, with_index).await?.map_or(EventId::NONE, |head| head.id);
             if newest > again {
-                return Err(gone_back(newest, again, with_index));
+                return Err(self.gone_back(token, newest, again, with_index).await?);
             }
         }
         let mut count = EventCount::up_to(index.event_id, &state);
@@ -134,70 +140,6 @@ impl Log {
             state.forget_drafts();
         }
         Ok(Some(Loaded { state, snapshot, indexed: index.drafts }))
-    }
-
-    /// Loads the draft index as of event `upto` of a partition, to be written: that event is the partition's
-    /// `ordinal`th. `entries` are those of all events after `known_from` up to there; the others are read from the
-    /// log. `None` if nothing is new, or the index would be longer than what is read back.
-    ///
-    /// The index has a draft for every event. One that was written with fewer is made again from the log.
-    pub async fn load_index(
-        &self,
-        token: &Token,
-        upto: EventId,
-        ordinal: u64,
-        known_from: EventId,
-        entries: Vec<IndexEntry>,
-    ) -> Result<Option<IndexPart>, LoadError> {
-        if !fits_snapshot(IndexPart::encoded_len(ordinal)) {
-            tracing::warn!(
-                %token, drafts = ordinal,
-                "the draft index is too long for a snapshot; a validator that loads the partition reads the later drafts from the log"
-            );
-            return Ok(None);
-        }
-        let bytes = self.usable(token, SnapshotPart::Index).await?;
-        let decoded = tokio::task::spawn_blocking(move || decode_index(bytes.as_deref()));
-        let mut index =
-            decoded.await.map_err(|error| LogError::malformed("decoding a draft index", error))?;
-        if index.event_id >= upto {
-            return Ok(None);
-        }
-        let summary = IndexSummary::of(&index);
-        self.extend_index(token, &mut index, upto, known_from, entries.clone()).await?;
-        if index.entries.len() as u64 != ordinal && !faults::broken("believe_indexes") {
-            report_incomplete_index(token, summary, None);
-            index = IndexPart::default();
-            self.extend_index(token, &mut index, upto, known_from, entries).await?;
-        }
-        let drafts = index.entries.len() as u64;
-        if drafts != ordinal && !faults::broken("believe_indexes") {
-            let why = format!("the log has {drafts} events up to this one, which says it is the {ordinal}th");
-            return Err(LoadError::Broken { event: upto, why });
-        }
-        Ok(Some(index))
-    }
-
-    /// Enters the drafts of all events after the index's own up to `upto`.
-    async fn extend_index(
-        &self,
-        token: &Token,
-        index: &mut IndexPart,
-        upto: EventId,
-        known_from: EventId,
-        entries: Vec<IndexEntry>,
-    ) -> Result<(), LoadError> {
-        let mut new = Vec::new();
-        let mut replay = self.replay(token, index.event_id, known_from);
-        while let Some(stored) = replay.next().await? {
-            new.push(index_entry(&parse(&stored)?));
-            if new.len().is_multiple_of(EVENTS_PER_TURN) {
-                tokio::task::yield_now().await;
-            }
-        }
-        new.extend(entries);
-        index.extend(upto, new);
-        Ok(())
     }
 
     /// Looks in the log, at the leader's, for a draft that may be committed as one of these events.
@@ -217,7 +159,7 @@ impl Log {
                         LogError::unavailable(WHAT, format!("the log ends at {head}, before {id}")).into()
                     );
                 }
-                if self.leader_event(token, *id).await?.is_some() {
+                if !self.is_gone(token, *id).await? {
                     return Err(LogError::unavailable(WHAT, format!("{id} was missing a moment ago")).into());
                 }
                 let why = "the event is in the partition's index and no longer in its log".to_owned();
@@ -276,6 +218,53 @@ impl Log {
         Ok(read)
     }
 
+    /// Whether an event that once was in a partition's log is gone from it.
+    ///
+    /// A server that was cut off or paused and still believes to lead does not have what was committed since. It may
+    /// answer any number of reads, so that it has neither the event nor a later head proves nothing. The number of the
+    /// partition's events comes with what shows who leads; it tells whether the head that was read is an old one. Where
+    /// both do not agree, a server that lags has answered one of them; NATS puts an end to that within some ten seconds.
+    async fn is_gone(&self, token: &Token, id: EventId) -> Result<bool, LoadError> {
+        if faults::broken("believe_old_leader") {
+            return Ok(true);
+        }
+        let looks = if self.settings.replicas > 1 { GONE_LOOKS_WITH_REPLICAS } else { GONE_LOOKS };
+        for _ in 0..looks {
+            if self.leader_event(token, id).await?.is_some() {
+                return Ok(false);
+            }
+            let (head, ordinal) = match self.leader_head(token).await? {
+                Some(head) => (head.id, parse(&head)?.record.ordinal),
+                None => (EventId::NONE, 0),
+            };
+            let events = self.events_of(token).await?;
+            // The events up to the head, and at least one more if that is an old one.
+            if events < ordinal + u64::from(head < id) {
+                return Ok(true);
+            }
+            tracing::debug!(%token, event = %id, %head, events, "a server that lags lacks an event; asking again");
+            tokio::time::sleep(GONE_PAUSE).await;
+        }
+        Ok(true)
+    }
+
+    /// A snapshot of event `at`, which the partition does not have as far as its head was read. Whoever asked the leader
+    /// may know that the events are gone; others may have asked a replica that lags.
+    async fn gone_back(
+        &self,
+        token: &Token,
+        at: EventId,
+        head: EventId,
+        asked_leader: bool,
+    ) -> Result<LoadError, LoadError> {
+        let why = format!("the partition's log ends at event {head}, and its snapshot is of event {at}");
+        if asked_leader && self.is_gone(token, at).await? {
+            let why = format!("{why}: events behind {head} are gone from the log");
+            return Ok(LoadError::Broken { event: at, why });
+        }
+        Ok(LogError::unavailable("loading a state", why).into())
+    }
+
     /// The head: the leader's, for whoever decides on it.
     async fn head_for(&self, token: &Token, deciding: bool) -> Result<Option<StoredEvent>, LogError> {
         if deciding { self.leader_head(token).await } else { self.head(token).await }
@@ -288,15 +277,26 @@ impl Log {
         ) else {
             return Ok(Start::empty(with_index));
         };
-        let index = if use_index { self.usable(token, SnapshotPart::Index).await? } else { None };
+        let index = if use_index { self.usable(token, SnapshotPart::Index(0)).await? } else { None };
         let decode = move || Start::decode(snapshot, &state, with_index.then_some(index.as_deref()));
         let decoded = tokio::task::spawn_blocking(decode)
             .await
             .map_err(|error| LogError::malformed("decoding a snapshot", error))?;
-        Ok(decoded.unwrap_or_else(|error| {
+        let mut start = decoded.unwrap_or_else(|error| {
             tracing::error!(%token, %error, "the snapshot cannot be used; folding the whole log instead");
             Start::empty(with_index)
-        }))
+        });
+        // One object after the other: only the state has them all.
+        for number in 1.. {
+            if !start.index.is_full {
+                break;
+            }
+            let Some(index) = self.index_object(token, number, start.index.event_id).await? else { break };
+            start = tokio::task::spawn_blocking(move || start.go_on(&index))
+                .await
+                .map_err(|error| LogError::malformed("entering a draft index", error))?;
+        }
+        Ok(start)
     }
 
     /// A snapshot object's bytes; one that cannot be read back counts as none. One that was replaced while it was
@@ -376,19 +376,6 @@ struct Start {
     index: IndexSummary,
 }
 
-/// A draft index without its entries.
-#[derive(Debug, Clone, Copy, Default)]
-struct IndexSummary {
-    event_id: EventId,
-    drafts: u64,
-}
-
-impl IndexSummary {
-    fn of(index: &IndexPart) -> Self {
-        Self { event_id: index.event_id, drafts: index.entries.len() as u64 }
-    }
-}
-
 /// How many events a partition has up to one of them, as a replay of its events tells.
 struct EventCount {
     upto: EventId,
@@ -423,6 +410,17 @@ impl Start {
         Self { state, replay_from: EventId::NONE, newest: EventId::NONE, snapshot, index }
     }
 
+    /// The index goes on in this object.
+    fn go_on(mut self, index: &IndexPart) -> Self {
+        self.state.enter_drafts(&index.entries);
+        let before = self.index.drafts;
+        self.index = IndexSummary::of(index);
+        self.index.drafts += before;
+        self.replay_from = self.snapshot.event_id.min(index.event_id);
+        self.newest = self.newest.max(index.event_id);
+        self
+    }
+
     /// From a snapshot's parts: its state, and the index if one is wanted, and there.
     fn decode(
         snapshot: SnapshotInfo,
@@ -450,51 +448,12 @@ impl Start {
     }
 }
 
-/// An index that lacks drafts, or has some too many: an older version read the log with a hole, or it was damaged.
-/// What it lacks could be committed a second time, so the log is read instead.
-fn report_incomplete_index(token: &Token, index: IndexSummary, events: Option<u64>) {
-    metrics::incomplete_index();
-    let IndexSummary { event_id, drafts } = index;
-    tracing::error!(
-        %token, %event_id, drafts, events,
-        "the snapshot's draft index does not have a draft for every event; making it again from the log"
-    );
-}
-
-/// A draft index; an empty one where there is none, or none that can be used: the log has it all.
-fn decode_index(bytes: Option<&[u8]>) -> IndexPart {
-    bytes
-        .map(IndexPart::decode)
-        .transpose()
-        .unwrap_or_else(|error| {
-            tracing::error!(%error, "a snapshot's draft index cannot be used; reading the log instead");
-            None
-        })
-        .unwrap_or_default()
-}
-
-/// A snapshot of event `at`, which the partition does not have. Whoever asked the leader knows that the events are
-/// gone; others may have asked a replica that lags.
-fn gone_back(at: EventId, head: EventId, asked_leader: bool) -> LoadError {
-    let why = format!("the partition's log ends at event {head}, and its snapshot is of event {at}");
-    if asked_leader {
-        let why = format!("{why}: events behind {head} are gone from the log");
-        LoadError::Broken { event: at, why }
-    } else {
-        LogError::unavailable("loading a state", why).into()
-    }
-}
-
 /// Reads an event out of its bytes.
 pub fn parse(stored: &StoredEvent) -> Result<CommittedEvent<'_>, LoadError> {
     match EventRecord::parse(&stored.body) {
         Ok(record) => Ok(CommittedEvent { id: stored.id, record }),
         Err(error) => Err(LoadError::Broken { event: stored.id, why: error.to_string() }),
     }
-}
-
-fn index_entry(event: &CommittedEvent<'_>) -> IndexEntry {
-    (event.record.draft_key(), event.id, event.record.content_hash)
 }
 
 /// Folds one event into a state.

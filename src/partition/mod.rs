@@ -2,9 +2,12 @@
 //!
 //! This module stands above `log` and `state`: it folds what the log stores, so that `log` decides nothing.
 
+mod index;
 mod load;
 mod snapshot;
 mod state_at;
+mod write_index;
 
 pub use load::{LoadError, Loaded, apply, parse};
 pub use state_at::StateAtError;
+pub use write_index::IndexObject;

@@ -17,7 +17,7 @@ impl Log {
             event_id: state.head(),
             ordinal: state.ordinal(),
             log_bytes: state.log_bytes(),
-            bytes: 0,
+            ..SnapshotInfo::default()
         };
         // A large state is work for the processor.
         let encoding = tokio::task::spawn_blocking(move || {

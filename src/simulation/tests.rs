@@ -90,3 +90,27 @@ fn every_broken_promise_is_found() {
     }
     assert!(missed.is_empty(), "nobody noticed {missed:?}");
 }
+
+/// Ways of breaking the product by its own switches, and the test that is clean without and must find each. In a process
+/// of its own, since a switch is of a whole process.
+#[test]
+fn the_products_own_faults_are_found() {
+    const RUNS: &str =
+        "simulation::tests::whatever_fails_nothing_is_lost_doubled_reordered_or_wrongly_committed";
+    const INDEX: &str =
+        "state::draft_index::tests::what_the_log_said_of_a_draft_is_not_believed_once_it_is_committed";
+    for (fault, test) in [("decide_unowned", RUNS), ("answer_before_ack", RUNS), ("keep_told", INDEX)] {
+        let run = |fault: &str, seeds: &str| {
+            let mut command = std::process::Command::new(std::env::current_exe().expect("this test's file"));
+            command.args(["--exact", test, "--nocapture"]).env("INSIEME_FAULT", fault);
+            let output = command.env("INSIEME_TEST_SIMULATION_SEEDS", seeds).output().expect("it starts");
+            (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        if test == INDEX {
+            let (clean, said) = run("", "0..1");
+            assert!(clean && said.contains("1 passed"), "{said}");
+        }
+        let (clean, said) = run(fault, "0..200");
+        assert!(!clean && said.contains("1 failed"), "nobody noticed {fault}: {said}");
+    }
+}

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::draft_index::{DraftIndex, DraftLookup};
 use super::write_set::{Since, Touches};
-use super::{Accepted, Document, Fold, FoldError, IndexPart, SnapshotError, StatePart};
+use super::{Accepted, Document, Fold, FoldError, IndexEntry, IndexPart, SnapshotError, StatePart};
 use super::{TOUCHES_MAX, Touch};
 use crate::event::{ClientId, CommittedEvent, ContentHash, DraftKey, EventId};
 
@@ -186,6 +186,13 @@ impl PartitionState {
     fn index_only(&mut self, event: &CommittedEvent<'_>) {
         if let Some(memory) = &mut self.memory {
             memory.drafts.insert(event.record.draft_key(), event.id, event.record.content_hash);
+        }
+    }
+
+    /// Enters more drafts of a snapshot's index.
+    pub fn enter_drafts(&mut self, entries: &[IndexEntry]) {
+        if let Some(memory) = &mut self.memory {
+            entries.iter().for_each(|(key, id, hash)| memory.drafts.insert(*key, *id, *hash));
         }
     }
 

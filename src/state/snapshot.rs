@@ -14,6 +14,8 @@ const VERSION: u32 = 1;
 const STATE_MAGIC: [u8; 4] = *b"InsS";
 const INDEX_MAGIC: [u8; 4] = *b"InsI";
 const HASH_BYTES: usize = 32;
+const INDEX_HEAD_BYTES: usize = 24;
+const ENTRY_BYTES: usize = 32;
 
 /// Why a snapshot was not read, or not made.
 #[derive(Debug, thiserror::Error)]
@@ -116,9 +118,25 @@ impl IndexPart {
         self.entries.sort_by_key(|(key, ..)| *key);
     }
 
-    /// The bytes of an index with so many drafts.
-    pub fn encoded_len(drafts: u64) -> u64 {
-        drafts.saturating_mul(32).saturating_add(8 + 16 + HASH_BYTES as u64)
+    /// The most drafts of an index of so many bytes.
+    pub fn drafts_in(bytes: usize) -> usize {
+        bytes.saturating_sub(INDEX_HEAD_BYTES + HASH_BYTES) / ENTRY_BYTES
+    }
+
+    /// Takes out all but the first `count` events; gives an index of those, if there are any.
+    pub fn split_off(&mut self, count: usize) -> Option<Self> {
+        if self.entries.len() <= count {
+            return None;
+        }
+        let mut ids: Vec<EventId> = self.entries.iter().map(|(_, id, _)| *id).collect();
+        let last = match count.checked_sub(1) {
+            Some(last) => *ids.select_nth_unstable(last).1,
+            None => EventId::NONE,
+        };
+        let (first, rest) = std::mem::take(&mut self.entries).into_iter().partition(|(_, id, _)| *id <= last);
+        self.entries = first;
+        let event_id = std::mem::replace(&mut self.event_id, last);
+        Some(Self { event_id, entries: rest })
     }
 
     /// The part as bytes.

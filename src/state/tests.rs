@@ -100,6 +100,30 @@ fn events_apply_in_their_order_and_without_holes() {
 }
 
 #[test]
+fn an_index_is_parted_by_its_events() {
+    let whole = index_of(&log(7));
+    for count in [0, 1, 3, 6] {
+        let mut first = whole.clone();
+        let rest = first.split_off(count).unwrap();
+        assert_eq!(first.entries.len(), count);
+        assert_eq!((first.event_id, rest.event_id), (EventId(10 * count as u64), whole.event_id));
+        assert!(first.entries.iter().all(|(_, id, _)| *id <= first.event_id));
+        assert!(rest.entries.iter().all(|(_, id, _)| *id > first.event_id));
+        let is_sorted = |index: &IndexPart| index.entries.is_sorted_by_key(|(key, ..)| *key);
+        assert!(is_sorted(&first) && is_sorted(&rest));
+        let (event_id, rest) = (rest.event_id, rest.entries);
+        first.extend(event_id, rest);
+        assert_eq!(first, whole);
+    }
+    for count in [7, 8] {
+        let mut all = whole.clone();
+        assert!(all.split_off(count).is_none() && all == whole);
+    }
+    let bytes = whole.encode().len();
+    assert_eq!((IndexPart::drafts_in(bytes), IndexPart::drafts_in(bytes - 1)), (7, 6));
+}
+
+#[test]
 fn snapshot_parts_survive_their_bytes() {
     let state = applied(&log(5), PartitionState::new());
     let written = (state.to_state_part().unwrap(), index_of(&log(5)));

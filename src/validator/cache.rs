@@ -55,6 +55,11 @@ impl SnapshotProgress {
         self.indexed.store(drafts, Ordering::Relaxed);
     }
 
+    /// How many drafts the latest index has.
+    pub(super) fn in_index(&self) -> u64 {
+        self.indexed.load(Ordering::Relaxed)
+    }
+
     /// Whether with the state's snapshot that is asked for it is time for another index; says so once for so many drafts.
     pub(crate) fn index_due(&self) -> IndexDue {
         let (drafts, indexed) = (self.asked_at.load(Ordering::Relaxed), self.indexed.load(Ordering::Relaxed));

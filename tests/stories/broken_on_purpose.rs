@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::harness::cluster::Cluster;
 use crate::harness::proxy::{Link, Proxy};
+use crate::harness::socket::Socket;
 use crate::harness::until;
 
 #[path = "../torturing/faults.rs"]
@@ -33,12 +34,39 @@ fn every_way_of_breaking_the_product_has_a_test() {
             let text = std::fs::read_to_string(&path).unwrap();
             let switches = text.split("broken(\"").skip(1).filter_map(|rest| rest.split_once("\")"));
             in_product.extend(switches.map(|(name, _)| name.to_owned()));
+            if path.ends_with("src/faults.rs") {
+                // Those with a name of their own.
+                let names = text.split("&str = \"").skip(1).filter_map(|rest| rest.split_once("\";"));
+                in_product.extend(names.map(|(name, _)| name.to_owned()));
+                in_product
+                    .extend(text.contains("strip_prefix(\"clock_ms=\")").then(|| "clock_ms".to_owned()));
+            }
         }
     }
-    let listed = faults::MUTATIONS.iter().map(|mutation| mutation.fault);
-    let listed: BTreeSet<&str> = listed.chain(faults::HARMLESS.iter().copied()).collect();
-    in_product.retain(|name| !listed.contains(&**name));
-    assert!(in_product.is_empty(), "not in tests/torturing/faults.rs: {in_product:?}");
+    assert!(in_product.len() > 30, "the switches were not found: {in_product:?}");
+    let mutations: BTreeSet<&str> = faults::MUTATIONS.iter().map(|mutation| mutation.fault).collect();
+    assert!(mutations.len() >= 22, "{} ways of breaking the product", mutations.len());
+    let harmless: BTreeSet<&str> = faults::HARMLESS.iter().map(|(switch, _)| *switch).collect();
+    assert!(mutations.is_disjoint(&harmless));
+    let listed: BTreeSet<&str> = mutations.union(&harmless).copied().collect();
+    let in_product: BTreeSet<&str> = in_product.iter().map(String::as_str).collect();
+    assert_eq!(in_product, listed, "the product's switches, and those in tests/torturing/faults.rs");
+}
+
+/// What finds a mutation is there, and names it.
+#[test]
+fn every_test_that_is_to_find_a_mutation_breaks_the_product_in_this_way() {
+    let tests = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/stories");
+    let mut stories = String::new();
+    for entry in std::fs::read_dir(tests).unwrap() {
+        stories.push_str(&std::fs::read_to_string(entry.unwrap().path()).unwrap());
+    }
+    for mutation in faults::MUTATIONS {
+        let faults::FoundBy::Test(name) = mutation.found_by else { continue };
+        let is_named = |end: &str| stories.contains(&format!("{}{end}", mutation.fault));
+        let of_simulation = name == "the_products_own_faults_are_found";
+        assert!(of_simulation || is_named("\"") || is_named(","), "no story switches {} on", mutation.fault);
+    }
 }
 
 /// How long harm is waited for that must not come; and harm that must, several times as long.
@@ -165,4 +193,41 @@ async fn decides_on_todays_state(fault: &str) -> bool {
 async fn a_validator_that_has_its_slot_back_decides_on_what_others_left() {
     assert!(decides_on_todays_state("").await);
     assert!(!decides_on_todays_state("stale_cache").await, "a stale state does no harm: the story is none");
+}
+
+/// Somebody has an answer of the log sent to where live events come. Whether a client is shown what is not of its
+/// partition.
+async fn shows_its_own_events_only(fault: &str) -> bool {
+    let mut cluster = Cluster::start().await;
+    let url = cluster.nats.url();
+    let frontend = cluster.add_frontend_by(&url, fault).await;
+    let mut ann = cluster.client(0, "ann").await;
+    ann.commit("set", json!({ "target": "a", "value": 1 })).await;
+    let mut olga = cluster.client(0, "olga").partition("other").await;
+    // Her second event, as the next one of the other partition would be.
+    olga.commit("set", json!({ "target": "a", "value": 1 })).await;
+    olga.commit("set", json!({ "target": "a", "value": "of the others" })).await;
+    let (mut watcher, _) = Socket::greeted(&cluster.frontends[frontend].url(), "watcher").await;
+
+    let nats = async_nats::connect(&url).await.unwrap();
+    let both = json!({ "multi_last": ["committed.default", "committed.other"], "batch": 9 });
+    let request = both.to_string().into();
+    nats.publish_with_reply("$JS.API.DIRECT.GET.COMMITTED", "live.default", request).await.unwrap();
+    nats.flush().await.unwrap();
+    ann.commit("set", json!({ "target": "a", "value": "the last" })).await;
+    loop {
+        let told = watcher.receive_text().await.expect("the connection goes on");
+        if told.contains("of the others") {
+            return false;
+        }
+        if told.contains("the last") {
+            return true;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_the_log_on_a_live_subject_is_no_event() {
+    assert!(shows_its_own_events_only("").await);
+    assert!(!shows_its_own_events_only("believe_headers").await, "it does no harm: the story is none");
 }

@@ -100,14 +100,14 @@ async fn a_snapshot_that_cannot_be_used_is_reported_and_passed_over_for_the_log(
     let info = until("a snapshot", async || {
         let both = (
             log.snapshot_info(&token, SnapshotPart::State).await.unwrap(),
-            log.snapshot_info(&token, SnapshotPart::Index).await.unwrap(),
+            log.snapshot_info(&token, SnapshotPart::Index(0)).await.unwrap(),
         );
         if let (Some(state), Some(_)) = both { Some(state) } else { None }
     })
     .await;
     let before = cluster.state_hash("default");
     let mut whole = Vec::new();
-    for part in [SnapshotPart::State, SnapshotPart::Index] {
+    for part in [SnapshotPart::State, SnapshotPart::Index(0)] {
         whole.push((part, log.read_snapshot(&token, part).await.unwrap().unwrap()));
     }
     let mut events = 60;
@@ -135,7 +135,7 @@ async fn a_snapshot_that_cannot_be_used_is_reported_and_passed_over_for_the_log(
         until("the snapshot to be made anew", async || {
             let (state, index) = (
                 log.snapshot_info(&token, SnapshotPart::State).await.unwrap()?,
-                log.snapshot_info(&token, SnapshotPart::Index).await.unwrap()?,
+                log.snapshot_info(&token, SnapshotPart::Index(0)).await.unwrap()?,
             );
             (state.event_id.min(index.event_id) > info.event_id).then_some(())
         })
@@ -165,7 +165,7 @@ async fn drafts_that_are_not_yet_in_the_index_are_known_from_the_log() {
         if n % 10 == 0 {
             let of = |part| log.snapshot_info(&token, part);
             let (state, index) =
-                (of(SnapshotPart::State).await.unwrap(), of(SnapshotPart::Index).await.unwrap());
+                (of(SnapshotPart::State).await.unwrap(), of(SnapshotPart::Index(0)).await.unwrap());
             let ordinal = |info: Option<SnapshotInfo>| info.map_or(0, |info| info.ordinal);
             lag = lag.max(ordinal(state).saturating_sub(ordinal(index)));
         }

@@ -160,7 +160,7 @@ async fn a_snapshot_is_read_back_as_it_was_written() {
     let (_, token) = partition("p");
     assert!(log.snapshot_info(&token, SnapshotPart::State).await.unwrap().is_none());
     assert!(log.read_snapshot(&token, SnapshotPart::State).await.unwrap().is_none());
-    let info = SnapshotInfo { event_id: EventId(7), ordinal: 5, log_bytes: 900, bytes: 0 };
+    let info = SnapshotInfo { event_id: EventId(7), ordinal: 5, log_bytes: 900, ..SnapshotInfo::default() };
     for length in [300_000, 1_000_000] {
         let bytes: Vec<u8> = (0..length).map(|n: u32| (n % 251) as u8).collect();
         log.write_snapshot(&token, SnapshotPart::State, info, bytes.clone()).await.unwrap();

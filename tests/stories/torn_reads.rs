@@ -221,7 +221,7 @@ impl Hands {
             ordinal: index.entries.len() as u64,
             ..SnapshotInfo::default()
         };
-        self.log.write_snapshot(&self.token, SnapshotPart::Index, info, index.encode()).await.unwrap();
+        self.log.write_snapshot(&self.token, SnapshotPart::Index(0), info, index.encode()).await.unwrap();
     }
 
     /// The draft index up to an event, from the log.
@@ -240,7 +240,7 @@ impl Hands {
     async fn index(&self) -> IndexPart {
         // One that is replaced while it is read cannot be read.
         let bytes = until("an index", async || {
-            self.log.read_snapshot(&self.token, SnapshotPart::Index).await.ok().flatten()
+            self.log.read_snapshot(&self.token, SnapshotPart::Index(0)).await.ok().flatten()
         })
         .await;
         IndexPart::decode(&bytes).unwrap()
@@ -290,7 +290,7 @@ async fn load_through_resets(index_upto: u64) {
             eve.submit("set", json!({ "target": "eve", "value": n })).await;
         }
         eve.settle().await;
-        let index = hands.log.snapshot_info(&hands.token, SnapshotPart::Index).await.unwrap().unwrap();
+        let index = hands.log.snapshot_info(&hands.token, SnapshotPart::Index(0)).await.unwrap().unwrap();
         (index.event_id.0 >= EVENTS).then_some(())
     })
     .await;
@@ -392,14 +392,19 @@ async fn a_partition_whose_head_got_lost_on_the_way_is_not_taken_for_empty() {
     assert_eq!(head_without_its_event("believe_batches").await, 0, "without the check");
 }
 
+/// An object of a snapshot may have 16 KiB here; a draft takes 32 bytes of an index, and 1 GiB holds 33 million of them.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_too_long_for_a_snapshot_is_not_written_and_its_drafts_are_known_from_the_log() {
-    // Both parts may have 16 KiB; an index has 32 bytes a draft.
-    const DRAFTS: usize = 700;
-    let mut cluster = Cluster::start().validators(0).set("validator.snapshot_events_min", 50).await;
+async fn an_index_too_long_for_an_object_is_written_in_several_and_all_its_drafts_are_known() {
+    const DRAFTS: usize = 1_300;
+    const OF_OBJECT: usize = 510;
+    let mut cluster = Cluster::start()
+        .validators(0)
+        .set("validator.snapshot_events_min", 50)
+        .set("log.filter", "debug")
+        .await;
     let hands = Hands::on(&cluster).await;
     let url = cluster.nats.url();
-    let validator = cluster.add_validator_by(&url, "small_snapshots").await;
+    let mut validator = cluster.add_validator_by(&url, "small_snapshots").await;
     let mut ann = cluster.client(0, "ann").await;
     let set = |n: usize| json!({ "type": "set", "payload": { "target": "n", "value": n } });
     let mut told = Vec::new();
@@ -407,21 +412,53 @@ async fn an_index_too_long_for_a_snapshot_is_not_written_and_its_drafts_are_know
         ann.submit_again(&format!("d-{n}"), set(n)).await;
         told.push(ann.expect_accepted(&format!("d-{n}")).await);
     }
-    until("a snapshot of the state after the last index", async || {
-        let state = hands.log.snapshot_info(&hands.token, SnapshotPart::State).await.unwrap()?;
-        (state.ordinal >= 600).then_some(())
-    })
-    .await;
-    let index = hands.index().await;
-    assert!((200..=510).contains(&index.entries.len()), "{} drafts", index.entries.len());
-    cluster.validators[validator].process.kill9();
-    let validator = cluster.add_validator_by(&url, "small_snapshots").await;
+    let info =
+        async |number| hands.log.snapshot_info(&hands.token, SnapshotPart::Index(number)).await.unwrap();
+    until("the third object", async || info(2).await.filter(|third| third.ordinal >= 1_180)).await;
+    let (first, second, third) = (info(0).await.unwrap(), info(1).await.unwrap(), info(2).await.unwrap());
+    assert_eq!((first.ordinal, second.ordinal), (OF_OBJECT as u64, 2 * OF_OBJECT as u64));
+    assert_eq!((second.after, third.after), (first.event_id, second.event_id));
+    assert!(first.bytes <= 16 << 10 && second.bytes <= 16 << 10 && info(3).await.is_none());
+    assert_eq!(hands.index().await, hands.rebuilt_index(first.event_id.0).await);
+
+    // Whoever loads it has the drafts of all three.
+    let loads = async |cluster: &mut Cluster, validator: &mut usize| {
+        cluster.validators[*validator].process.kill9();
+        *validator = cluster.add_validator_by(&url, "small_snapshots").await;
+    };
+    loads(&mut cluster, &mut validator).await;
     for n in (0..DRAFTS).step_by(7) {
         ann.submit_again(&format!("d-{n}"), set(n)).await;
         assert_eq!(ann.expect_accepted(&format!("d-{n}")).await, told[n]);
     }
+    let indexed = |line: String| -> u64 {
+        let (_, rest) = line.split_once("indexed=").or(line.split_once("\"indexed\":")).unwrap();
+        rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+    };
+    let line = cluster.validators[validator].process.line_with("partition loaded").await;
+    assert!(indexed(line.clone()) >= third.ordinal, "{line}");
     assert_eq!(cluster.validators[validator].counter(INCOMPLETE_INDEXES).await, 0.0);
-    assert_eq!(cluster.log("default").len(), DRAFTS);
+
+    // One that is damaged, and those after it, are none; they are made again from the log.
+    let garbage = SnapshotInfo { bytes: 0, ..second };
+    hands
+        .log
+        .write_snapshot(&hands.token, SnapshotPart::Index(1), garbage, b"garbage".to_vec())
+        .await
+        .unwrap();
+    loads(&mut cluster, &mut validator).await;
+    for n in (0..DRAFTS).step_by(7) {
+        ann.submit_again(&format!("d-{n}"), set(n)).await;
+        assert_eq!(ann.expect_accepted(&format!("d-{n}")).await, told[n]);
+    }
+    let line = cluster.validators[validator].process.line_with("partition loaded").await;
+    assert_eq!(indexed(line), OF_OBJECT as u64);
+    for n in DRAFTS..DRAFTS + 60 {
+        ann.submit_again(&format!("d-{n}"), set(n)).await;
+        ann.expect_accepted(&format!("d-{n}")).await;
+    }
+    until("the second object again", async || info(1).await.filter(|info| info.bytes == second.bytes)).await;
+    assert_eq!(cluster.log("default").len(), DRAFTS + 60);
 }
 
 /// The log loses its last events while nothing runs, less than a look at it after they were committed.
@@ -503,7 +540,7 @@ async fn a_quarantine_deletes_an_index_that_holds_what_is_taken_out() {
     let mut index = hands.rebuilt_index(head).await;
     index.event_id = EventId(head + 5);
     let info = SnapshotInfo { event_id: index.event_id, ordinal: 2, ..SnapshotInfo::default() };
-    hands.log.write_snapshot(&hands.token, SnapshotPart::Index, info, index.encode()).await.unwrap();
+    hands.log.write_snapshot(&hands.token, SnapshotPart::Index(0), info, index.encode()).await.unwrap();
     let inspected = cluster.try_run(&["inspect", "default"]);
     let said = String::from_utf8_lossy(&inspected.stdout).into_owned();
     assert!(!inspected.status.success() && said.contains("there is a draft index of it"), "{said}");

@@ -29,8 +29,24 @@ const fn test(fault: &'static str, what: &'static str, by: &'static str) -> Muta
     Mutation { fault, with: "", setting: None, what, found_by: FoundBy::Test(by) }
 }
 
-/// Switches that break nothing and are no mutation: many drafts then share the short key of the draft index.
-pub const HARMLESS: &[&str] = &["weak_marks"];
+/// Switches that are no mutation: with them the product must keep its promises all the same. What uses each.
+#[allow(dead_code)] // a story compares it with what the product has
+pub const HARMLESS: &[(&str, &str)] = &[
+    ("weak_marks", "many drafts share the short key of the draft index: idempotency, torture"),
+    ("clock_ms", "the process's clock is off: clocks, torture"),
+    (
+        "die_after_commit",
+        "a validator dies between a commit and the acknowledgement of its drafts: killed_validator",
+    ),
+    ("never_lose_slots", "a validator believes that it owns every slot: two_owners, torture"),
+    ("lose_acknowledgements", "no draft is taken off the queue: rejected_is_final"),
+    ("small_snapshots", "an object of a snapshot has no more than 16 KiB: torn_reads"),
+    (
+        "old_leader",
+        "the first reads at the log's leader are answered by a server that was cut off: old_leader",
+    ),
+    ("tell_origin", "an event says for which copy of its draft it was committed: torture"),
+];
 
 /// All of them.
 pub const MUTATIONS: &[Mutation] = &[
@@ -59,7 +75,7 @@ pub const MUTATIONS: &[Mutation] = &[
     test(
         "decide_unowned",
         "a state is read and nothing proves that the slot is still held",
-        "every_broken_promise_is_found",
+        "the_products_own_faults_are_found",
     ),
     test(
         "stale_cache",
@@ -93,6 +109,7 @@ pub const MUTATIONS: &[Mutation] = &[
         "a frontend never compares itself with the log, not even after a reconnect",
         "broken_on_purpose",
     ),
+    // And every time by the_products_own_faults_are_found.
     Mutation {
         with: "weak_marks",
         setting: Some("validator.cache_bytes_max=536870912"),
@@ -103,8 +120,18 @@ pub const MUTATIONS: &[Mutation] = &[
         ..torture("own_clock", "events get the time of their validator's clock, which is an hour ahead")
     },
     test("any_size", "a draft that the log cannot take is published all the same", "limits"),
+    test(
+        "believe_headers",
+        "whatever is on a live subject is taken for an event that JetStream has repeated there",
+        "broken_on_purpose",
+    ),
     torture("unknown_is_unstored", "a publish whose fate nobody knows is told as not stored"),
     torture("believe_batches", "answers from the log that lost messages are taken for whole"),
+    test(
+        "believe_old_leader",
+        "a partition is called broken when a server that only believes to lead lacks its events",
+        "old_leader",
+    ),
     test("believe_indexes", "a draft index that lacks drafts is taken for whole", "torn_reads"),
     test("believe_pieces", "a backup that lost a piece is taken for whole", "a_backup_that_lost_a_piece"),
     torture("ring_repeats", "a connection is served one event twice"),

@@ -5,6 +5,7 @@
 //! what the present would accept. Commits are checked by the stream, rejections are not: so a validator asks
 //! the leader for the head.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 
 use super::replay::StoredEvent;
 use crate::event::{EventId, Token};
+use crate::faults;
 use crate::log::client::Log;
 use crate::log::error::LogError;
 use crate::log::queue::publish::ApiError;
@@ -43,6 +45,9 @@ struct StreamInfo {
 #[derive(Deserialize)]
 struct StreamState {
     last_seq: u64,
+    /// The messages of each subject that was asked for.
+    #[serde(default)]
+    subjects: Option<BTreeMap<String, u64>>,
 }
 
 /// The stream's replicas, as the one that answers sees them.
@@ -88,45 +93,65 @@ const LOOKS_MAX: u32 = 50;
 impl Log {
     /// The last event of all partitions, as the leader of the stream has it: what anybody has been told of so far
     /// is no later one.
+    pub async fn last_of_all(&self) -> Result<EventId, LogError> {
+        Ok(EventId(
+            self.confirmed_state("asking the leader for the last event", Bytes::new()).await?.last_seq,
+        ))
+    }
+
+    /// How many events a partition has, as the leader of the stream has it. No later read tells of fewer.
+    pub(crate) async fn events_of(&self, token: &Token) -> Result<u64, LogError> {
+        const WHAT: &str = "asking the leader for a partition's events";
+        let subject = subjects::committed(token);
+        let asked = serde_json::json!({ "subjects_filter": subject }).to_string();
+        let state = self.confirmed_state(WHAT, asked.into()).await?;
+        Ok(state.subjects.and_then(|counts| counts.get(&subject).copied()).unwrap_or(0))
+    }
+
+    /// What the leader of the log says of the stream; `asked` says what is wanted beside the usual.
     ///
     /// Any server that believes to lead answers this from memory, also one that was cut off or paused while the others
     /// have elected another. So the answer counts only if no other can have been elected before it: all replicas were
     /// heard of so recently that none has called an election; or a majority was heard of after it, as replicas answer
     /// only the leader that they follow.
-    pub async fn last_of_all(&self) -> Result<EventId, LogError> {
-        const WHAT: &str = "asking the leader for the last event";
-        let mut first: Option<(Instant, String, u64)> = None;
+    async fn confirmed_state(&self, what: &'static str, asked: Bytes) -> Result<StreamState, LogError> {
+        let mut first: Option<(Instant, String, StreamState)> = None;
         for _ in 0..LOOKS_MAX {
-            let asked = Instant::now();
-            let (last, cluster) = self.stream_end(WHAT).await?;
+            let asked_at = Instant::now();
+            let (state, cluster) = self.stream_state(what, asked.clone()).await?;
             let Some(cluster) = cluster.filter(|cluster| !cluster.replicas.is_empty()) else {
-                return Ok(EventId(last));
+                return Ok(state);
             };
             if cluster.heard_of(NO_ELECTION) == cluster.replicas.len() {
-                return Ok(EventId(last));
+                return Ok(state);
             }
-            match &first {
-                Some((answered, leader, last)) if *leader == cluster.leader => {
+            first = match first.take() {
+                Some((answered, leader, first)) if leader == cluster.leader => {
                     // What was heard before this question was asked is older than its answer says.
-                    if cluster.is_majority(asked.saturating_duration_since(*answered)) {
-                        return Ok(EventId(*last));
+                    if cluster.is_majority(asked_at.saturating_duration_since(answered)) {
+                        return Ok(first);
                     }
+                    Some((answered, leader, first))
                 }
-                _ => first = Some((Instant::now(), cluster.leader, last)),
-            }
+                _ => Some((Instant::now(), cluster.leader, state)),
+            };
             tokio::time::sleep(LOOK_PAUSE).await;
         }
-        Err(LogError::unavailable(WHAT, "the stream has no leader that a majority follows"))
+        Err(LogError::unavailable(what, "the stream has no leader that a majority follows"))
     }
 
-    /// The stream's last event as the server has it that answers for the stream, and what replicas it sees.
-    async fn stream_end(&self, what: &'static str) -> Result<(u64, Option<Cluster>), LogError> {
+    /// What the server says of the stream that answers for it, and what replicas it sees.
+    async fn stream_state(
+        &self,
+        what: &'static str,
+        asked: Bytes,
+    ) -> Result<(StreamState, Option<Cluster>), LogError> {
         let subject = self.api(&format!("STREAM.INFO.{}", subjects::COMMITTED_STREAM));
-        let reply = self.request(what, subject, None, Bytes::new()).await?;
+        let reply = self.request(what, subject, None, asked).await?;
         let info: StreamInfo =
             serde_json::from_slice(&reply.payload).map_err(|error| LogError::malformed(what, error))?;
         match (info.state, info.error) {
-            (Some(state), _) => Ok((state.last_seq, info.cluster)),
+            (Some(state), _) => Ok((state, info.cluster)),
             (None, Some(error)) => Err(LogError::unavailable(what, error)),
             (None, None) => Err(LogError::malformed(what, "neither a state nor an error")),
         }
@@ -171,6 +196,9 @@ impl Log {
         what: &'static str,
         get: &serde_json::Value,
     ) -> Result<Option<(String, StoredEvent)>, LogError> {
+        if stream == subjects::COMMITTED_STREAM && faults::is_old_leader() {
+            return Ok(None);
+        }
         let subject = self.api(&format!("STREAM.MSG.GET.{stream}"));
         let reply = self.request(what, subject, None, Bytes::from(get.to_string())).await?;
         let reply: Reply =

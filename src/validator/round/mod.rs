@@ -221,6 +221,10 @@ impl<P: Port> Partition<P> {
         let started = Instant::now();
         let loaded = self.shared.log.load_partition(&self.token, fold).await?;
         metrics::loaded(started.elapsed());
+        debug!(
+            token = %self.token, head = %loaded.state.head(), snapshot = %loaded.snapshot.event_id,
+            indexed = loaded.indexed, "partition loaded"
+        );
         Ok(Cached {
             state: loaded.state,
             owned_since: self.hold.since,

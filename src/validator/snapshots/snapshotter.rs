@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::event::{EventId, Token};
 use crate::log::{Log, SnapshotInfo, SnapshotPart};
-use crate::partition::parse;
+use crate::partition::{IndexObject, parse};
 use crate::state::{Fold, IndexEntry};
 use crate::validator::cache::{IndexDue, SnapshotProgress};
 use crate::validator::metrics;
@@ -49,7 +49,10 @@ impl Snapshotter {
         // is not in the state's.
         let working = async move {
             let work = Work { log, fold, stop };
-            tokio::join!(work.run(SnapshotPart::State, of_states), work.run(SnapshotPart::Index, of_indexes));
+            tokio::join!(
+                work.run(SnapshotPart::State, of_states),
+                work.run(SnapshotPart::Index(0), of_indexes)
+            );
         };
         (Self { states, indexes }, working)
     }
@@ -93,14 +96,14 @@ impl Work {
             let written = stop.run_until_cancelled(async {
                 match part {
                     SnapshotPart::State => self.write_state(&request).await,
-                    SnapshotPart::Index => self.write_index(&request).await,
+                    SnapshotPart::Index(_) => self.write_index(&request).await,
                 }
             });
             let Some(written) = written.await else { return };
             if let Err(error) = written {
                 metrics::snapshot_failed();
                 warn!(token = %request.token, ?part, error = format!("{error:#}"), "no snapshot; the next one is tried later");
-                if part == SnapshotPart::Index || request.index == IndexDue::WithState {
+                if part != SnapshotPart::State || request.index == IndexDue::WithState {
                     request.progress.index_not_written();
                 }
             }
@@ -156,16 +159,25 @@ impl Work {
         entries: Vec<IndexEntry>,
     ) -> anyhow::Result<()> {
         let started = Instant::now();
-        let index = self.log.load_index(token, upto, ordinal, known_from, entries).await?;
-        let Some(index) = index else { return Ok(()) };
-        let (event_id, drafts) = (index.event_id, index.entries.len() as u64);
-        let bytes =
-            tokio::task::spawn_blocking(move || index.encode()).await.context("encoding a draft index")?;
-        let info = SnapshotInfo { event_id, ordinal: drafts, log_bytes: 0, bytes: bytes.len() as u64 };
-        self.log.write_snapshot(token, SnapshotPart::Index, info, bytes).await?;
-        progress.indexed(drafts);
+        let usable = progress.in_index();
+        let objects = self.log.load_index(token, upto, ordinal, known_from, entries, usable).await?;
+        if objects.is_empty() {
+            return Ok(());
+        }
+        // In order: one that is there before the one that it goes on from is none.
+        for object in objects {
+            let IndexObject { number, after, .. } = object;
+            let (event_id, drafts) = (object.index.event_id, object.drafts());
+            let bytes = tokio::task::spawn_blocking(move || object.index.encode())
+                .await
+                .context("encoding a draft index")?;
+            let info = SnapshotInfo { event_id, ordinal: drafts, after, ..SnapshotInfo::default() };
+            let len = bytes.len();
+            self.log.write_snapshot(token, SnapshotPart::Index(number), info, bytes).await?;
+            progress.indexed(drafts);
+            info!(%token, %event_id, number, drafts, bytes = len, "draft index written");
+        }
         metrics::index_written(started.elapsed());
-        info!(%token, %event_id, drafts, bytes = info.bytes, "draft index written");
         Ok(())
     }
 }

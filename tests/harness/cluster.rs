@@ -56,6 +56,11 @@ impl Validator {
     pub async fn readyz(&self) -> String {
         get(self.health, "/readyz").await
     }
+
+    /// Where metrics and health are served.
+    pub fn health_port(&self) -> u16 {
+        self.health
+    }
 }
 
 /// What is answered on a path of a port.

@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::harness::backend::Backend;
 use crate::harness::cluster::Cluster;
 use crate::harness::http::{self, ask, get, upgrade};
 use crate::harness::socket::Socket;
@@ -50,6 +51,63 @@ async fn http_is_answered_and_what_is_no_upgrade_is_told_so() {
     assert_eq!(response.status, 101);
     // The key and the answer of RFC 6455.
     assert_eq!(response.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+}
+
+/// Load balancers ask with `HEAD`.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_health_endpoint_answers_head_as_it_answers_get() {
+    let backend = Backend::start().await;
+    let cluster = Cluster::start().await;
+    let frontend = &cluster.frontends[0];
+    let admin: u16 = backend.address.rsplit(':').next().unwrap().parse().unwrap();
+    let of_metrics = ["/livez", "/readyz", "/metrics"];
+    for (port, paths) in [
+        (frontend.port, ["/livez", "/readyz", "/version"]),
+        (frontend.metrics_port(), of_metrics),
+        (cluster.validators[0].health_port(), of_metrics),
+        (admin, ["/livez", "/readyz", "/version"]),
+    ] {
+        for path in paths {
+            for version in ["HTTP/1.1", "HTTP/1.0"] {
+                let mut answers = Vec::new();
+                for method in ["HEAD", "GET"] {
+                    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                    let request =
+                        format!("{method} {path} {version}\r\nHost: x\r\nConnection: close\r\n\r\n");
+                    stream.write_all(request.as_bytes()).await.unwrap();
+                    let answer = String::from_utf8(http::ended(&mut stream).await).unwrap();
+                    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+                    assert!(head.split(' ').nth(1) == Some("200"), "{method} {path} at {port}: {head}");
+                    answers.push(body.to_owned());
+                }
+                assert!(answers[0].is_empty(), "HEAD {path} at {port} has a body: {}", answers[0]);
+                assert!(!answers[1].is_empty(), "GET {path} at {port}");
+            }
+        }
+    }
+}
+
+/// Electron says `file://` where browsers say `null`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_from_a_file_is_let_in_where_that_is_allowed() {
+    for (allowed, statuses) in [
+        (None, [101, 101, 101]),
+        (Some("https://app.example.com"), [403, 403, 403]),
+        (Some("null"), [101, 101, 403]),
+        (Some("file://"), [101, 101, 403]),
+        (Some("app://."), [403, 403, 101]),
+    ] {
+        let mut plan = Cluster::start().validators(0);
+        if let Some(allowed) = allowed {
+            plan = plan.set("frontend.allowed_origins", allowed);
+        }
+        let cluster = plan.await;
+        for (origin, status) in ["file://", "null", "app://."].into_iter().zip(statuses) {
+            let (response, _) =
+                ask(cluster.frontends[0].port, &upgrade(&format!("Origin: {origin}\r\n"))).await;
+            assert_eq!(response.status, status, "{origin} where {allowed:?} is allowed: {response:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

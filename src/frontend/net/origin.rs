@@ -11,7 +11,7 @@ pub(crate) struct Origins(Vec<Allowed>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Allowed {
-    /// What a page without an origin says, such as one from a file.
+    /// What a page without an origin says, such as one from a file: browsers `null`, and Electron `file://`.
     Null,
     One(Origin),
     /// Every host below this one, not the host itself.
@@ -35,7 +35,7 @@ impl Origins {
             .map(|text| {
                 let text = text.trim();
                 let allowed = match text.split_once("://*.") {
-                    _ if text.eq_ignore_ascii_case("null") => Some(Allowed::Null),
+                    _ if is_null(text) => Some(Allowed::Null),
                     Some((scheme, rest)) => Origin::parse(&format!("{scheme}://{rest}")).map(Allowed::Below),
                     None => Origin::parse(text).map(Allowed::One),
                 };
@@ -52,7 +52,7 @@ impl Origins {
         if self.0.is_empty() {
             return true;
         }
-        if origin == "null" {
+        if is_null(origin) {
             return self.0.contains(&Allowed::Null);
         }
         let Some(origin) = Origin::parse(origin) else { return false };
@@ -68,6 +68,10 @@ impl Origins {
             }
         })
     }
+}
+
+fn is_null(text: &str) -> bool {
+    text.eq_ignore_ascii_case("null") || text.eq_ignore_ascii_case("file://")
 }
 
 impl Origin {
@@ -148,7 +152,14 @@ mod tests {
             assert!(!allowed.allow(no), "{no}");
         }
         assert!(origins(&[]).allow("https://anything.example") && origins(&[]).allow("null"));
-        assert!(origins(&["null"]).allow("null") && !origins(&["null"]).allow("https://a.example"));
+        assert!(!origins(&["null"]).allow("https://a.example"));
+        for allowed in ["null", "file://"].map(|text| origins(&[text])) {
+            assert!(allowed.allow("null") && allowed.allow("file://") && !allowed.allow("file://host"));
+        }
+        assert!(!origins(&["https://a.example"]).allow("file://"));
+        for app in ["app://.", "capacitor://localhost", "tauri://localhost", "chrome-extension://abc"] {
+            assert!(origins(&[app]).allow(app), "{app}");
+        }
     }
 
     #[test]

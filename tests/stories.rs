@@ -29,6 +29,7 @@ mod stories {
     mod drain;
     mod edge;
     mod histories;
+    mod hostile_fields;
     mod hostile_json;
     mod idempotency;
     mod incomplete_sync;

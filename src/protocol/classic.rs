@@ -32,17 +32,21 @@ pub(crate) fn decode(text: &str, depth_max: usize) -> Result<Frame, DecodeError>
     if is_deep && kind.as_deref() != Some("submit_event") {
         return Err(DecodeError::TooDeep);
     }
-    let id = match given(id) {
-        None => None,
-        Some(id) => Some(text_of(Some(id)).ok_or_else(|| bad(None, "`id` must be a string"))?),
+    let fault = if let Some(twice) = twice {
+        Some(FieldError::new(twice, "DUPLICATE_KEY", "is given twice"))
+    } else if given(id).is_some() && text_of(id).is_none() {
+        Some(FieldError::new("id", "SCHEMA_ERROR", "must be a string"))
+    } else if given(timestamp).is_some() && number(timestamp).is_none() {
+        Some(FieldError::new("timestamp", "SCHEMA_ERROR", "must be a number"))
+    } else {
+        None
     };
+    let id = given(id).and_then(|id| text_of(Some(id)));
     let request = || {
-        if let Some(twice) = twice {
-            return Err(format!("`{twice}` is given twice").into());
-        }
         let kind = kind.ok_or("`type` must be a string")?;
-        if given(timestamp).is_some() && number(timestamp).is_none() {
-            return Err("`timestamp` must be a number".into());
+        // A draft is answered whatever is wrong beside it.
+        if let Some(fault) = fault.as_ref().filter(|_| kind != "submit_event") {
+            return Err(format!("`{}` {}", fault.field, fault.message).into());
         }
         let payload = match payload {
             Some(payload) if is_object(payload) => payload.get(),
@@ -52,7 +56,7 @@ pub(crate) fn decode(text: &str, depth_max: usize) -> Result<Frame, DecodeError>
         };
         match kind.as_str() {
             "connect" => connect(payload),
-            "submit_event" => submit(payload, is_deep.then_some(depth_max)),
+            "submit_event" => submit(payload, is_deep.then_some(depth_max), fault),
             "sync" => sync(payload),
             "heartbeat" => Ok(Request::Heartbeat),
             "refresh_token" => refresh(payload),
@@ -155,8 +159,8 @@ fn refresh(payload: &str) -> Result<Request, Wrong> {
 }
 
 /// Reads a submission. From its draft id on, whatever is wrong with it is the draft's rejection. A frame that is
-/// nested deeper than `depth_max` is taken if that is the event's fault.
-fn submit(payload: &str, depth_max: Option<usize>) -> Result<Request, Wrong> {
+/// nested deeper than `depth_max` is taken if that is the event's fault; `fault` is what is wrong beside the payload.
+fn submit(payload: &str, depth_max: Option<usize>, fault: Option<FieldError>) -> Result<Request, Wrong> {
     let Some(Fields { values, twice }) = Fields::read(payload, &["draftId", "event", "baseEventId"]) else {
         return Err("`payload` must be an object".into());
     };
@@ -167,7 +171,9 @@ fn submit(payload: &str, depth_max: Option<usize>) -> Result<Request, Wrong> {
         return Err(Wrong::TooDeep);
     }
     let draft_id = text_of(draft_id).ok_or("`payload.draftId` must be a string")?;
-    let draft = if let Some(twice) = twice {
+    let draft = if let Some(fault) = fault {
+        Err(fault)
+    } else if let Some(twice) = twice {
         Err(FieldError::new(twice, "DUPLICATE_KEY", "is given twice"))
     } else if let Some(depth_max) = depth_max {
         let message = format!("nested deeper than a frame may be, {depth_max} levels");

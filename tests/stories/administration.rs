@@ -305,3 +305,74 @@ async fn half_requests_and_half_bodies_keep_no_operator_out() {
     }
     assert!(told > 0);
 }
+
+/// A path is a name in an encoding of its own. Whatever stands there is a name, or no path, and never another route.
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_paths_are_names_or_refused_and_reach_no_other_route() {
+    let backend = Backend::start().await;
+    let ops = backend.operator();
+    let long = "%61".repeat(200);
+    let longer = "a".repeat(3_072);
+    let names = [
+        "%00",
+        "%0d%0aX-Injected:%20yes",
+        "%ff",
+        "%c0%af",
+        "%ed%a0%80",
+        "%f0%9f%98%80",
+        "%",
+        "%2",
+        "%zz",
+        "%u0041",
+        "..",
+        ".",
+        "%2e%2e",
+        "%2e",
+        "..%2f..%2fprocesses",
+        "%2fprocesses",
+        "%252e%252e",
+        "*",
+        "%3e",
+        "a%2fb",
+        "a;b",
+        "a+b",
+        "~",
+        "%7e",
+        "__proto__",
+        "%22",
+        "%5c",
+        "%3f",
+        "%23",
+        &long,
+        &longer,
+    ];
+    for name in names {
+        for path in [
+            "/partitions/§/state",
+            "/partitions/§/events",
+            "/partitions/§/state?at=§",
+            "/clients/§",
+            "/§",
+            "/partitions?after=§",
+        ] {
+            let path = path.replace('§', name);
+            let answer = ops.get(&path).await;
+            assert!([200, 400, 404, 405, 414, 431].contains(&answer.status), "{path:.100}: {answer:?}");
+            assert!(!answer.head.contains("X-Injected"), "{path:.100}: {answer:?}");
+            assert!(!answer.body.contains("\"processes\":"), "{path:.100} reached another route: {answer:?}");
+            if answer.status == 200 && path.ends_with("/state") {
+                assert_eq!(
+                    answer.json()["partition"].as_str().map(str::is_empty),
+                    Some(false),
+                    "{path:.100}"
+                );
+            }
+        }
+        for path in ["/clients/§/close", "/clients/§/revoke", "/partitions/§/close"] {
+            let path = path.replace('§', name);
+            let answer = ops.post(&path, r#"{"partition":"none"}"#).await;
+            assert!([200, 400, 404, 405, 414, 431].contains(&answer.status), "{path:.100}: {answer:?}");
+        }
+    }
+    assert_eq!(ops.get("/partitions").await.status, 200);
+}

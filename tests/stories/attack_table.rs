@@ -356,3 +356,24 @@ async fn deaf(table: &mut Table<'_>, cluster: &Cluster) {
         })
         .await;
 }
+
+/// A page that names a story which is not there promises what nobody has seen.
+#[test]
+fn every_story_that_the_page_names_is_there() {
+    let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stories");
+    let mut stories = String::new();
+    for entry in std::fs::read_dir(tests).unwrap() {
+        stories.push_str(&std::fs::read_to_string(entry.unwrap().path()).unwrap());
+    }
+    let page = include_str!("../../docs/SECURITY.md");
+    let (_, table) = page.split_once("# Which story shows what").unwrap();
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 20, "{}", rows.len());
+    for row in rows {
+        let names: Vec<&str> = row.trim_end_matches(" |").rsplit(" | ").next().unwrap().split(", ").collect();
+        for name in names {
+            let name = name.trim_matches('`');
+            assert!(stories.contains(&format!("fn {name}(")), "{name} is no story: {row}");
+        }
+    }
+}

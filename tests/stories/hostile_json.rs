@@ -133,7 +133,7 @@ async fn no_field_of_any_frame_takes_a_process_down() {
 }
 
 /// How deep a text is nested.
-fn depth(text: &str) -> usize {
+pub(super) fn depth(text: &str) -> usize {
     let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
     for byte in text.bytes() {
         match byte {

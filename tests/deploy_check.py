@@ -48,10 +48,13 @@ def compose_puts_files_where_they_are_looked_for():
     assert "/etc/grafana/provisioning" in targets["grafana"]
     (source,) = read_yaml("deploy/grafana/provisioning/datasources/prometheus.yml")["datasources"]
     assert source["url"] == "http://prometheus:9090" and "prometheus" in services, source
-    assert f'"uid": "{source["uid"]}"' in (ROOT / "deploy/grafana/dashboard.json").read_text()
+    assert source["type"] == "prometheus" and source["isDefault"], "the dashboard takes the data source that there is"
 
     # Prometheus reads its configuration, and scrapes services that serve metrics there.
     assert targets["prometheus"]["/etc/prometheus"] == "./deploy/prometheus"
+    labels = read_yaml("deploy/prometheus/prometheus.yml")["global"]["external_labels"]
+    assert labels == {"insieme_runbooks": "${RUNBOOKS_URL}"} and "RUNBOOKS_URL" in services["prometheus"]["environment"]
+    assert "--enable-feature=expand-external-labels" in services["prometheus"]["command"], "the variable is replaced"
     for job in read_yaml("deploy/prometheus/prometheus.yml")["scrape_configs"]:
         for found in job["dns_sd_configs"]:
             for name in found["names"]:

@@ -13,7 +13,9 @@ COPY . .
 ARG GIT_REVISION
 ENV GIT_REVISION=${GIT_REVISION}
 RUN cargo build --release --locked --bin insieme-backend \
- && cp target/release/insieme-backend /etc/ssl/certs/ca-certificates.crt /
+ # Names of functions stay, for backtraces; line tables go.
+ && strip --strip-debug -o /insieme-backend target/release/insieme-backend \
+ && cp /etc/ssl/certs/ca-certificates.crt /
 
 FROM scratch AS local
 COPY target/docker/insieme-backend target/docker/ca-certificates.crt /
@@ -26,7 +28,7 @@ COPY --from=binary --chmod=0755 /insieme-backend /usr/local/bin/insieme-backend
 COPY --from=binary --chmod=0644 /ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 # Nothing is written to the file system, and nothing needs a privilege.
 USER 65532:65532
-EXPOSE 3001 9100
+EXPOSE 3001 8090 9100
 STOPSIGNAL SIGTERM
 # Without a role it says which there are, and fails.
 ENTRYPOINT ["insieme-backend"]

@@ -2,7 +2,8 @@
 
 Clients connect through the load balancer, everyone sees everything in one order, a frontend and a validator
 are killed on the way, and everything is still there after `down` and `up`. The image runs with the least that it
-needs, and trusts the authorities that it should. With the profile monitoring Prometheus finds every process.
+needs, and trusts the authorities that it should. With tokens, by a key set or by a secret, nobody comes in without
+one, and the administration answers. With the profile monitoring Prometheus finds every process.
 With the profile cluster any NATS server may be killed under load.
 """
 
@@ -15,6 +16,7 @@ import ssl
 import subprocess
 import threading
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,6 +27,8 @@ PROMETHEUS_PORT = int(os.environ["PROMETHEUS_PORT"])
 # A folder with two authorities, trusted.pem and other.pem, and their keys.
 CERTIFICATES = os.environ["CERTIFICATES"]
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ADMIN_PORT = int(os.environ["ADMIN_PORT"])
+BACKEND = os.environ["BACKEND"]
 DOCKER = os.environ.get("DOCKER", "docker")
 CLIENTS = 6
 # Those who write while NATS servers are killed.
@@ -43,6 +47,9 @@ def docker(*arguments):
 
 PLAIN = []
 MONITORING = ["--profile", "monitoring"]
+BY_JWKS, BY_SECRET = (
+    ["-f", "compose.yaml", "-f", f"deploy/compose/tokens-by-{way}.yaml", "--profile", "admin"] for way in ["jwks", "secret"]
+)
 CLUSTER = ["--env-file", "deploy/compose/cluster.env", "--profile", "cluster"]
 # Which of those it is just now.
 switches = PLAIN
@@ -79,8 +86,8 @@ def are_healthy(**scale):
 class Client:
     """Comes back when its connection breaks, and submits again what it has not seen committed."""
 
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, name, token=None):
+        self.name, self.token = name, token
         self.events = []
         self.mine = []
         self.reconnects = -1
@@ -93,7 +100,8 @@ class Client:
             try:
                 self.socket = WebSocket(PORT)
                 last = self.events[-1][0] if self.events else 0
-                self.tell("connect", clientId=self.name, version="0.0.8", partition="compose", lastEventId=last)
+                identity = {"token": self.token} if self.token else {}
+                self.tell("connect", clientId=self.name, version="0.0.8", partition="compose", lastEventId=last, **identity)
                 answer = self.socket.receive()
                 if answer["type"] == "connected":
                     break
@@ -258,6 +266,12 @@ class KeyServer:
         ]
     }
 
+    # The same, as PKCS #8.
+    PRIVATE = """-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g
+-----END PRIVATE KEY-----
+"""
+
     def __init__(self, address, authority):
         base = os.path.join(CERTIFICATES, f"keys-{authority}")
         with open(f"{base}.ext", "w") as extensions:
@@ -296,8 +310,7 @@ class KeyServer:
 
 
 def keys_are_fetched_with_the_image_s_authorities():
-    network = json.loads(docker("network", "inspect", f"{os.environ['COMPOSE_PROJECT_NAME']}_default"))
-    address = network[0]["IPAM"]["Config"][0]["Gateway"]
+    address = network_address()
     for authority, expected in [("trusted", "keys for tokens were loaded"), ("other", "certificate: UnknownIssuer")]:
         server = KeyServer(address, authority)
         settings = {"AUTH_JWKS_URL": server.url, "FRONTEND_ALLOW_ANYONE": "false"}
@@ -312,6 +325,76 @@ def keys_are_fetched_with_the_image_s_authorities():
         docker("rm", "-f", id)
         server.server.shutdown()
     say("keys are fetched by HTTPS from whom the image's authorities vouch for, and from nobody else")
+
+
+def network_address():
+    network = json.loads(docker("network", "inspect", f"{os.environ['COMPOSE_PROJECT_NAME']}_default"))
+    return network[0]["IPAM"]["Config"][0]["Gateway"]
+
+
+def token(*signing, client, permission):
+    arguments = ["--issuer", ISSUER, "--audience", "insieme", "--client", client, "--permission", permission, *signing]
+    made = subprocess.run([BACKEND, "token", *arguments], check=True, capture_output=True, text=True, timeout=60)
+    return made.stdout.strip()
+
+
+def tokens_by_a_key_set():
+    global switches
+    switches = BY_JWKS
+    server = KeyServer(network_address(), "trusted")
+    private = os.path.join(CERTIFICATES, "tokens.pem")
+    with open(private, "w") as file:
+        file.write(KeyServer.PRIVATE)
+    os.environ.update(TOKENS_JWKS_URL=server.url, TOKENS_ISSUER=ISSUER)
+    who_has_a_token_comes_in("--key-file", private, "--key-id", "a")
+    server.server.shutdown()
+    say("with tokens by the issuer's keys nobody comes in without one, and the administration answers")
+
+
+def tokens_by_a_secret():
+    global switches
+    switches = BY_SECRET
+    secret = os.path.join(CERTIFICATES, "tokens-secret")
+    with open(secret, "w") as file:
+        file.write("aSecretOfThirtyTwoBytesAtTheLeast")
+    os.chown(secret, 65532, 65532)
+    os.chmod(secret, 0o400)
+    # The folder above is the test's own, and the container sees only the file.
+    os.environ.update(TOKENS_SECRET_FILE=secret, TOKENS_ISSUER=ISSUER)
+    who_has_a_token_comes_in("--secret-file", secret)
+    say("so with tokens by a secret")
+
+
+def who_has_a_token_comes_in(*signing):
+    up()
+    wait_until("all healthy, with tokens", lambda: are_healthy(admin=1, **WHOLE))
+    name = f"token-{len(signing)}"
+    # The load balancer sees the new frontends a moment after their own health checks do.
+    client = Client(name, token(*signing, client=name, permission="*"))
+    client.write(f"{name}-1")
+    stranger = WebSocket(PORT)
+    payload = {"clientId": "stranger", "version": "0.0.8", "partition": "compose"}
+    stranger.send(json.dumps({"id": "s", "type": "connect", "timestamp": 0, "payload": payload}).encode())
+    refused = stranger.receive()
+    assert refused["type"] == "error" and refused["payload"]["code"] == "auth_failed", refused
+
+    def ask(*headers):
+        request = urllib.request.Request(f"http://127.0.0.1:{ADMIN_PORT}/processes", headers=dict(headers))
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as refusal:
+            return refusal.code, None
+
+    assert ask()[0] == 401, "the administration asks for a token"
+    bearer = ("Authorization", f"Bearer {token(*signing, client='operator', permission='admin')}")
+
+    def sees_all():
+        status, answer = ask(bearer)
+        roles = sorted(process["role"] for process in answer["processes"]) if status == 200 else []
+        return roles == ["frontend"] * 3 + ["validator"] * 2
+
+    wait_until("the administration to see every process", sees_all)
 
 
 def prometheus_finds_every_process():
@@ -417,6 +500,7 @@ def any_nats_server_may_be_killed():
 
 
 WHOLE = dict(nats=1, validator=2, frontend=3, lb=1)
+ISSUER = "https://issuer.example/"
 JETSTREAM = "http://127.0.0.1:8222/jsz?accounts=true&streams=true"
 
 plain()
@@ -424,6 +508,10 @@ everything_is_there_after_down_and_up()
 batches_are_staged_in_memory()
 product_has_the_least_that_it_needs()
 keys_are_fetched_with_the_image_s_authorities()
+tokens_by_a_key_set()
+tokens_by_a_secret()
+# The administration belongs to those files.
+compose("rm", "-s", "-f", "admin")
 switches = MONITORING
 prometheus_finds_every_process()
 compose("down", "-v")

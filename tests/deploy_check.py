@@ -1,12 +1,13 @@
 """What must hold of the files in deploy/ and nats/, and of compose.yaml; called by tests/deploy."""
 
 import re
+import tempfile
 
 import deploy_kubernetes
 import deploy_monitoring
 import deploy_run
 import deploy_systemd
-from deploy_tools import NATS_SERVER, PASSWORDS, ROOT, read_yaml, run, say
+from deploy_tools import NATS_SERVER, PASSWORDS, ROOT, needs_to_drain_seconds, read_yaml, run, say, settings, variables
 
 
 def nats_takes_its_configurations():
@@ -73,9 +74,56 @@ def compose_puts_files_where_they_are_looked_for():
     say("compose mounts what there is to where it is looked for, and its cluster is of the servers that it has")
 
 
-nats_takes_its_configurations()
-compose_puts_files_where_they_are_looked_for()
-deploy_monitoring.check()
-deploy_systemd.check()
-deploy_kubernetes.check()
-deploy_run.check()
+def compose_sets_what_there_is():
+    """For every process of ours, without tokens and with each of the files for them."""
+    services = read_yaml("compose.yaml")["services"]
+    ours = {name: service for name, service in services.items() if "INSIEME_NATS_USER" in service.get("environment", {})}
+    assert ours.keys() == {"bootstrap", "validator", "frontend", "admin"}, ours.keys()
+    with tempfile.NamedTemporaryFile("w") as secret:
+        secret.write("aSecretOfThirtyTwoBytesAtTheLeast")
+        secret.flush()
+        given = {"TOKENS_SECRET_FILE": secret.name, "TOKENS_JWKS_URL": "https://issuer.example/keys", "TOKENS_ISSUER": "i"}
+        for file in [None, *sorted((ROOT / "deploy/compose").glob("*.yaml"))]:
+            more = read_yaml(file)["services"] if file else {}
+            assert not file or more.keys() == {"frontend", "admin"}, f"{file}: both check tokens"
+            for name, service in ours.items():
+                merged = service["environment"] | more.get(name, {}).get("environment", {})
+                environment = {key: interpolated(str(value), given) for key, value in merged.items()}
+                for volume in more.get(name, {}).get("volumes", []):
+                    source, target = interpolated(volume["source"], given), volume["target"]
+                    environment = {key: source if value == target else value for key, value in environment.items()}
+                unknown = environment.keys() - variables()
+                assert not unknown, f"{name}: there are no settings {unknown}"
+                in_force = settings(**environment)
+                keys = [key for key in ["secret_file", "jwks_url"] if in_force[f"auth.{key}"] != "(unset)"]
+                anyone = in_force["frontend.allow_anyone"] == "true"
+                if name in more:
+                    assert len(keys) == 1 and not anyone, (name, file, keys)
+                elif name == "frontend":
+                    assert anyone and not keys, (name, file)
+            if file is None:
+                seconds = int(services["frontend"]["stop_grace_period"].removesuffix("s"))
+                in_force = settings(**{key: interpolated(str(value), {}) for key, value in ours["frontend"]["environment"].items()})
+                assert seconds >= needs_to_drain_seconds(in_force), f"a frontend is killed after {seconds} s"
+    everyone = [port for service in services.values() for port in service.get("ports", [])]
+    assert all(port.startswith("127.0.0.1:") for port in everyone), f"reachable from elsewhere: {everyone}"
+    say("compose sets what the binary takes, without tokens and with them")
+
+
+def interpolated(text, given):
+    def value(found):
+        name, default = found[1], found[2]
+        assert default is not None or name in given, f"nobody says what {name} is"
+        return given.get(name, default)
+
+    return re.sub(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)\}", value, text)
+
+
+if __name__ == "__main__":
+    nats_takes_its_configurations()
+    compose_sets_what_there_is()
+    compose_puts_files_where_they_are_looked_for()
+    deploy_monitoring.check()
+    deploy_systemd.check()
+    deploy_kubernetes.check()
+    deploy_run.check()

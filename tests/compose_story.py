@@ -334,7 +334,10 @@ def network_address():
 
 def token(*signing, client, permission):
     arguments = ["--issuer", ISSUER, "--audience", "insieme", "--client", client, "--permission", permission, *signing]
-    made = subprocess.run([BACKEND, "token", *arguments], check=True, capture_output=True, text=True, timeout=60)
+    # Without INSIEME_PORT, which is compose's.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("INSIEME_")}
+    made = subprocess.run([BACKEND, "token", *arguments], env=environment, capture_output=True, text=True, timeout=60)
+    assert made.returncode == 0, made.stderr
     return made.stdout.strip()
 
 
@@ -386,13 +389,15 @@ def who_has_a_token_comes_in(*signing):
         except urllib.error.HTTPError as refusal:
             return refusal.code, None
 
+    # It is healthy a moment before it listens.
+    wait_until("the administration to listen", lambda: "admin ready:" in compose("logs", "admin"))
     assert ask()[0] == 401, "the administration asks for a token"
     bearer = ("Authorization", f"Bearer {token(*signing, client='operator', permission='admin')}")
 
     def sees_all():
         status, answer = ask(bearer)
         roles = sorted(process["role"] for process in answer["processes"]) if status == 200 else []
-        return roles == ["frontend"] * 3 + ["validator"] * 2
+        return roles == ["admin"] + ["frontend"] * 3 + ["validator"] * 2
 
     wait_until("the administration to see every process", sees_all)
 

@@ -7,6 +7,7 @@ import deploy_kubernetes
 import deploy_monitoring
 import deploy_run
 import deploy_systemd
+import deploy_upgrade
 from deploy_tools import NATS_SERVER, PASSWORDS, ROOT, needs_to_drain_seconds, read_yaml, run, say, settings, variables
 
 
@@ -127,3 +128,4 @@ if __name__ == "__main__":
     deploy_systemd.check()
     deploy_kubernetes.check()
     deploy_run.check()
+    deploy_upgrade.check()

@@ -4,7 +4,6 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -12,23 +11,7 @@ import urllib.error
 import urllib.request
 
 from deploy_kubernetes import build, environment_of, lay_out, templates
-from deploy_tools import BINARY, NATS_SERVER, PASSWORDS, ROOT, needs_to_drain_seconds, say
-
-WAIT_SECONDS = 60
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def wait_until(what, condition):
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {WAIT_SECONDS} s"
-        time.sleep(0.1)
-
+from deploy_tools import BINARY, NATS_SERVER, PASSWORDS, WAIT_SECONDS, free_port, say, shipped_nats, wait_until
 
 class Kubelet:
     def __init__(self, folder, objects):
@@ -41,16 +24,7 @@ class Kubelet:
         (self.folder / "bin/insieme-backend").symlink_to(BINARY)
 
     def start_nats(self):
-        """One server with the shipped configuration; only its folders and ports are others."""
-        text = (ROOT / "nats/single.conf").read_text()
-        for old, new in [("0.0.0.0:4222", f"127.0.0.1:{self.nats}"), ("0.0.0.0:8222", f"127.0.0.1:{free_port()}"),
-                         ('"/data"', f'"{self.folder}/store"')]:
-            assert old in text, old
-            text = text.replace(old, new)
-        config = self.folder / "nats/single.conf"
-        config.parent.mkdir()
-        config.write_text(text)
-        (config.parent / "users.conf").write_text((ROOT / "nats/users.conf").read_text())
+        config = shipped_nats(self.folder / "nats", "single.conf", {4222: self.nats, 8222: free_port()})
         return self.launch("nats", [NATS_SERVER, "-c", str(config)], PASSWORDS)
 
     def launch(self, name, command, environment):
@@ -144,6 +118,8 @@ def everything_runs(kubelet):
             wait_until(f"{name}: {kind}", lambda: kubelet.probe(name, kind, ports))
     say(f"{', '.join(running)} run and are ready, with the shipped files, users and probes")
 
+    # It is ready a moment before it listens.
+    wait_until("the administration to listen", lambda: "admin ready:" in kubelet.log_of("admin"))
     # Nobody without a token.
     assert status(running["admin"][1]["http"], "/processes") == 401
     secret = kubelet.folder / "secret"

@@ -3,7 +3,9 @@
 import os
 import pathlib
 import re
+import socket
 import subprocess
+import time
 
 import yaml
 
@@ -11,6 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 BINARY = pathlib.Path(os.environ["INSIEME_TEST_BACKEND"]).resolve()
 NATS_SERVER = os.environ["INSIEME_TEST_NATS_SERVER"]
 PASSWORDS = {f"NATS_{user}_PASSWORD": f"{user.lower()}Secret" for user in ["FRONTEND", "VALIDATOR", "OPERATOR"]}
+WAIT_SECONDS = 60
 
 
 def say(text):
@@ -54,3 +57,30 @@ def settings(*arguments, **environment):
 
 def needs_to_drain_seconds(in_force):
     return (int(in_force["frontend.drain_wait_ms"]) + int(in_force["frontend.drain_ms_max"])) / 1000 + 2
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def wait_until(what, condition):
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {WAIT_SECONDS} s"
+        time.sleep(0.1)
+
+
+def shipped_nats(folder, file, ports):
+    """A NATS configuration as it is shipped; only its folders and ports are others. Returns its path."""
+    folder.mkdir(parents=True)
+    text = (ROOT / "nats" / file).read_text()
+    for old, new in ports.items():
+        assert f"0.0.0.0:{old}" in text, old
+        text = text.replace(f"0.0.0.0:{old}", f"127.0.0.1:{new}")
+    text, count = re.subn(r'"/data(/\w+)?"', f'"{folder}/store"', text)
+    assert count == 1, text
+    (folder / file).write_text(text)
+    (folder / "users.conf").write_text((ROOT / "nats/users.conf").read_text())
+    return folder / file

@@ -2,15 +2,17 @@
 of settings that there are."""
 
 import json
-import pathlib
 import re
+
+import yaml
 
 from deploy_tools import ROOT, keys, read_yaml, run, say, variables
 
+# What alarms link to.
 ANNOTATION = '{{ or $externalLabels.insieme_runbooks "docs/RUNBOOKS.md" }}#'
 AREAS = "nats|auth|frontend|validator|rules|log|metrics|admin|control|traces|process"
-# Look like keys, and are none: files.
-FILES = r"\.(conf|md|rs|toml|yaml|yml|json|py|service|timer)$"
+# Look like keys, and are none: files, and what JavaScript has.
+FILES = r"\.(conf|md|rs|toml|yaml|yml|json|py|js|mjs|ts|sh|service|timer)$|^process\.(env|exit|argv|pid)$"
 
 
 def check():
@@ -66,8 +68,6 @@ def rule_of_the_operator():
     """The command of the README makes a PrometheusRule out of the alarms."""
     told = (ROOT / "deploy/kubernetes/README.md").read_text()
     (command,) = re.findall(r"^\{\n(  printf.*?)\n\} \| kubectl", told, re.M | re.S)
-    import yaml
-
     made = yaml.safe_load(run("bash", "-c", f"cd {ROOT}; {command}"))
     assert made["kind"] == "PrometheusRule" and made["spec"] == read_yaml("deploy/prometheus/alerts.yml"), made
 

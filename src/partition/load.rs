@@ -121,16 +121,16 @@ impl Log {
         };
         let Start { mut state, replay_from, newest, snapshot, index } =
             self.start(token, with_index, use_index).await?;
-        if newest > head.id {
-            // It may have been replaced since the head was asked for: by that time there was a later head.
-            let again = self.head_for(token, with_index).await?.map_or(EventId::NONE, |head| head.id);
-            if newest > again {
-                return Err(self.gone_back(token, newest, again, with_index).await?);
+        let mut upto = head.id;
+        if newest > upto {
+            // The snapshot may have been replaced since the head was asked for: then there is a later head.
+            upto = self.head_for(token, with_index).await?.map_or(EventId::NONE, |head| head.id);
+            if newest > upto {
+                return Err(self.gone_back(token, newest, upto, with_index).await?);
             }
         }
         let mut count = EventCount::up_to(index.event_id, &state);
-        self.advance(token, fold, &mut state, Span { after: replay_from, upto: head.id }, &mut count, seen)
-            .await?;
+        self.advance(token, fold, &mut state, Span { after: replay_from, upto }, &mut count, seen).await?;
         if with_index && count.events != Some(index.drafts) && !faults::broken("believe_indexes") {
             report_incomplete_index(token, index, count.events);
             return Ok(None);

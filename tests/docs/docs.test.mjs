@@ -75,7 +75,9 @@ function rewrite(text) {
 
 /** Starts a script and gives what it printed when it says that it is ready. */
 function start(script, { environment, folder: cwd }) {
-  const child = spawn("bash", ["-c", script], { cwd, env: { ...process.env, ...environment }, detached: true });
+  // No input: where that is a socket, bash takes itself for a remote login and reads its start files, which set PATH.
+  const stdio = ["ignore", "pipe", "pipe"];
+  const child = spawn("bash", ["-c", script], { cwd, env: { ...process.env, ...environment }, detached: true, stdio });
   started.push(child);
   let printed = "";
   return new Promise((resolve, reject) => {

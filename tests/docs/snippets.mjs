@@ -157,6 +157,7 @@ export class Page {
   #run(command, words, { keep = true } = {}) {
     const { status, signal, error, stdout, stderr } = spawnSync(command, words, {
       cwd: this.folder, env: { ...process.env, ...this.environment }, encoding: "utf8", timeout: RUN_MS,
+      stdio: ["ignore", "pipe", "pipe"],
     });
     if (error !== undefined) throw error;
     if (status !== 0) throw new Error(`ended with ${signal ?? status}\n${stdout}${stderr}`);

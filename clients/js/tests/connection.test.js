@@ -99,6 +99,16 @@ test("one attempt at a time, doubling up to a limit, for ever, reset after ten s
   await client.close();
 });
 
+test("the pause is any part of its limit", async () => {
+  for (const part of [0, 0.25]) {
+    const server = new FakeServer();
+    const { env, client } = await setup({ server, env: new FakeEnv({ server, random: () => part }), connect: false });
+    server.peer.drop();
+    assert.equal(client.status.retryAt - env.time, 500 * part);
+    await client.close();
+  }
+});
+
 test("an attempt that hangs is given up after ten seconds", async () => {
   const { env, client } = await setup({ connect: false });
   await env.advance(10_001);
@@ -198,6 +208,32 @@ for (const [name, change, reason] of [
     assert.equal(resets.length, 1);
     assert.equal(resets[0].reason, reason);
     assert.equal((await draft.settled).status, "accepted");
+    assert.deepEqual(client.getSnapshot(), server.state);
+    await client.close();
+  });
+}
+
+for (const broadcastFirst of [false, true]) {
+  test(`a draft of which only the ${broadcastFirst ? "broadcast" : "answer"} came goes into the log that takes its log's place`, async () => {
+    const { env, server, client, run } = await setup();
+    server.connectedExtra = { logId: "a" };
+    server.peer.drop();
+    await env.advance(1000);
+    await run();
+    server.broadcastFirst = () => broadcastFirst;
+    const draft = client.submit("set", { target: "x", value: 1 });
+    await env.settle();
+    server.step(server.peer);
+    server.peer.deliver();
+    server.peer.drop();
+    Object.assign(server, { log: [], state: server.start, connectedExtra: { logId: "b" } });
+    for (let round = 0; round < 5; round += 1) {
+      assert.equal(client.getSnapshot().x, 1);
+      await env.advance(1000);
+      await run();
+    }
+    assert.equal((await draft.settled).status, "accepted");
+    assert.deepEqual(server.log.map(({ draftId }) => draftId), [draft.id]);
     assert.deepEqual(client.getSnapshot(), server.state);
     await client.close();
   });

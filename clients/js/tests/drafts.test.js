@@ -3,7 +3,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createClient, memoryStore } from "../src/index.js";
+import { tabs } from "../src/tabs.js";
 import { FakeEnv, FakeServer } from "./lib/fake.js";
+import { noteRules } from "./lib/model.js";
 import { setup } from "./lib/setup.js";
 
 const set = (target, value) => ["set", { target, value }];
@@ -30,6 +32,20 @@ for (const broadcastFirst of [false, true]) {
     await client.close();
   });
 }
+
+test("what would show when it is folded twice is folded once, whichever comes first", async () => {
+  for (const broadcastFirst of [false, true]) {
+    const { env, server, client } = await setup({ rules: noteRules });
+    server.broadcastFirst = () => broadcastFirst;
+    client.submit("note", { text: "a" });
+    await env.settle();
+    server.step(server.peer);
+    do assert.deepEqual(client.getSnapshot().notes, ["a"]);
+    while (server.peer.deliver());
+    assert.equal(client.status.pending, 0);
+    await client.close();
+  }
+});
 
 test("the server's draftId on an event settles a draft whose answer was lost", async () => {
   const { env, server, client, run } = await setup();
@@ -141,6 +157,25 @@ test("a draft is stored before it is sent", async () => {
   await client.close();
 });
 
+test("a draft waits for the store, though the one before it is decided", async () => {
+  const store = memoryStore();
+  const { write } = store;
+  const { env, server, client, run } = await setup({ store });
+  const first = client.submit(...set("x", 1));
+  await env.settle();
+  let stored = () => {};
+  store.write = (changes, generation) => new Promise((done) => (stored = done)).then(() => write(changes, generation));
+  client.submit(...set("x", 2));
+  await run();
+  assert.equal((await first.settled).status, "accepted");
+  assert.equal(server.log.length, 1, "the second is not sent yet");
+  stored();
+  store.write = write;
+  await run();
+  assert.equal(server.log.length, 2);
+  await client.close();
+});
+
 test("an offline queue meets the limit: it waits as told, keeps the order, and shows how far it is", async () => {
   const { env, server, client, run } = await setup();
   let left = 3;
@@ -238,10 +273,39 @@ test("a draft may name the event that it is based on", async () => {
   await client.close();
 });
 
+test("a page that goes away sends what waits, 60 KiB at most, under the same ids; shown again, it is live", async () => {
+  const { env, server, client, run } = await setup();
+  const drafts = [10, 20_000, 20_000, 20_000, 20_000].map((length) => client.submit(...set("x", "y".repeat(length))));
+  await env.settle();
+  const sent = () => server.all[0].inbox.filter(({ type }) => type === "submit_event").map(({ payload }) => payload.draftId);
+  assert.equal(sent().length, 1, "one is under way");
+  env.window.dispatchEvent(new Event("pagehide"));
+  assert.deepEqual(sent(), drafts.slice(0, 4).map(({ id }) => id));
+  assert.equal(env.sockets[0].closed, true);
+  assert.equal(env.timers, 0);
+  env.window.dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
+  await run();
+  assert.equal(client.status.connection, "connected");
+  for (const { settled } of drafts) assert.equal((await settled).status, "accepted");
+  assert.deepEqual(server.log.map(({ draftId }) => draftId), drafts.map(({ id }) => id));
+  await client.close();
+});
+
+test("where there are no locks, a tab is a client of its own", async () => {
+  const { client } = await setup({ tabs: tabs() });
+  assert.equal(client.status.connection, "connected");
+  assert.equal(client.status.leader, true);
+  await client.close();
+});
+
 test("close at any moment, twice; create, close, create opens one connection", async () => {
   const server = new FakeServer();
   const env = new FakeEnv({ server });
-  const given = { url: "ws://test", clientId: "me", env };
+  const store = memoryStore();
+  const { load } = store;
+  let loads = 0;
+  store.load = (fresh) => ((loads += 1), load(fresh));
+  const given = { url: "ws://test", clientId: "me", env, store };
   const first = createClient(given);
   const draft = first.submit(...set("x", 1));
   const closing = first.close();
@@ -253,6 +317,7 @@ test("close at any moment, twice; create, close, create opens one connection", a
   assert.deepEqual(await first.submit(...set("x", 1)).settled, { status: "undecided" });
   assert.equal(first.status.connection, "closed");
   assert.equal(env.sockets.length, 1);
+  assert.equal(loads, 1, "the first opened nothing");
   assert.equal(second.status.connection, "connected");
   await second.close();
 });

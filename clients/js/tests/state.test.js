@@ -28,6 +28,14 @@ test("untouched parts keep their identity, and a change elsewhere does not distu
   await client.close();
 });
 
+test("many changes ask for one frame", async () => {
+  const { env, client } = await setup();
+  env.frameNow();
+  for (let value = 0; value < 10; value += 1) client.submit("set", { target: "x", value });
+  assert.equal(env.frames.length, 1);
+  await client.close();
+});
+
 test("an event that changes nothing notifies nobody", async () => {
   const { env, server, client, run } = await setup();
   server.commit("other", "set", { target: "a", value: { b: 1 } });
@@ -176,6 +184,8 @@ test("state of another rules version is replaced, drafts stay, those of unknown 
   const store = memoryStore();
   const server = withCards();
   const first = await setup({ server, store, rules: { ...rules(), events: { ...rules().events, "card.gone": {} } } });
+  server.commit("other", "card.added", { id: "z", title: "x" });
+  await first.run();
   await first.env.advance(3000);
   server.refuse = () => ({ reason: "unavailable", retryAfterMs: 1e6 });
   const stays = first.client.submit("card.added", { id: "a", title: "x" });
@@ -183,10 +193,13 @@ test("state of another rules version is replaced, drafts stay, those of unknown 
   await first.run();
   await first.client.close();
   server.refuse = () => undefined;
+  // As the new rules make it.
+  server.state = { ...server.state, version: 2 };
   const second = await setup({ server, store, env: new FakeEnv({ server, name: "b" }), rules: rules(2) });
   assert.equal(server.all.at(-1).live, true);
   assert.deepEqual(second.client.rejected.map(({ id, reason }) => [id, reason]), [[goes.id, "set-aside"]]);
-  assert.equal(server.log[0].draftId, stays.id);
+  assert.equal(server.log[1].draftId, stays.id);
+  assert.equal(second.client.getSnapshot().version, 2);
   await second.client.close();
 });
 

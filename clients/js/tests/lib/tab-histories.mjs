@@ -127,7 +127,7 @@ class History {
       default:
         if (chance(0.3)) env.frozen = !env.frozen;
         else if (this.tabs.length > 1 && chance(0.2)) {
-          if (chance(0.5) && !env.frozen) await client.close();
+          if (chance(0.5) && !env.frozen) await this.end(tab);
           this.remove(tab);
         } else env.frameNow();
     }
@@ -164,9 +164,21 @@ class History {
     assert.equal(this.tabs.filter(({ client }) => client.status.leader).length, 1, "one leads");
   }
 
+  /** Closes a client, which waits until its tab has no lock any more. */
+  async end({ client, env }) {
+    let ended = false;
+    const closing = client.close().then(() => (ended = true));
+    for (let tries = 0; tries < 20 && !ended; tries += 1) {
+      for (const told of env.late.splice(0)) told();
+      await env.advance(1_000);
+    }
+    await closing;
+  }
+
   async close() {
-    for (const { env, client } of this.tabs.splice(0)) {
-      await client.close();
+    for (const tab of this.tabs.splice(0)) {
+      const { env } = tab;
+      await this.end(tab);
       await env.settle();
       assert.deepEqual(env.errors, []);
       assert.equal(env.timers, 0, "timers that run on");

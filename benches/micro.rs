@@ -126,7 +126,6 @@ fn decode_v1(frame: &str) -> usize {
         any_user: false,
         project_id: PROJECT,
         items_max: 1_024,
-        item_bytes_max: 1 << 18,
     };
     match Dialect::V1.decode(frame, 64).map(|frame| frame.request) {
         Ok(Request::SubmitBatch(batch)) => {

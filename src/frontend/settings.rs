@@ -6,11 +6,6 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::net::{Origins, Proxies};
-use crate::protocol::Dialect;
-
-/// How many times a frame's bytes a batch may have. The published client sends a batch again for ever if its connection
-/// is closed for it, so one that is too large is read, and its items are answered.
-const BATCH_FRAMES_MAX: usize = 4;
 
 /// A frontend's settings. Every limit that a client or an operator can run into is here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -238,14 +233,6 @@ impl Default for FrontendSettings {
 }
 
 impl FrontendSettings {
-    /// The largest frame of a dialect. In v1 the items of a batch may have [`frame_bytes_max`](Self::frame_bytes_max) each.
-    pub fn frame_bytes_max_of(&self, dialect: Dialect) -> usize {
-        match dialect {
-            Dialect::Classic => self.frame_bytes_max,
-            Dialect::V1 => self.frame_bytes_max.saturating_mul(BATCH_FRAMES_MAX),
-        }
-    }
-
     /// Says what cannot work.
     pub fn check(&self) -> Result<(), String> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';

@@ -43,17 +43,6 @@ test("a draft that cannot be taken is rejected, and the ones after it are commit
   assert.deepEqual(backend.log(project).map(({ draftId }) => draftId), good);
 });
 
-// An application may let its client send more at once than a frame may have.
-test("a draft that is larger than a frame is rejected, and the ones after it are committed", { skip }, async () => {
-  const project = randomUUID();
-  const ann = await new App(backend, project, { submitBatch: { maxBytes: 900_000 } }).start();
-  await ann.submit({ text: "x".repeat(300_000) });
-  const good = [await ann.submit({ n: 1 }), await ann.submit({ text: "x".repeat(200_000) })];
-  await ann.drained();
-  assert.deepEqual(ann.toldOf("rejected").map(({ errors }) => errors[0].code), ["TOO_LARGE"]);
-  assert.deepEqual(backend.log(project).map(({ draftId }) => draftId), good);
-});
-
 test("a client that is ahead of the log is stopped, and does not come back by itself", { skip }, async () => {
   const project = randomUUID();
   const writer = await new App(backend, project).start();

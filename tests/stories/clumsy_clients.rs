@@ -160,53 +160,6 @@ async fn a_client_that_sends_what_the_document_prints_and_no_more_is_served() {
     assert_eq!(socket.expect("sync_response").await["payload"]["events"].as_array().unwrap().len(), 1);
 }
 
-/// The published client sends a batch again for ever if its connection is closed for it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_is_larger_than_a_frame_is_answered_item_by_item() {
-    let cluster = Cluster::start().await;
-    let mut vera = v1(&cluster.frontends[0], "vera").await;
-    let sized = |id: &str, bytes: usize| {
-        let mut item = item(id);
-        item["payload"]["text"] = "x".repeat(bytes).into();
-        item.to_string()
-    };
-    let results = async |vera: &mut Socket, items: &[String]| -> Vec<Value> {
-        vera.send_text(batch("m", items)).await.unwrap();
-        vera.expect("submit_events_result").await["payload"]["results"].as_array().unwrap().clone()
-    };
-    let statuses = |results: &[Value]| -> Vec<String> {
-        results.iter().map(|result| result["status"].as_str().unwrap().to_owned()).collect()
-    };
-    // One that alone is larger than a frame may be, as far as there is room for it.
-    for (n, bytes) in [257 << 10, 900 << 10].into_iter().enumerate() {
-        let items =
-            [sized(&format!("a{n}"), 10), sized(&format!("b{n}"), bytes), sized(&format!("c{n}"), 10)];
-        let results = results(&mut vera, &items).await;
-        assert_eq!(statuses(&results), ["committed", "rejected", "not_processed"]);
-        let error = &results[1]["errors"][0];
-        assert_eq!(error["code"], "TOO_LARGE");
-        assert!(error["message"].as_str().unwrap().contains("262144"), "{error}");
-    }
-    // Many that fit.
-    let many: Vec<String> = (0..10).map(|n| sized(&format!("d{n}"), 60 << 10)).collect();
-    assert_eq!(statuses(&results(&mut vera, &many).await), ["committed"; 10]);
-
-    // No more than that, and nothing else that is so large.
-    let sync = envelope(
-        "sync",
-        "s",
-        &json!({ "projectId": "default", "sinceCommittedId": 0, "x": "x".repeat(300 << 10) }),
-    );
-    for frame in [batch("m", &[sized("e", 1 << 20)]), sync] {
-        let mut socket = v1(&cluster.frontends[0], "vera").await;
-        // It may be closed before all is taken.
-        let _ = socket.send_text(frame).await;
-        socket.expect_error("bad_request").await;
-        assert_eq!(socket.expect_closed().await, 1009);
-    }
-    assert_eq!(statuses(&results(&mut vera, &[sized("f", 10)]).await), ["committed"]);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subprotocol_that_is_offered_is_agreed_on() {
     let cluster = Cluster::start().await;

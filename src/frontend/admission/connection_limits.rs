@@ -18,7 +18,6 @@ use crate::frontend::listener::{Refusal, per_address_max};
 use crate::frontend::lock;
 use crate::frontend::net::AddressKey;
 use crate::frontend::settings::FrontendSettings;
-use crate::protocol::Dialect;
 use crate::serving::{Seat, Seats};
 
 type Direct = RateLimiter<NotKeyed, InMemoryState, DefaultClock>;
@@ -217,8 +216,7 @@ pub(crate) struct FrameLimit {
 
 impl FrameLimit {
     pub(crate) fn new(settings: &FrontendSettings) -> Self {
-        let largest = settings.frame_bytes_max_of(Dialect::V1);
-        let at_once = u32::try_from(largest).unwrap_or(u32::MAX);
+        let at_once = u32::try_from(settings.frame_bytes_max).unwrap_or(u32::MAX);
         Self {
             frames: NonZeroU32::new(settings.frames_per_second_max)
                 .map(|max| RateLimiter::direct(Quota::per_second(max))),

@@ -109,7 +109,6 @@ impl Session {
             any_user: self.hub.auth.takes_anyone(),
             project_id: self.feed.partition().as_str(),
             items_max: self.hub.settings.pending_drafts_max,
-            item_bytes_max: self.hub.settings.frame_bytes_max,
         };
         let Checked { mut drafts, refused, ids } = SubmitItem::check(batch.items, &context);
         let error_of = |refused: ItemRefusal| FieldError::new(refused.field, refused.code, refused.message);

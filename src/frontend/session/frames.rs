@@ -16,7 +16,6 @@ pub(crate) struct Frames {
     over_limit_max: u32,
     bad_requests_max: u32,
     depth_max: usize,
-    bytes_max: usize,
 }
 
 /// Why a frame was not understood.
@@ -25,8 +24,6 @@ pub(crate) enum Refusal {
     OverLimit { wait: Duration, ends: bool },
     /// Nested deeper than allowed.
     TooDeep,
-    /// Larger than allowed, and no batch.
-    TooLarge,
     /// In a version of its dialect that we do not speak.
     UnsupportedVersion(Option<String>),
     /// Not a request.
@@ -42,7 +39,6 @@ impl Frames {
             over_limit_max: settings.frames_over_limit_max,
             bad_requests_max: settings.bad_requests_max,
             depth_max: settings.frame_depth_max,
-            bytes_max: settings.frame_bytes_max,
         }
     }
 
@@ -81,16 +77,7 @@ impl Frames {
             }
         };
         socket.listen_to(text);
-        let decoded = socket.dialect().decode(text, self.depth_max);
-        // Of a batch that is too large, the items that are too large are rejected. What comes before `connect` has a
-        // bound of its own.
-        let may_be_large =
-            |frame: &Frame| matches!(frame.request, Request::SubmitBatch(_) | Request::Connect(_));
-        let is_too_large = socket.dialect() == Dialect::V1 && text.len() > self.bytes_max;
-        if is_too_large && !decoded.as_ref().is_ok_and(may_be_large) {
-            return Some(Err(Refusal::TooLarge));
-        }
-        Some(match decoded {
+        Some(match socket.dialect().decode(text, self.depth_max) {
             Ok(Frame { id, request: Request::UnsupportedVersion }) => Err(Refusal::UnsupportedVersion(id)),
             Ok(frame) => Ok(frame),
             Err(DecodeError::TooDeep) => Err(Refusal::TooDeep),
@@ -112,10 +99,6 @@ impl Frames {
             }
             Refusal::TooDeep => {
                 let why = "the frame is nested deeper than allowed";
-                Err(End::Close(ErrorCode::MessageTooLarge, why.into(), CloseCode::TooLarge))
-            }
-            Refusal::TooLarge => {
-                let why = "the frame is larger than allowed";
                 Err(End::Close(ErrorCode::MessageTooLarge, why.into(), CloseCode::TooLarge))
             }
             Refusal::UnsupportedVersion(id) => Err(super::unsupported_version(socket, id.as_deref()).await),

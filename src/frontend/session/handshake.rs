@@ -157,7 +157,7 @@ pub(crate) async fn greet(
                 };
                 socket.send(id.as_deref(), &notice).await?;
                 frames.good();
-                socket.allow(hub.settings.frame_bytes_max_of(socket.dialect()));
+                socket.allow(hub.settings.frame_bytes_max);
                 info!(%position, "connected");
                 if let Some(state) = &state {
                     hub.outflow.take(&identity.client_id, state.bytes);

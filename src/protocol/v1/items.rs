@@ -35,8 +35,6 @@ pub struct ItemContext<'a> {
     pub project_id: &'a str,
     /// The most items of a batch.
     pub items_max: usize,
-    /// The largest item, in bytes.
-    pub item_bytes_max: usize,
 }
 
 /// A batch, as far as it may go to a validator.
@@ -103,12 +101,6 @@ impl SubmitItem {
         if index >= context.items_max {
             let message = format!("a batch has at most {} events; send fewer at once", context.items_max);
             return Err(refusal("validation_failed", "", "TOO_MANY_ITEMS", message));
-        }
-        let (bytes, bytes_max) = (self.event.get().len(), context.item_bytes_max);
-        if bytes > bytes_max {
-            let message =
-                format!("events[{index}] has {bytes} bytes, and may have {bytes_max}; make it smaller");
-            return Err(refusal("validation_failed", "", "TOO_LARGE", message));
         }
         if self.is_too_deep {
             let message = format!("events[{index}] is nested deeper than a frame may be");

@@ -47,14 +47,8 @@ fn checked(items: &[Value]) -> Checked {
     checked_text(&frame("submit_events", json!({ "events": items })), CONTEXT)
 }
 
-const CONTEXT: ItemContext<'_> = ItemContext {
-    client_id: "c",
-    user_id: Some("u"),
-    any_user: false,
-    project_id: "p",
-    items_max: 4,
-    item_bytes_max: 100_000,
-};
+const CONTEXT: ItemContext<'_> =
+    ItemContext { client_id: "c", user_id: Some("u"), any_user: false, project_id: "p", items_max: 4 };
 
 fn checked_text(text: &str, context: ItemContext<'_>) -> Checked {
     let Ok(Frame { request: Request::SubmitBatch(batch), .. }) = decode(text) else {

@@ -93,7 +93,7 @@ impl Check {
                     let only = self.partitions.iter().map(|name| PartitionKey::new(name.as_str()));
                     let only = only.collect::<Result<_, _>>()?;
                     let log = connect::connect_to_streams(&config, "rules", &shutdown).await?;
-                    Source::Log { log: log.ok_or_else(connect::stopped)?, only }
+                    Source::Log { log: Box::new(log.ok_or_else(connect::stopped)?), only }
                 }
             };
             let mut checker =

@@ -57,7 +57,7 @@ pub(super) enum Source {
     /// By partition.
     File(BTreeMap<String, Vec<Placed>>),
     Log {
-        log: Log,
+        log: Box<Log>,
         only: Vec<PartitionKey>,
     },
 }

@@ -1,29 +1,10 @@
 // The client in Chromium: reloads, tabs, pages that freeze and come back.
 
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
-import { startBackend } from "../../../tests/interop/lib/backend.mjs";
-import { Chromium, servePages } from "./lib/chromium.mjs";
+import { test } from "node:test";
 import { canonical } from "./lib/model.js";
-import { Proxy } from "./lib/proxy.mjs";
+import { backend, chromium, pages, proxy } from "./lib/rig.mjs";
 import { until } from "./lib/setup.js";
-
-let backend;
-let proxy;
-let pages;
-let chromium;
-before(async () => {
-  backend = await startBackend();
-  proxy = await Proxy.start(backend.port);
-  pages = await servePages();
-  chromium = await Chromium.start();
-});
-after(async () => {
-  pages?.stop();
-  proxy?.stop();
-  await backend?.stop();
-  await chromium?.stop();
-});
 
 const address = (partition, { tabs = true, host = "127.0.0.1" } = {}) =>
   `http://${host}:${pages.port}/page?${new URLSearchParams({ url: `ws://${host}:${proxy.port}`, partition, ...(tabs ? { tabs: "1" } : {}) })}`;

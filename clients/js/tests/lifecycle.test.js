@@ -2,11 +2,9 @@
 // pages that go away, databases that are closed under it, clients that come and go.
 
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
-import { startBackend } from "../../../tests/interop/lib/backend.mjs";
-import { Chromium, servePages } from "./lib/chromium.mjs";
+import { test } from "node:test";
 import { canonical } from "./lib/model.js";
-import { Proxy } from "./lib/proxy.mjs";
+import { backend, chromium, pages, proxy } from "./lib/rig.mjs";
 import { until } from "./lib/setup.js";
 import { write } from "./lib/writer.mjs";
 
@@ -14,23 +12,6 @@ const EVENTS = 10_000;
 /** Folding all of them in one task would take nearly all of the time; a slice is a small part of it, on any machine. */
 const SLICES_MIN = 8;
 const ROUNDS = 1000;
-
-let backend;
-let proxy;
-let pages;
-let chromium;
-before(async () => {
-  backend = await startBackend();
-  proxy = await Proxy.start(backend.port);
-  pages = await servePages();
-  chromium = await Chromium.start();
-});
-after(async () => {
-  pages?.stop();
-  proxy?.stop();
-  await backend?.stop();
-  await chromium?.stop();
-});
 
 const open = (partition, given = {}, context) => {
   const query = new URLSearchParams({ url: proxy.url, partition, tabs: "1", ...given });

@@ -6,6 +6,7 @@ import assert from "node:assert/strict";
 import { createClient, memoryStore } from "../../src/index.js";
 import { FakeEnv, FakeServer } from "./fake.js";
 import { action, canonical, model, noteRules, random } from "./model.js";
+import { runHistories } from "./run-histories.mjs";
 
 const STEPS = 30;
 
@@ -154,16 +155,4 @@ class History {
   }
 }
 
-Error.stackTraceLimit = 0;
-const [first, last] = process.argv.slice(2).map(Number);
-for (let seed = first; seed <= last; seed += 1) {
-  const history = new History(seed);
-  try {
-    for (let step = 0; step < STEPS; step += 1) await history.step();
-    await history.finish();
-  } catch (error) {
-    console.error(`seed ${seed}: ${error.message}`);
-    process.exit(1);
-  }
-}
-console.log(`${last - first + 1} histories`);
+await runHistories(History, STEPS);

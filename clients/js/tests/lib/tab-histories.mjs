@@ -9,6 +9,7 @@ import { tabs } from "../../src/tabs.js";
 import { FakeEnv, FakeServer } from "./fake.js";
 import { canonical, noteRules, random } from "./model.js";
 import { FakeOrigin } from "./origin.js";
+import { runHistories } from "./run-histories.mjs";
 
 const STEPS = 60;
 const TABS_MAX = 4;
@@ -39,6 +40,10 @@ class History {
     this.origin = new FakeOrigin();
     this.store = memoryStore();
     this.open();
+  }
+
+  begin() {
+    return this.settle();
   }
 
   open() {
@@ -205,17 +210,4 @@ class History {
   }
 }
 
-Error.stackTraceLimit = 0;
-const [first, last] = process.argv.slice(2).map(Number);
-for (let seed = first; seed <= last; seed += 1) {
-  const history = new History(seed);
-  try {
-    await history.settle();
-    for (let step = 0; step < STEPS; step += 1) await history.step();
-    await history.finish();
-  } catch (error) {
-    console.error(`seed ${seed}: ${error.message}`);
-    process.exit(1);
-  }
-}
-console.log(`${last - first + 1} histories`);
+await runHistories(History, STEPS);

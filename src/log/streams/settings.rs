@@ -85,33 +85,23 @@ impl LogSettings {
     /// not heard of a removal the leader. What is lost with the queue costs nothing, because every frontend publishes
     /// its unanswered drafts again.
     pub(crate) fn drafts_stream(&self) -> Config {
+        const WHAT: &str = "Drafts that no validator has decided yet";
         Config {
-            name: subjects::DRAFTS_STREAM.to_owned(),
-            description: Some("Drafts that no validator has decided yet".to_owned()),
-            subjects: vec![subjects::DRAFTS_ALL.to_owned()],
             retention: RetentionPolicy::WorkQueue,
-            storage: if self.replicas == 1 { StorageType::Memory } else { StorageType::File },
-            discard: DiscardPolicy::New,
+            storage: self.queue_storage(),
             max_bytes: self.drafts_bytes_max,
             // A consumer for each slot; where the stream says nothing, NATS allows it a thousand.
             max_consumers: if self.slots > CONSUMERS_DEFAULT { self.slots.into() } else { -1 },
             max_age: self.drafts_age_max,
-            num_replicas: self.replicas,
             metadata: self.slots_metadata(),
-            ..unlimited()
+            ..self.stream(subjects::DRAFTS_STREAM, WHAT, subjects::DRAFTS_ALL)
         }
     }
 
     /// COMMITTED: the log. No limits: it is kept until an operator says otherwise.
     pub(crate) fn committed_stream(&self) -> Config {
+        const WHAT: &str = "Every committed event, in order; the log";
         Config {
-            name: subjects::COMMITTED_STREAM.to_owned(),
-            description: Some("Every committed event, in order; the log".to_owned()),
-            subjects: vec![subjects::COMMITTED_ALL.to_owned()],
-            retention: RetentionPolicy::Limits,
-            storage: StorageType::File,
-            discard: DiscardPolicy::New,
-            num_replicas: self.replicas,
             allow_direct: true,
             allow_atomic_publish: true,
             metadata: self.slots_metadata(),
@@ -120,8 +110,39 @@ impl LogSettings {
                 destination: subjects::LIVE_ALL.to_owned(),
                 headers_only: false,
             }),
+            ..self.stream(subjects::COMMITTED_STREAM, WHAT, subjects::COMMITTED_ALL)
+        }
+    }
+
+    /// A stream in a file, without limits.
+    fn stream(&self, name: &str, description: &str, subject: &str) -> Config {
+        Config {
+            name: name.to_owned(),
+            description: Some(description.to_owned()),
+            subjects: vec![subject.to_owned()],
+            retention: RetentionPolicy::Limits,
+            storage: StorageType::File,
+            discard: DiscardPolicy::New,
+            num_replicas: self.replicas,
             ..unlimited()
         }
+    }
+
+    /// The stream of a key-value bucket whose keys may expire.
+    fn bucket(&self, name: &str, description: &str, subject: &str) -> Config {
+        Config {
+            max_messages_per_subject: 1,
+            allow_direct: true,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_message_ttl: true,
+            ..self.stream(name, description, subject)
+        }
+    }
+
+    /// Where the queue lies, and what goes with it: see [`drafts_stream`](Self::drafts_stream).
+    fn queue_storage(&self) -> StorageType {
+        if self.replicas == 1 { StorageType::Memory } else { StorageType::File }
     }
 
     fn slots_metadata(&self) -> HashMap<String, String> {
@@ -132,42 +153,21 @@ impl LogSettings {
     /// are written to stay. With one server it is in memory, as the queue is whose drafts the keys speak of: a
     /// rejection waits for a key to be written.
     pub(crate) fn ownership_stream(&self) -> Config {
+        const WHAT: &str = "Slot ownership and live validators";
         Config {
-            name: subjects::OWNERSHIP_STREAM.to_owned(),
-            description: Some("Slot ownership and live validators".to_owned()),
-            subjects: vec![subjects::OWNERSHIP_SUBJECTS.to_owned()],
-            retention: RetentionPolicy::Limits,
-            storage: if self.replicas == 1 { StorageType::Memory } else { StorageType::File },
-            discard: DiscardPolicy::New,
-            max_messages_per_subject: 1,
+            storage: self.queue_storage(),
             max_age: self.ownership_ttl,
             duplicate_window: self.ownership_ttl.min(Duration::from_secs(120)),
-            num_replicas: self.replicas,
-            allow_direct: true,
-            allow_rollup: true,
-            deny_delete: true,
-            allow_message_ttl: true,
-            ..unlimited()
+            ..self.bucket(subjects::OWNERSHIP_STREAM, WHAT, subjects::OWNERSHIP_SUBJECTS)
         }
     }
 
     /// What was revoked: a key-value bucket, whose entries go by themselves when their time is up.
     pub(crate) fn revoked_stream(&self) -> Config {
+        const WHAT: &str = "Tokens that are refused though they are good otherwise";
         Config {
-            name: subjects::REVOKED_STREAM.to_owned(),
-            description: Some("Tokens that are refused though they are good otherwise".to_owned()),
-            subjects: vec![subjects::REVOKED_SUBJECTS.to_owned()],
-            retention: RetentionPolicy::Limits,
-            storage: StorageType::File,
-            discard: DiscardPolicy::New,
             max_messages: self.revocations_max,
-            max_messages_per_subject: 1,
-            num_replicas: self.replicas,
-            allow_direct: true,
-            allow_rollup: true,
-            deny_delete: true,
-            allow_message_ttl: true,
-            ..unlimited()
+            ..self.bucket(subjects::REVOKED_STREAM, WHAT, subjects::REVOKED_SUBJECTS)
         }
     }
 

@@ -118,7 +118,7 @@ impl Frame {
         }
         match rest {
             [] => Ok(Self { kind, parts }),
-            _ => Err(malformed("bytes behind the last part")),
+            _ => Err(malformed("bytes after the last part")),
         }
     }
 

@@ -181,7 +181,7 @@ impl Wait {
 /// The processor time that a process has taken; `None` if it is gone.
 fn cpu_time(id: u32) -> Option<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // The name in front is the process's own to choose; the numbers are behind it.
+    // The numbers come after the name, which the process chooses itself.
     let (_, numbers) = stat.rsplit_once(')')?;
     let mut numbers = numbers.split_ascii_whitespace().skip(11).map(str::parse::<u32>);
     let (user, system) = (numbers.next()?.ok()?, numbers.next()?.ok()?);

@@ -17,7 +17,7 @@ use crate::event::{ClientId, Submitter};
 pub struct Identity {
     /// The client.
     pub client_id: ClientId,
-    /// The user behind it, where the token names one.
+    /// The user, if the token names one.
     pub user_id: Option<String>,
     /// What it may do: `<action>` or `<action>:<target>`, `*` for all.
     pub permissions: Vec<String>,

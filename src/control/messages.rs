@@ -260,7 +260,7 @@ pub struct FoundClients {
 pub struct FoundClient {
     /// Its id.
     pub client: ClientId,
-    /// The user behind it, where a token names one.
+    /// The user, if the token names one.
     pub user: Option<String>,
     /// How many connections it has.
     pub connections: u64,

@@ -95,7 +95,7 @@ impl V1Fields {
 pub struct Submitter {
     /// The client.
     pub client_id: ClientId,
-    /// The user behind it, where the token names one.
+    /// The user, if the token names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_id: Option<String>,
     /// What the client may do: `<action>` or `<action>:<target>`, `*` for all.

@@ -248,8 +248,8 @@ impl Log {
         Ok(true)
     }
 
-    /// A snapshot of event `at`, which the partition does not have as far as its head was read. Whoever asked the leader
-    /// may know that the events are gone; others may have asked a replica that lags.
+    /// A snapshot of event `at`, which the partition does not have as far as its head was read. If the leader was
+    /// asked, the events may be gone; else a replica that lags may have answered.
     async fn gone_back(
         &self,
         token: &Token,

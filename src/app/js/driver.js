@@ -1,4 +1,4 @@
-// What the engine calls: the module behind it, texts of JSON in, texts of JSON out.
+// What the engine calls. It calls the module; it takes and gives JSON as text.
 ((membrane, ticked) => {
   "use strict";
 

@@ -14,7 +14,7 @@ use crate::event::ClientId;
 pub struct Grant {
     /// The client that it is for.
     pub client_id: ClientId,
-    /// The user behind it.
+    /// The user that the token names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_id: Option<String>,
     /// What it may do.

@@ -160,7 +160,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the times are, no minute has more than it may, and whoever waits as told is let in.
+        /// At any times, no minute has more than it may, and a client that waits as told is let in.
         #[test]
         fn no_minute_has_more_than_it_may(max in 1_u32..8, pauses in proptest::collection::vec(0_u64..40_000, 1..200)) {
             let began = Instant::now();

@@ -46,6 +46,8 @@ export function createClient(options) {
   /** @type {Promise<void> | undefined} */
   let closing;
   let scheduled = false;
+  /** @type {(() => void) | undefined} */
+  let due;
   let told = replica.snapshot();
   /** @type {any} */
   let connection = { connection: "starting" };
@@ -95,9 +97,10 @@ export function createClient(options) {
   }
 
   function changed() {
-    if (scheduled || closing) return;
+    if (closing) return;
+    if (scheduled) return void due?.();
     scheduled = true;
-    env.frame(notify);
+    due = env.frame(notify);
   }
 
   function notify() {

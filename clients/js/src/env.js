@@ -11,25 +11,30 @@ export function defaultEnv() {
   const now = () => Date.now();
   let lastFrame = 0;
 
-  /** Runs `run` with the next frame, and at most once a frame. @param {() => void} run */
+  /** Runs `run` with the next frame, and at most once a frame. Gives what runs it if it is due: a hidden page gets no
+   * frames, and its timers come late. @param {() => void} run */
   function frame(run) {
     let done = false;
     const once = () => {
       if (done) return;
       done = true;
+      // Both: what `run` changes waits for the next frame, and that comes a frame after the end of this one.
       lastFrame = now();
       run();
+      lastFrame = now();
     };
     const since = now() - lastFrame;
     if (document && !document.hidden && globalThis.requestAnimationFrame) {
       globalThis.requestAnimationFrame(once);
       setTimeout(once, FRAME_WAIT_MS);
     } else if (since >= FRAME_MS || since < 0) {
-      // A hidden page gets no frames, and its timers come late.
       queueMicrotask(once);
     } else {
       setTimeout(once, FRAME_MS - since);
     }
+    return () => {
+      if (document?.hidden && now() - lastFrame >= FRAME_MS) queueMicrotask(once);
+    };
   }
 
   function randomId() {

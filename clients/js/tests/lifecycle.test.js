@@ -168,7 +168,7 @@ test(`${ROUNDS} clients opened and closed leave memory, listeners, locks and dat
       for (let tries = 0; ; tries += 1) {
         const { held, pending } = await navigator.locks.query();
         if (held.length + pending.length === 0) break;
-        if (tries === 2000) throw new Error("a lock stays in round " + round);
+        if (tries === 20) throw new Error("a lock stays in round " + round);
       }
     }
   }`);

@@ -39,6 +39,8 @@ export class Chromium {
   #waiting = new Map();
   /** By event. @type {Map<string, (params: any) => void>} */
   #listeners = new Map();
+  /** What is open. */
+  #targets = new Set();
 
   static async start() {
     const chromium = new Chromium();
@@ -83,7 +85,7 @@ export class Chromium {
   }
 
   async open(url, browserContextId) {
-    const { targetId } = await this.send("Target.createTarget", { url: "about:blank", browserContextId, newWindow: true });
+    const targetId = await this.#target({ browserContextId, newWindow: true });
     const { sessionId } = await this.send("Target.attachToTarget", { targetId, flatten: true });
     const page = new Page(this, targetId, sessionId);
     await page.send("Page.enable");
@@ -93,8 +95,24 @@ export class Chromium {
 
   /** Lays a tab over all pages of the user without a context: they are hidden until it is closed. */
   async cover() {
-    const { targetId } = await this.send("Target.createTarget", { url: "about:blank", newWindow: false });
-    return { close: () => this.send("Target.closeTarget", { targetId }) };
+    const targetId = await this.#target({ newWindow: false });
+    return { close: () => this.closeTarget(targetId) };
+  }
+
+  async #target(params) {
+    const { targetId } = await this.send("Target.createTarget", { url: "about:blank", ...params });
+    this.#targets.add(targetId);
+    return targetId;
+  }
+
+  closeTarget(targetId) {
+    this.#targets.delete(targetId);
+    return this.send("Target.closeTarget", { targetId });
+  }
+
+  /** Closes what a test that failed left open: its locks and its cover would fail the tests after it. */
+  async closeLeft() {
+    for (const targetId of [...this.#targets]) await this.closeTarget(targetId);
   }
 
   /** The longest task of any page while `work` runs, in milliseconds of its thread's own time: what the processor
@@ -174,6 +192,6 @@ class Page {
   }
 
   close() {
-    return this.chromium.send("Target.closeTarget", { targetId: this.targetId });
+    return this.chromium.closeTarget(this.targetId);
   }
 }

@@ -450,6 +450,25 @@ fn a_state_of_an_older_version_is_migrated() {
     assert_eq!(state(&mut engine), "{\"two\":2}");
 }
 
+/// The bound on what one event brings is none on what a partition holds.
+#[test]
+fn a_state_larger_than_an_event_may_bring_is_read_again_and_migrated() {
+    let module = "export const version = 2; export const events = { e: { reduce: ({ state, payload }) => {\n\
+        state.rows ??= []; for (let n = 0; n < 900; n++) state.rows.push({ n: payload, text: 'x'.repeat(1000) }); } } };\n\
+        export const migrate = { 2: ({ state }) => { state.rows = state.rows.map((row) => ({ ...row, two: true })); } };";
+    let mut engine = opened(module);
+    for n in 0..3 {
+        assert_eq!(review(&mut engine, json!(n)).fault, None);
+    }
+    let before = state(&mut engine);
+    assert!(before.len() > 2 << 20);
+    reread(&mut engine);
+    assert_eq!(state(&mut engine), before);
+    assert_eq!(review(&mut engine, json!(3)).fault, None);
+    engine.migrate(1).unwrap();
+    assert_eq!(state(&mut engine).matches("\"two\":true").count(), 3_600);
+}
+
 const ACTIONS: &str = "import * as actions from 'insieme:actions';\n\
     export const version = 1; export const events = { ...actions };";
 

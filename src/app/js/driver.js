@@ -96,8 +96,12 @@
     /** Begins a partition: with a state, or the initial one. */
     open(text) {
       staged = [];
-      const state = text === "" ? (rules.initialState === undefined ? {} : rules.initialState()) : parse(text);
-      held.state = membrane.admitState(synchronous(state, "initialState"), "initialState");
+      // What was written down was a state, of whatever size.
+      if (text !== "") held.state = parse(text);
+      else {
+        const state = rules.initialState === undefined ? {} : rules.initialState();
+        held.state = membrane.admitState(synchronous(state, "initialState"), "initialState");
+      }
     },
     /** The payload as the type's schema version has it. */
     lift(type, from, text) {
@@ -162,7 +166,7 @@
       for (let version = Number(from) + 1; version <= rules.version; version++) {
         const migrate = rules.migrate?.[version];
         if (migrate === undefined) continue;
-        staged.push(membrane.write(held, (state) => synchronous(migrate({ state }), `migrate[${version}]`)));
+        staged.push(membrane.write(held, (state) => synchronous(migrate({ state }), `migrate[${version}]`), Infinity));
       }
       staged = [];
     },

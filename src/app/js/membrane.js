@@ -44,7 +44,7 @@
 
   const spend = (transaction, bytes) => {
     transaction.bytes += bytes;
-    if (transaction.bytes > BYTES_MAX) tooLarge();
+    if (transaction.bytes > transaction.bytesMax) tooLarge();
   };
 
   /** Refuses what JSON cannot hold. About how many bytes it takes; what is part of the state already takes none. */
@@ -71,7 +71,7 @@
     let bytes = 2;
     if (isArray(value)) {
       if (getPrototypeOf(value) !== arrayPrototype) fail(`${named(value)} cannot be kept in the state`);
-      if (value.length > BYTES_MAX / 2) tooLarge();
+      if (value.length > transaction.bytesMax / 2) tooLarge();
       if (ownKeys(value).length !== value.length + 1) {
         fail("an array with holes or with fields of its own cannot be kept in the state");
       }
@@ -88,7 +88,7 @@
         bytes += key.length + 4 + audit(property.value, depth + 1, transaction);
       }
     }
-    if (bytes > BYTES_MAX) tooLarge();
+    if (bytes > transaction.bytesMax) tooLarge();
     within.delete(value);
     return bytes;
   };
@@ -424,7 +424,7 @@
     }
   };
 
-  const begin = (handler) => {
+  const begin = (handler, bytesMax = BYTES_MAX) => {
     current = {
       __proto__: handler,
       proxies: new Map(),
@@ -433,14 +433,18 @@
       places: [],
       undo: [],
       bytes: 0,
+      bytesMax,
     };
     return current;
   };
 
   return {
-    /** Hands `held.state` to `rule`, which may change it or return another. Returns what takes that back. */
-    write(held, rule) {
-      const transaction = begin(writing);
+    /**
+     * Hands `held.state` to `rule`, which may change it or return another. Returns what takes that back. A migration
+     * may make the whole state anew: its bound is the memory.
+     */
+    write(held, rule, bytesMax = BYTES_MAX) {
+      const transaction = begin(writing, bytesMax);
       const root = wrap(transaction, held.state, null, undefined);
       const returned = rule(root);
       if (returned !== undefined && returned !== root) {

@@ -111,7 +111,7 @@ impl AdminServer {
         info!(%address, "administration listens");
         if matches!(auth, Authenticator::Anyone) {
             warn!(
-                "the administration asks for no token: whoever reaches it on this machine may do everything"
+                "the administration requires no token: everyone who can reach it on this machine may do everything"
             );
         }
         let places = Arc::new(Semaphore::new(settings.requests_max));

@@ -25,7 +25,9 @@ impl FromRequestParts<Arc<Hub>> for Asking {
         let admin = parts.extensions.get().cloned();
         Ok(Self {
             hub: hub.clone(),
-            admin: admin.ok_or_else(|| Problem::server_error("a request that nobody let in".to_owned()))?,
+            admin: admin.ok_or_else(|| {
+                Problem::server_error("a request without an authenticated administrator".to_owned())
+            })?,
             query: parts.uri.query().map(str::to_owned),
         })
     }

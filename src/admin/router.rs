@@ -81,7 +81,7 @@ async fn pass(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Resp
         Err(problem) => return problem.into_response(),
     };
     let Some(place) = Place::take(&hub.places, request.extensions().get().cloned()) else {
-        let why = "as many requests are at work as may be (admin.requests_max); come again";
+        let why = "too many concurrent requests (admin.requests_max); retry";
         return Problem::busy(why).into_response();
     };
     let place = Arc::new(place);
@@ -103,7 +103,7 @@ async fn pass(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Resp
 async fn whole(hub: &Hub, request: Request) -> Result<Request, Problem> {
     let (parts, body) = request.into_parts();
     let bytes = timeout(BODY_TIME_MAX, to_bytes(body, hub.settings.body_bytes_max)).await;
-    let bytes = bytes.map_err(|_| Problem::slow("the body of the request did not come in time"))?;
+    let bytes = bytes.map_err(|_| Problem::slow("the request body did not arrive in time"))?;
     let bytes = bytes.map_err(|error| {
         Problem::bad_request(format!("the body: {error} (admin.body_bytes_max bounds it)"))
     })?;

@@ -71,7 +71,7 @@ pub enum AuthError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// Nobody can say just now whether it is good, and why not.
-    #[error("the token cannot be checked just now: {0}")]
+    #[error("the token cannot be checked now: {0}")]
     Unavailable(&'static str),
 }
 

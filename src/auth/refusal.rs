@@ -4,10 +4,10 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// There is none.
-    #[error("a token is needed, and there is none")]
+    #[error("a token is required")]
     Missing,
     /// It is not looked at.
-    #[error("the token is longer than the {bytes_max} bytes that are looked at")]
+    #[error("the token is longer than {bytes_max} bytes")]
     TooLong {
         /// How long it may be.
         bytes_max: usize,

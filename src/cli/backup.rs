@@ -42,8 +42,9 @@ impl Backup {
             done = log.back_up(&self.folder) => done,
             () = shutdown.cancelled() => bail!("stopped; what is in {} is no backup", self.folder.display()),
         };
-        let done =
-            done.with_context(|| format!("no backup was made; what is in {} is none", self.folder.display()));
+        let done = done.with_context(|| {
+            format!("no backup was made; the files in {} are no backup", self.folder.display())
+        });
         tell("backed up", &done?)
     }
 }

@@ -156,7 +156,7 @@ impl Notices {
                 let poll_ms = poll.as_millis();
                 warn!(
                     error = format!("{error:#}"),
-                    poll_ms, "the file system does not tell of changed schemas; looking every so often"
+                    poll_ms, "the file system does not report changed schemas; polling"
                 );
             })
             .ok();

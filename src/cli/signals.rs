@@ -97,7 +97,11 @@ fn reload_log_filter(source: &Source) {
 }
 
 fn listen(kind: SignalKind) -> Option<Signal> {
-    signal(kind).inspect_err(|error| warn!(%error, "a signal cannot be caught; it will just kill")).ok()
+    signal(kind)
+        .inspect_err(
+            |error| warn!(%error, "failed to install a signal handler; the signal will kill the process"),
+        )
+        .ok()
 }
 
 async fn received(signal: &mut Option<Signal>) {

@@ -155,7 +155,7 @@ fn now_s() -> anyhow::Result<u64> {
 
 /// A time such as 90m.
 pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("a time is a number with s, m, h or d behind it, such as 90m; not {text:?}");
+    let wrong = || format!("a time is a number followed by s, m, h or d, such as 90m; not {text:?}");
     let at = text.len() - text.chars().next_back().map_or(0, char::len_utf8);
     let (number, unit) = text.split_at(at);
     let number: u64 = number.parse().map_err(|_| wrong())?;

@@ -82,7 +82,7 @@ impl Station {
             self.log.flush().await
         };
         if !matches!(timeout(LEAVING_WAIT, leaving).await, Ok(Ok(()))) {
-            debug!("could not tell the administration that this process goes away");
+            debug!("failed to announce to the administration that this process stops");
         }
     }
 

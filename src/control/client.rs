@@ -188,7 +188,7 @@ impl Surveyor {
         let Some(number) = report.number else { return };
         let taken = shared.waiting.get(&number).is_some_and(|waiting| waiting.try_send(report).is_ok());
         if !taken {
-            debug!(number, "a report that nobody waits for any more");
+            debug!(number, "a reply arrived after its command had ended");
         }
     }
 

@@ -197,7 +197,7 @@ fn put(
         }
         Err(error) => {
             // Whoever wrote it meant something by it, and it is not in force.
-            warn!(key, %error, "an entry among the revocations that is none; passed over");
+            warn!(key, %error, "skipping an invalid revocation entry");
             None
         }
     }

@@ -40,7 +40,7 @@ impl Latest {
             match self.log.last_of_all().await {
                 Ok(last) => *known = Some((asked, last)),
                 Err(error) => {
-                    debug!(%error, "how far the log is cannot be asked just now");
+                    debug!(%error, "failed to read the stream's last sequence");
                     tokio::time::sleep(PAUSE).await;
                 }
             }

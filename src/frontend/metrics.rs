@@ -108,7 +108,11 @@ pub fn describe() {
     describe_counter!(GAP_EVENTS, Unit::Count, "Events read from the log to fill gaps");
     describe_gauge!(RING_BYTES, Unit::Bytes, "What the rings of recent events hold");
     describe_gauge!(PAGE_CACHE_BYTES, Unit::Bytes, "What the cache of the log's pages holds");
-    describe_histogram!(CATCH_UP_SECONDS, Unit::Seconds, "From a greeting behind the head to the head");
+    describe_histogram!(
+        CATCH_UP_SECONDS,
+        Unit::Seconds,
+        "From a handshake behind the head until the connection reaches the head"
+    );
     describe_histogram!(PAGE_SECONDS, Unit::Seconds, "Reading a page of the log");
     describe_counter!(UPGRADES_REFUSED, Unit::Count, "Connections that got no WebSocket, by reason");
     describe_counter!(

@@ -36,7 +36,7 @@ pub struct Log {
 /// How the connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionState {
-    /// Whether NATS is reached just now.
+    /// Whether NATS is connected.
     pub connected: bool,
     /// Grows whenever live messages may have been missed: at every reconnect and at every notice that a
     /// subscription of ours was too slow. Who sees it grow fills its gaps from the log.

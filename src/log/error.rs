@@ -7,7 +7,7 @@ use std::fmt::Display;
 pub enum LogError {
     /// NATS cannot be reached, or did not answer in time. Trying again is right; whether the operation was
     /// carried out is not known.
-    #[error("{what}: the log cannot be reached just now ({why})")]
+    #[error("{what}: the log is unreachable ({why})")]
     Unavailable {
         /// What was tried.
         what: &'static str,

@@ -24,8 +24,8 @@ const LOOK_FAILURES: &str = "insieme_store_look_failures_total";
 
 /// Tells the metrics recorder what each metric is, and how many slots there are. Called when connected.
 pub(crate) fn describe(slots: u16) {
-    describe_gauge!(CONNECTED, Unit::Count, "Whether NATS is reached just now");
-    describe_counter!(RECONNECTS, Unit::Count, "Connections to NATS that were made anew");
+    describe_gauge!(CONNECTED, Unit::Count, "Whether NATS is connected");
+    describe_counter!(RECONNECTS, Unit::Count, "Reconnects to NATS");
     describe_counter!(SLOW, Unit::Count, "Times that NATS's client dropped messages for a slow subscription");
     describe_gauge!(SLOTS, Unit::Count, "Slots that there are");
     describe_histogram!(QUEUED_SECONDS, Unit::Seconds, "From a draft's storage in DRAFTS to its taking");

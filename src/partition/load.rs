@@ -259,7 +259,7 @@ impl Log {
     ) -> Result<LoadError, LoadError> {
         let why = format!("the partition's log ends at event {head}, and its snapshot is of event {at}");
         if asked_leader && self.is_gone(token, at).await? {
-            let why = format!("{why}: events behind {head} are gone from the log");
+            let why = format!("{why}: events behind {head} are missing from the log");
             return Ok(LoadError::Broken { event: at, why });
         }
         Ok(LogError::unavailable("loading a state", why).into())
@@ -283,7 +283,7 @@ impl Log {
             .await
             .map_err(|error| LogError::malformed("decoding a snapshot", error))?;
         let mut start = decoded.unwrap_or_else(|error| {
-            tracing::error!(%token, %error, "the snapshot cannot be used; folding the whole log instead");
+            tracing::error!(%token, %error, "the snapshot is unusable; folding the whole log instead");
             Start::empty(with_index)
         });
         // One object after the other: only the state has them all.

@@ -79,7 +79,7 @@ impl Log {
             Ok((part.event_id <= id).then_some(state))
         });
         Ok(decoded.unwrap_or_else(|error| {
-            tracing::error!(%token, %error, "the snapshot cannot be used; folding the whole log instead");
+            tracing::error!(%token, %error, "the snapshot is unusable; folding the whole log instead");
             None
         }))
     }

@@ -53,7 +53,7 @@ pub async fn serve(listener: TcpListener, routes: Router, bounds: Bounds, stop: 
             }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
-                    warn!(%error, "cannot accept connections; trying on");
+                    warn!(%error, "failed to accept a connection; retrying");
                 }
                 if stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await.is_none() {
                     break;

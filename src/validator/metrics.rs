@@ -67,7 +67,7 @@ pub fn describe() {
     describe_counter!(
         PASSED_OVER,
         Unit::Count,
-        "Drafts that came again though they were decided, and were passed over"
+        "Drafts that arrived again after they were decided, and were skipped"
     );
     describe_counter!(MARKS, Unit::Count, "Marks committed: events that no client is shown");
     describe_histogram!(

@@ -126,8 +126,8 @@ async fn a_log_that_was_deleted_and_made_anew_is_not_taken_for_the_one_before() 
     })
     .await;
     assert!(cluster.run(&["bootstrap"]).status.success());
-    all_stop(&mut cluster, "it was deleted and made anew").await;
-    none_starts(&cluster, "it was deleted and made anew");
+    all_stop(&mut cluster, "it was deleted and created again").await;
+    none_starts(&cluster, "it was deleted and created again");
 
     let accepted = accept(&cluster);
     assert!(accepted.contains("2 snapshots of what is gone were deleted"), "{accepted}");
@@ -225,7 +225,7 @@ async fn who_was_shown_an_event_that_is_gone_is_sent_away() {
     })
     .await;
     let closed = ann.socket().expect_past_broadcasts("error").await;
-    assert!(closed.to_string().contains("are gone from the log"), "{closed}");
+    assert!(closed.to_string().contains("are missing from the log"), "{closed}");
     // The others have lost nothing.
     commit(&mut bob, "b").await;
     // Who comes back with what it has is told, who begins anew goes on from what is left.

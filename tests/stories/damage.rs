@@ -130,7 +130,7 @@ async fn a_snapshot_that_cannot_be_used_is_reported_and_passed_over_for_the_log(
         ann.commit("set", json!({ "target": "more", "value": index })).await;
         events += 1;
         let said = cluster.validators[0].process.output();
-        assert!(said.contains("the snapshot cannot be used") && said.contains(reported), "{said}");
+        assert!(said.contains("the snapshot is unusable") && said.contains(reported), "{said}");
         // Made anew from the log, it is of a later event than the one that was spoilt.
         until("the snapshot to be made anew", async || {
             let (state, index) = (

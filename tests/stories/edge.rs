@@ -238,7 +238,7 @@ async fn a_frontend_without_file_descriptors_goes_on_and_takes_connections_again
         held.push(TcpStream::connect(("127.0.0.1", frontend.port)).await.unwrap());
     }
     until("accepting to fail", async || {
-        frontend.process.output().contains("cannot accept connections just now").then_some(())
+        frontend.process.output().contains("failed to accept a connection").then_some(())
     })
     .await;
     before.expect_alive().await;

@@ -75,7 +75,7 @@ async fn a_nats_whose_disk_turns_read_only_commits_nothing_until_it_is_mended() 
         }
         refused.push((draft, event));
     }
-    cluster.validators[0].process.line_with("no commit; reading the log and deciding anew").await;
+    cluster.validators[0].process.line_with("failed to commit; reading the log and deciding again").await;
     // What is there can be read all the same.
     assert_eq!(cluster.log("default").len(), 1, "what was told as accepted, and nothing else");
     let mut eve = cluster.client(0, "eve").await;

@@ -540,7 +540,7 @@ impl Player {
         self.history.drafts[draft].requeued = true;
         self.first_here.retain(|first| *first != draft);
         self.open.push_back(draft);
-        // Not at once: the log cannot be reached just now.
+        // Not at once: the log is unreachable.
         sleep(Duration::from_millis(20 + self.rng.below(100) as u64)).await;
         self.send_draft(wire, draft).await
     }

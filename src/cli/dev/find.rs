@@ -48,8 +48,8 @@ pub(crate) async fn nats_server(named: Option<&Path>) -> anyhow::Result<PathBuf>
     if cached.is_file() {
         match version(&cached).await {
             Ok(version) if version == install::VERSION => return Ok(cached),
-            Ok(version) => warn!(version, "the cached nats-server is another version; installing it anew"),
-            Err(error) => warn!("the cached nats-server cannot be used; installing it anew: {error:#}"),
+            Ok(version) => warn!(version, "the cached nats-server has another version; installing it again"),
+            Err(error) => warn!("the cached nats-server cannot be used; installing it again: {error:#}"),
         }
     }
     install::install(&cached).await.with_context(|| {

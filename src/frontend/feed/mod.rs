@@ -214,7 +214,7 @@ impl Feed {
                 let page = Box::pin(self.shared.pages.page(&self.token, place)).await?;
                 let page = page.ok_or_else(|| LogError::Unavailable {
                     what: "reading a page of the log",
-                    why: format!("no event behind {position} yet, where {upto} is known"),
+                    why: format!("no event after {position} yet, though {upto} is known"),
                 })?;
                 let behind = page.behind(position);
                 let entries: Vec<_> = behind.iter().take(max).cloned().collect();
@@ -337,5 +337,5 @@ fn went_back(feed: &Feed, last: EventId) {
 /// An event that is no event.
 pub(crate) fn report_unreadable(token: &Token, id: EventId, why: &serde_json::Error) {
     metrics::count(metrics::UNREADABLE);
-    error!(partition = %token, event = %id, %why, "an event in the log cannot be read; passed over");
+    error!(partition = %token, event = %id, %why, "skipping an unreadable event in the log");
 }

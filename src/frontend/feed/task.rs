@@ -110,7 +110,7 @@ async fn follow(feed: &Arc<Feed>, feeds: &Feeds) -> Result<(), LogError> {
             }
             () = sleep_until(idle_until.unwrap_or(check_at)), if idle_until.is_some() => {
                 if feeds.retire(feed) {
-                    debug!(partition = %feed.partition, "nobody watches; feed ended");
+                    debug!(partition = %feed.partition, "no watchers left; feed ended");
                     return Ok(());
                 }
             }

@@ -54,7 +54,7 @@ pub(crate) async fn serve(edge: Arc<Edge>, stream: TcpStream, peer: IpAddr, seat
         Ok(None) => return,
         Err(_) => {
             metrics::count_by(metrics::UPGRADES_REFUSED, "reason", "timeout");
-            debug!("a connection made no request in time");
+            debug!("no request arrived in time");
             return;
         }
     };

@@ -78,7 +78,7 @@ impl Edge {
                 Err(error) => {
                     metrics::count(metrics::ACCEPT_ERRORS);
                     if pause == ACCEPT_PAUSE {
-                        warn!(%error, "cannot accept connections just now; trying on");
+                        warn!(%error, "failed to accept a connection; retrying");
                     }
                     if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                         return;

@@ -103,7 +103,7 @@ impl Tls {
         match self.in_force.load().ends {
             Some(ends) => metrics::certificate_ends(ends),
             None => {
-                warn!(file = %self.certificates.display(), "until when the certificate is valid cannot be read");
+                warn!(file = %self.certificates.display(), "cannot parse certificate expiry");
             }
         }
     }

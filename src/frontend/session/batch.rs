@@ -175,7 +175,7 @@ impl Session {
                 // Nobody has decided it. Where a validator says why it cannot be decided, such as that the
                 // partition is stopped, that is the item's end: its client would come back for ever.
                 (outbox::End::Rejected(Reason::Unavailable, errors), _) if errors.is_empty() => {
-                    return Err(unavailable("the log cannot be reached just now", CloseCode::TryAgainLater));
+                    return Err(unavailable("the log is unreachable", CloseCode::TryAgainLater));
                 }
                 (outbox::End::Forgotten, _) | (outbox::End::Accepted, None) => {
                     metrics::count(metrics::FORGOTTEN);

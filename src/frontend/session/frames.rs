@@ -94,7 +94,7 @@ impl Frames {
                 Err(End::Told(CloseCode::Policy))
             }
             Refusal::OverLimit { wait, ends: false } => {
-                let message = "more frames than allowed; this one was not looked at";
+                let message = "too many frames; this one was ignored";
                 socket.error(None, ErrorCode::RateLimited, message, Some(wait)).await
             }
             Refusal::TooDeep => {

@@ -210,7 +210,7 @@ async fn join(
     let mut head = feed.head();
     let feed_wait = Duration::from_millis(settings.feed_wait_ms);
     let Some(mut now) = wait_for(&mut head, feed_wait, |_| true).await else {
-        return unavailable("the log cannot be reached just now");
+        return unavailable("the log is unreachable");
     };
     if now == EventId::NONE
         && settings.open_empty_partitions
@@ -234,7 +234,7 @@ async fn join(
             Ok(state) => state,
             Err(error) => {
                 warn!(%error, "cannot make the state for a connecting client");
-                return unavailable("the partition's state cannot be read just now");
+                return unavailable("the partition's state is unreadable now; retry");
             }
         };
         let since_snapshot = feed.since_snapshot(state.ordinal).await;
@@ -247,7 +247,7 @@ async fn join(
             Ok(true) => {}
             Ok(false) => return unavailable(ahead::LAGS),
             Err(error) => {
-                warn!(%error, %last, "nobody can say whether an event is lost that a client has seen");
+                warn!(%error, %last, "cannot determine whether an event that a client has seen is lost");
                 return unavailable(ahead::LAGS);
             }
         }

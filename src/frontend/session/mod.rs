@@ -396,7 +396,7 @@ impl Session {
             Ok(stretch) => stretch,
             Err(LogError::Malformed { .. }) => return Err(missing_events(self.position)),
             Err(error) => {
-                warn!(%error, position = %self.position, "cannot read the log just now");
+                warn!(%error, position = %self.position, "failed to read the log; retrying");
                 self.read_after = Some(Instant::now() + READ_PAUSE);
                 return Ok(false);
             }

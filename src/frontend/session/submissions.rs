@@ -264,7 +264,7 @@ impl Session {
                 warn!(event = %committed.event_id, "an event that a validator named is not in the log")
             }
             Err(error) => {
-                warn!(event = %committed.event_id, %error, "cannot read a committed event just now")
+                warn!(event = %committed.event_id, %error, "failed to read a committed event")
             }
         }
         Ok(())

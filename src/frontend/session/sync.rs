@@ -44,7 +44,7 @@ impl Session {
                     Ok(true) => self.sync_beyond(id, since, head).await,
                     Ok(false) => self.error(id, ErrorCode::Unavailable, ahead::LAGS).await,
                     Err(error) => {
-                        warn!(%error, %since, "nobody can say whether an event is lost that a client has seen");
+                        warn!(%error, %since, "cannot determine whether an event that a client has seen is lost");
                         self.error(id, ErrorCode::Unavailable, ahead::LAGS).await
                     }
                 };
@@ -53,8 +53,8 @@ impl Session {
         match self.sync_page(id, &sync).await {
             Ok(sent) => sent,
             Err(error) => {
-                warn!(%error, "cannot answer a sync just now");
-                self.error(id, ErrorCode::Unavailable, "the log cannot be read just now").await
+                warn!(%error, "failed to answer a sync");
+                self.error(id, ErrorCode::Unavailable, "the log is unreadable now; retry").await
             }
         }
     }

@@ -36,7 +36,7 @@ pub(crate) fn end_of(why: Dismissal) -> End {
             End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway)
         }
         Dismissal::LogWentBack => {
-            let why = "events of this partition that were sent are gone from the log";
+            let why = "events of this partition that were sent are missing from the log";
             End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway)
         }
     }

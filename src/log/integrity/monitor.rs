@@ -121,7 +121,7 @@ impl fmt::Display for Damage {
             ),
             Self::MadeAnew { seen } => write!(
                 f,
-                "{log} is another stream than the one that had event {seen}: it was deleted and made anew. {RESTORE}"
+                "{log} is another stream than the one that had event {seen}: it was deleted and created again. {RESTORE}"
             ),
         }
     }
@@ -267,7 +267,7 @@ impl Log {
             match self.look_surely(&mut seen).await {
                 Ok(Ok(())) => {}
                 Ok(Err(damage)) => return damage,
-                Err(error) => debug!(%error, "cannot look at the log just now"),
+                Err(error) => debug!(%error, "failed to check the log; retrying"),
             }
             if looker == Looker::Marks
                 && let Some(seen) = seen

@@ -175,9 +175,7 @@ impl LogSettings {
     pub(crate) fn snapshot_bucket(&self) -> object_store::Config {
         object_store::Config {
             bucket: subjects::SNAPSHOT_BUCKET.to_owned(),
-            description: Some(
-                "Snapshots of partition states; all can be made anew from COMMITTED".to_owned(),
-            ),
+            description: Some("Snapshots of partition states; all can be rebuilt from COMMITTED".to_owned()),
             storage: StorageType::File,
             num_replicas: self.replicas,
             ..Default::default()

@@ -57,5 +57,5 @@ impl Log {
 
 fn look_failed(what: &str, error: &dyn std::fmt::Display) {
     metrics::look_failed();
-    debug!(what, %error, "cannot look at the store just now");
+    debug!(what, %error, "failed to read the store's statistics; retrying");
 }

@@ -145,7 +145,7 @@ impl SubmitItem {
             return Err(forbidden("projectId", "projectId must match authenticated session project"));
         }
         let draft = Draft {
-            draft_id: text_of(id).ok_or_else(|| must("id", "text; half of a surrogate pair is none"))?,
+            draft_id: text_of(id).ok_or_else(|| must("id", "text without half surrogate pairs"))?,
             event_type,
             payload: payload.to_owned(),
             base_event_id: None,
@@ -201,7 +201,7 @@ fn read_meta(meta: Option<&RawValue>, context: &ItemContext<'_>) -> Result<Box<R
         Time::Number(number) => Some(serde_json::value::to_raw_value(&number).map_err(unwritable)?),
     };
     let mut fields = all_fields(text)
-        .ok_or_else(|| invalid("meta", "a key of meta is no text; half of a surrogate pair is none"))?;
+        .ok_or_else(|| invalid("meta", "a key of meta is no text without half surrogate pairs"))?;
     let mut put = |key: &str, value| match fields.iter_mut().find(|(name, _)| name == key) {
         Some((_, there)) => *there = value,
         None => fields.push((key.to_owned(), value)),

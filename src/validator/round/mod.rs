@@ -74,7 +74,7 @@ impl<P: Port> Partition<P> {
                 match self.load_as_owner().await? {
                     Ok(cached) => *slot = Some(cached),
                     Err(LoadError::Log(error)) => {
-                        warn!(partition = %self.key, drafts = %Named(works), %error, "the partition's state cannot be loaded just now");
+                        warn!(partition = %self.key, drafts = %Named(works), %error, "failed to load the partition's state; retrying");
                         pause.wait(&self.hold.stop).await?;
                         continue;
                     }
@@ -95,10 +95,10 @@ impl<P: Port> Partition<P> {
                     {
                         Ok(1..) => continue,
                         Ok(0) => {
-                            warn!(partition = %self.key, %from, "the partition's history is not here just now")
+                            warn!(partition = %self.key, %from, "the partition's history is not available; retrying")
                         }
                         Err(error) => {
-                            warn!(partition = %self.key, %error, "the partition's history cannot be read just now");
+                            warn!(partition = %self.key, %error, "failed to read the partition's history; retrying");
                         }
                     }
                     pause.wait(&self.hold.stop).await?;
@@ -108,7 +108,7 @@ impl<P: Port> Partition<P> {
                     match self.find_drafts(&mut cached.state, works).await {
                         Ok(()) => continue,
                         Err(LoadError::Log(error)) => {
-                            warn!(partition = %self.key, drafts = %Named(works), %error, "the log does not say just now whether they are committed");
+                            warn!(partition = %self.key, drafts = %Named(works), %error, "failed to look up in the log whether the drafts are committed; retrying");
                         }
                         Err(broken @ LoadError::Broken { .. }) => {
                             *slot = None;
@@ -274,7 +274,7 @@ impl<P: Port> Partition<P> {
         for span in &mut spans {
             match &committed {
                 Ok(_) => span.set("insieme.events", staged.len() as i64),
-                Err(_) => span.fail("not stored; decided anew"),
+                Err(_) => span.fail("not stored; decided again"),
             }
         }
         drop(spans);
@@ -282,11 +282,11 @@ impl<P: Port> Partition<P> {
             Ok(first) => first,
             Err(_) if faults::broken("assume_committed") => EventId(expected.0 + 1),
             Err(CommitError::Conflict) => {
-                info!(partition = %self.key, %expected, drafts = %Named(works), "the partition has moved on; deciding anew");
+                info!(partition = %self.key, %expected, drafts = %Named(works), "the partition has newer events; deciding again");
                 return false;
             }
             Err(error @ (CommitError::NotStored(_) | CommitError::Unknown(_))) => {
-                warn!(partition = %self.key, %expected, drafts = %Named(works), %error, "no commit; reading the log and deciding anew");
+                warn!(partition = %self.key, %expected, drafts = %Named(works), %error, "failed to commit; reading the log and deciding again");
                 return false;
             }
         };
@@ -343,7 +343,7 @@ impl<P: Port> Partition<P> {
                 true
             }
             Err(error) => {
-                info!(partition = %self.key, %expected, %error, "no mark; reading the log and deciding anew");
+                info!(partition = %self.key, %expected, %error, "failed to commit a mark; reading the log and deciding again");
                 false
             }
         }

@@ -171,7 +171,7 @@ impl<P: Port> Hold<P> {
                 }
                 // If it was written all the same, the next try fails, and the slot is taken anew.
                 Err(error) => {
-                    warn!(slot = %self.slot, %error, "the slot's key was not written, or nobody knows");
+                    warn!(slot = %self.slot, %error, "failed to write the slot's key, or its outcome is unknown");
                     if self.stop.is_cancelled() {
                         return None;
                     }

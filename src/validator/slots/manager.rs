@@ -142,14 +142,14 @@ impl<P: Port> Slots<P> {
         if faults::broken("keep_consumers") {
             return;
         }
-        info!(slots = self.held.len(), "reconnected to NATS; taking the slots anew");
+        info!(slots = self.held.len(), "reconnected to NATS; taking the slots again");
         for held in self.held.values() {
             held.abandon();
         }
         self.announced = None;
         self.takes_anew = true;
         if let Err(error) = self.shared.log.open_queue().await {
-            warn!(%error, "whether NATS has lost the queue cannot be told just now");
+            warn!(%error, "failed to check whether NATS has lost the queue");
         }
     }
 
@@ -238,7 +238,7 @@ impl<P: Port> Slots<P> {
         let (id, end) = match ended {
             Ok((id, end)) => (id, end),
             Err(failed) => {
-                error!(error = %failed, "a slot's worker died; the slot is taken anew");
+                error!(error = %failed, "a slot's worker died; taking the slot again");
                 (failed.id(), SlotEnd::Lost(failed.to_string()))
             }
         };
@@ -266,7 +266,7 @@ impl<P: Port> Slots<P> {
         if left.await.is_err() {
             warn!(
                 slots = self.held.len(),
-                "these slots were not released in time; they are taken when it is missed"
+                "these slots were not released in time; others take them when this validator's hold expires"
             );
         }
     }

@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 
-use super::Hub;
 use super::problem::Problem;
+use super::state::AdminState;
 use crate::auth::{AuthError, Authenticator, Identity, Refusal, Revocation, Revoked};
 use crate::event::{ClientId, PartitionKey};
 use crate::util::time;
@@ -27,7 +27,7 @@ impl Admin {
     }
 
     /// Whether he may see and do what concerns all partitions.
-    pub(crate) fn may_everywhere(&self) -> Result<(), Problem> {
+    pub(crate) fn require_global(&self) -> Result<(), Problem> {
         match self.0.partitions {
             None => Ok(()),
             Some(_) => Err(Problem::forbidden(
@@ -39,7 +39,7 @@ impl Admin {
 
 /// Finds out who asks, and whether he may: also by what was revoked since this process looked last, so that nobody
 /// does anything with a revoked token, least of all takes that back.
-pub(crate) async fn enter(hub: &Hub, headers: &HeaderMap) -> Result<Admin, Problem> {
+pub(crate) async fn enter(hub: &AdminState, headers: &HeaderMap) -> Result<Admin, Problem> {
     let admin = known(&hub.auth, headers).await?;
     if hub.keeper.is_some() && is_revoked(hub, &admin.0).await? {
         return Err(Problem::unauthorized(Refusal::Revoked.to_string()));
@@ -48,7 +48,7 @@ pub(crate) async fn enter(hub: &Hub, headers: &HeaderMap) -> Result<Admin, Probl
 }
 
 /// Whether somebody's token, or all tokens of that client, are revoked, as the bucket's leader has it.
-async fn is_revoked(hub: &Hub, identity: &Identity) -> Result<bool, Problem> {
+async fn is_revoked(hub: &AdminState, identity: &Identity) -> Result<bool, Problem> {
     let token = identity.token_id.clone().map(|token_id| Revoked::Token { token_id });
     let client = Revoked::Client { client: identity.client_id.clone(), issued_upto: 0 };
     for key in [token, Some(client)].into_iter().flatten().map(|of| of.key()) {

@@ -11,19 +11,19 @@ mod place;
 mod problem;
 mod query;
 mod request;
+pub(crate) mod response;
 mod router;
 mod routes;
 mod settings;
+pub(crate) mod state;
 
+use crate::admin::state::AdminState;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -32,7 +32,7 @@ use tracing::{info, warn};
 pub use settings::AdminSettings;
 
 use crate::auth::Authenticator;
-use crate::control::{ControlSettings, EndConnections, Keeper, Surveyor};
+use crate::control::{ControlClient, ControlSettings, EndConnections, RevocationSync};
 use crate::log::{Log, LogError};
 use crate::serving::{self, Bounds};
 use crate::state::Fold;
@@ -45,34 +45,13 @@ const UNKNOWN_CONNECTIONS_MAX: usize = 64;
 /// How long the head of a request, and then its body, may take to come, and how long an answer may stand still because
 /// nobody reads it. Operators' tools need a moment.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
-const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 const STALL_MAX: Duration = Duration::from_secs(10);
-
-/// What the requests share.
-struct Hub {
-    settings: AdminSettings,
-    /// For how long any token can be good, in seconds; `None` for ever.
-    tokens_live_s_max: Option<u64>,
-    log: Log,
-    fold: Arc<dyn Fold>,
-    auth: Authenticator,
-    /// Keeps what was revoked; `None` where no tokens are asked for.
-    keeper: Option<Arc<Keeper>>,
-    /// Changes whenever something was revoked.
-    revoked: watch::Receiver<()>,
-    /// Asks all processes.
-    surveyor: Arc<Surveyor>,
-    /// Places for requests at work.
-    places: Arc<Semaphore>,
-    /// Cancelled when the process goes away.
-    stop: CancellationToken,
-}
 
 /// The administration, listening.
 pub struct AdminServer {
     listener: TcpListener,
     address: SocketAddr,
-    hub: Arc<Hub>,
+    hub: Arc<AdminState>,
     listening: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
@@ -107,7 +86,8 @@ impl AdminServer {
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let gather = Duration::from_millis(settings.gather_ms);
-        let (surveyor, listening) = Surveyor::open(log.clone(), control, gather).await?;
+        let look = Duration::from_millis(control.revocations_look_ms);
+        let (control, listening) = ControlClient::open(log.clone(), control, gather).await?;
         info!(%address, "administration listens");
         if matches!(auth, Authenticator::Anyone) {
             warn!(
@@ -122,13 +102,13 @@ impl AdminServer {
                 revoking.send_replace(());
                 0
             });
-            Arc::new(Keeper::new(log.clone(), revocations.clone(), end))
+            Arc::new(RevocationSync::new(log.clone(), revocations.clone(), end))
         });
         if let Some(keeper) = &keeper {
             keeper.begin().await;
         }
         let kept = keeper.clone();
-        let (look, until) = (Duration::from_millis(control.revocations_look_ms), stop.clone());
+        let until = stop.clone();
         let listening = async move {
             let keeping = async {
                 match kept {
@@ -142,8 +122,18 @@ impl AdminServer {
                 () = keeping => {}
             }
         };
-        let hub =
-            Hub { settings, tokens_live_s_max, log, fold, auth, keeper, revoked, surveyor, places, stop };
+        let hub = AdminState {
+            settings,
+            tokens_live_s_max,
+            log,
+            fold,
+            auth,
+            keeper,
+            revoked,
+            control,
+            places,
+            stop,
+        };
         let hub = Arc::new(hub);
         Ok(Self { listener, address, hub, listening: Box::pin(listening) })
     }
@@ -155,7 +145,7 @@ impl AdminServer {
 
     /// The name by which it goes among all processes.
     pub fn id(&self) -> &str {
-        self.hub.surveyor.name()
+        self.hub.control.name()
     }
 
     /// Answers until told to stop, and then for a moment what is under way. Ends too when the connection to NATS
@@ -177,16 +167,4 @@ impl AdminServer {
             } => Ok(()),
         }
     }
-}
-
-/// An answer in JSON.
-fn json(status: StatusCode, body: &Value) -> Response {
-    raw_json(status, body.to_string().into_bytes())
-}
-
-/// An answer in JSON that is written already.
-fn raw_json(status: StatusCode, body: Vec<u8>) -> Response {
-    let mut response = (status, body).into_response();
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
 }

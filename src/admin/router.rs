@@ -2,6 +2,7 @@
 //! for what.
 
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::Instant;
 
 use axum::Router;
@@ -14,13 +15,15 @@ use axum::routing::{get, post};
 use tokio::time::timeout;
 use tracing::info;
 
+use super::access;
 use super::place::Place;
 use super::problem::Problem;
+use super::response::raw_json;
 use super::routes::{clients, closing, connections, events, logs, partitions, processes, revocations};
-use super::{BODY_TIME_MAX, Hub, access, raw_json};
+use super::state::AdminState;
 
 /// All routes. `/livez`, `/readyz` and `/version` answer everybody.
-pub(crate) fn routes(hub: Arc<Hub>) -> Router {
+pub(crate) fn routes(hub: Arc<AdminState>) -> Router {
     let body_bytes_max = hub.settings.body_bytes_max;
     Router::new()
         .route("/partitions", get(partitions::list))
@@ -52,7 +55,7 @@ pub(crate) fn routes(hub: Arc<Hub>) -> Router {
         .with_state(hub)
 }
 
-async fn ready(State(hub): State<Arc<Hub>>) -> (StatusCode, &'static str) {
+async fn ready(State(hub): State<Arc<AdminState>>) -> (StatusCode, &'static str) {
     if hub.stop.is_cancelled() {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready: going away\n")
     } else if hub.log.state().borrow().connected {
@@ -63,7 +66,7 @@ async fn ready(State(hub): State<Arc<Hub>>) -> (StatusCode, &'static str) {
 }
 
 /// Lets a request through that may be made, and writes down that it was.
-async fn pass(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
+async fn pass(State(hub): State<Arc<AdminState>>, request: Request, next: Next) -> Response {
     let (began, method) = (Instant::now(), request.method().clone());
     // Without the query: that may hold what a person mistook for a place to put a token.
     let path = request.uri().path().to_owned();
@@ -100,7 +103,7 @@ async fn pass(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Resp
 }
 
 /// A request with all of its body.
-async fn whole(hub: &Hub, request: Request) -> Result<Request, Problem> {
+async fn whole(hub: &AdminState, request: Request) -> Result<Request, Problem> {
     let (parts, body) = request.into_parts();
     let bytes = timeout(BODY_TIME_MAX, to_bytes(body, hub.settings.body_bytes_max)).await;
     let bytes = bytes.map_err(|_| Problem::slow("the request body did not arrive in time"))?;
@@ -109,3 +112,5 @@ async fn whole(hub: &Hub, request: Request) -> Result<Request, Problem> {
     })?;
     Ok(Request::from_parts(parts, Body::from(bytes)))
 }
+
+pub(crate) const BODY_TIME_MAX: Duration = Duration::from_secs(10);

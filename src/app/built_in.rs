@@ -2,7 +2,8 @@
 
 use super::event::AppEvent;
 use super::verdict::{Broken, Rulebook, Verdict};
-use crate::rules::{Registry, RulesError};
+use crate::rules::Registry;
+use crate::rules::limits::RulesError;
 use crate::state::{Document, Fold};
 
 /// The built-in rules. What they review is in the log, so they have decided it; they fold it.

@@ -1,5 +1,6 @@
 //! Who may do what: who a connection is, and what that permits.
 
+pub(crate) mod authenticator;
 mod identity;
 mod jwt;
 mod keys;
@@ -8,7 +9,8 @@ pub mod permissions;
 mod refusal;
 mod revocation;
 
-pub use identity::{AuthError, Authenticator, Identity, Tokens};
+pub use authenticator::{AuthError, Authenticator, Tokens};
+pub use identity::Identity;
 pub use jwt::{JwtVerifier, TokenRules};
 pub use keys::mint::{Grant, SigningKey};
 pub use keys::remote::{Remote, RemoteSettings};

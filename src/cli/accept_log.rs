@@ -4,9 +4,10 @@ use anyhow::{Context, bail};
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::{NatsArgs, connect, say};
-use crate::config::Config;
-use crate::log::Mark;
+use super::common::{NatsArgs, say};
+use super::connect;
+use crate::config::settings::Config;
+use crate::log::HighWaterMark;
 
 /// Say that the log is meant to be as it is now, after events were purged or deleted, or an older copy restored.
 ///
@@ -48,8 +49,8 @@ impl AcceptLog {
     }
 }
 
-fn shown(mark: Mark) -> String {
-    let Mark { created_ns, first, last, deleted } = mark;
+fn shown(mark: HighWaterMark) -> String {
+    let HighWaterMark { created_ns, first, last, deleted } = mark;
     let made_ms = created_ns / 1_000_000;
     format!("events {first} to {last}, {deleted} missing in between, in a stream made at {made_ms} (Unix ms)")
 }

@@ -6,8 +6,9 @@ use anyhow::{Context, bail};
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::{NatsArgs, connect, say};
-use crate::config::Config;
+use super::common::{NatsArgs, say};
+use super::connect;
+use crate::config::settings::Config;
 use crate::log::BackedUp;
 
 /// Back the log up, with snapshots and revocations, into a new folder.

@@ -4,8 +4,9 @@ use anyhow::bail;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::{NatsArgs, connect, say};
-use crate::config::Config;
+use super::common::{NatsArgs, say};
+use super::connect;
+use crate::config::settings::Config;
 use crate::log::BootstrapReport;
 
 /// Make the streams and buckets in NATS, once.

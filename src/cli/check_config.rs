@@ -2,8 +2,9 @@
 
 use clap::Args;
 
-use super::say;
-use crate::config::{Loaded, defaults_as_toml, effective_as_text};
+use super::common::say;
+use crate::config::settings::Loaded;
+use crate::config::{defaults_as_toml, effective_as_text};
 
 /// Check the configuration, and the files that it names, and print what is in force and where it was set.
 #[derive(Debug, Args)]

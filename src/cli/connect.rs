@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::settings::Config;
 use crate::log::{BootstrapError, BootstrapReport, Log};
 
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -46,7 +46,7 @@ pub(crate) async fn connect_to_streams(
     loop {
         let error = match look_at_streams(&log, role).await {
             Ok(()) => return Ok(Some(log)),
-            Err(error) if !may_pass(&error) => return Err(error.into()),
+            Err(error) if !is_retryable(&error) => return Err(error.into()),
             Err(error) => error,
         };
         match patience.pause("the streams", &error).await {
@@ -85,7 +85,7 @@ pub(crate) async fn make_streams(
     loop {
         let error = match crate::log::bootstrap(log).await {
             Ok(report) => return Ok(Some(report)),
-            Err(error) if !may_pass(&error) => return Err(error.into()),
+            Err(error) if !is_retryable(&error) => return Err(error.into()),
             Err(error) => error,
         };
         match patience.pause("the NATS servers", &error).await {
@@ -96,7 +96,7 @@ pub(crate) async fn make_streams(
     }
 }
 
-fn may_pass(error: &BootstrapError) -> bool {
+fn is_retryable(error: &BootstrapError) -> bool {
     match error {
         BootstrapError::Missing(_) => true,
         BootstrapError::Log(error) => error.is_retryable(),

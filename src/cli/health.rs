@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::say;
+use super::common::say;
 
 const WAIT: Duration = Duration::from_secs(3);
 const RESPONSE_BYTES_MAX: u64 = 64 * 1024;

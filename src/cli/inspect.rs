@@ -8,8 +8,9 @@ use anyhow::{Context, bail};
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::{NatsArgs, connect, say};
-use crate::config::Config;
+use super::common::{NatsArgs, say};
+use super::connect;
+use crate::config::settings::Config;
 use crate::event::{EventId, PartitionKey, Token};
 use crate::log::{Log, SnapshotPart, StoredEvent};
 use crate::partition::{LoadError, apply};

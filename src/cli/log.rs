@@ -6,9 +6,10 @@ use anyhow::Context;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use super::common::NatsArgs;
+use super::connect;
 use super::token::parse_time;
-use super::{NatsArgs, connect};
-use crate::config::Config;
+use crate::config::settings::Config;
 use crate::event::{ClientId, EventFilter, EventId, PartitionKey};
 use crate::util::time;
 

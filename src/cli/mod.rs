@@ -6,6 +6,7 @@ mod admin;
 mod backup;
 mod bootstrap;
 mod check_config;
+pub(crate) mod common;
 mod connect;
 mod dev;
 mod frontend;
@@ -20,17 +21,18 @@ mod state;
 mod token;
 mod validator;
 
+use crate::cli::common::{Common, Source};
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::Parser;
+use clap::Subcommand;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, ConfigError, Loaded, Override};
-use crate::telemetry::LogFormat;
+use crate::config::Override;
+use crate::config::settings::Loaded;
 use signals::Hangups;
 
 /// The exit code after a second signal, as a shell would report the first.
@@ -77,22 +79,6 @@ Run the parts as processes of their own, against a NATS server with JetStream:
 Every setting is a key: in a file (--config), as INSIEME_NATS_SLOTS=128 in the environment, or as
 --set nats.slots=128. `insieme-backend check-config --print-defaults` lists them all.";
 
-#[derive(Debug, Args)]
-struct Common {
-    /// The configuration file, TOML.
-    #[arg(long, global = true, value_name = "FILE", env = "INSIEME_CONFIG")]
-    config: Option<PathBuf>,
-    /// Sets one configuration key, over file and environment. May be given many times.
-    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = parse_set)]
-    set: Vec<(String, String)>,
-    /// How log lines on standard error look.
-    #[arg(long, global = true, value_name = "FORMAT")]
-    log_format: Option<LogFormat>,
-    /// What is logged: error, warn, info, debug, trace, or levels by module.
-    #[arg(long = "log", global = true, value_name = "FILTER")]
-    log_filter: Option<String>,
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
     Dev(dev::Dev),
@@ -114,20 +100,6 @@ enum Command {
     /// Runs an application's rules for another process of this program.
     #[command(hide = true, name = crate::app::WORKER_COMMAND)]
     RulesWorker,
-}
-
-/// The option of every command that talks to NATS.
-#[derive(Debug, Args)]
-struct NatsArgs {
-    /// NATS servers, with commas between them. [default: nats.urls, nats://127.0.0.1:4222]
-    #[arg(long = "nats", value_name = "URL[,URL]")]
-    urls: Option<String>,
-}
-
-impl NatsArgs {
-    fn overrides(&self) -> Vec<Override> {
-        flag("--nats", "nats.urls", self.urls.as_ref()).into_iter().collect()
-    }
 }
 
 /// The entry point of the binary: parses the command line, runs the command, reports what went wrong.
@@ -171,35 +143,6 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match ended {
         signals::Ended::ByItself(result) => result,
         signals::Ended::Interrupted => Ok(ExitCode::from(EXIT_INTERRUPTED)),
-    }
-}
-
-/// Where the configuration comes from, so that it can be read again while running.
-struct Source {
-    file: Option<PathBuf>,
-    overrides: Vec<Override>,
-}
-
-impl Source {
-    fn of(common: Common, flags: Vec<Override>) -> Self {
-        let set =
-            common.set.into_iter().map(|(key, value)| Override { flag: format!("--set {key}"), key, value });
-        let format = common.log_format.map(|format| format!("{format:?}").to_lowercase());
-        let overrides = set
-            .chain(flags)
-            .chain(flag("--log-format", "log.format", format.as_ref()))
-            .chain(flag("--log", "log.filter", common.log_filter.as_ref()))
-            .collect();
-        Self { file: common.config, overrides }
-    }
-
-    /// Reads the file and the environment, under the flags.
-    fn load(&self) -> Result<Loaded, ConfigError> {
-        // What is not Unicode cannot be a variable of ours with a good value; the ones that look like ours
-        // are shown as they can be.
-        let environment = std::env::vars_os()
-            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
-        config::load(self.file.as_deref(), environment, self.overrides.clone())
     }
 }
 
@@ -262,22 +205,4 @@ impl Command {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// The override that a flag stands for, if it was given.
-fn flag(flag: &str, key: &str, value: Option<&impl ToString>) -> Option<Override> {
-    value.map(|value| Override { key: key.to_owned(), value: value.to_string(), flag: flag.to_owned() })
-}
-
-fn parse_set(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) => Ok((key.trim().to_owned(), value.to_owned())),
-        None => Err("it takes a key and a value, such as nats.slots=128".to_owned()),
-    }
-}
-
-/// Prints lines for people and scripts.
-fn say(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).context("writing to standard output")
 }

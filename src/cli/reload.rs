@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 
 use super::signals::Hangups;
 use crate::config::{Fingerprint, RulesSettings, SchemaFolder, SchemaFolderError};
-use crate::rules::{RulesInForce, SchemaSet};
+use crate::rules::{LiveRules, SchemaSet};
 use crate::validator::metrics;
 
 /// How long the files must have been left alone before they are read: somebody may be writing them.
@@ -32,7 +32,7 @@ type Look = Result<Fingerprint, String>;
 
 /// The rules in force, and what keeps their schemas up to date.
 pub(crate) struct Reload {
-    rules: Arc<RulesInForce>,
+    rules: Arc<LiveRules>,
     folder: Option<SchemaFolder>,
     poll: Duration,
     hangups: Hangups,
@@ -46,13 +46,13 @@ impl Reload {
         let folder = settings.schema_folder();
         // Before they are read: what changes from here on is a change.
         let seen = folder.as_ref().map(look);
-        let rules = Arc::new(RulesInForce::new(settings.load()?));
+        let rules = Arc::new(LiveRules::new(settings.load()?));
         let poll = Duration::from_millis(settings.schema_poll_ms);
         Ok(Self { rules, folder, poll, hangups, seen })
     }
 
     /// The rules that this keeps up to date.
-    pub(crate) fn rules(&self) -> Arc<RulesInForce> {
+    pub(crate) fn rules(&self) -> Arc<LiveRules> {
         self.rules.clone()
     }
 

@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Source;
+use super::common::Source;
 use crate::telemetry::LogControl;
 
 /// How it ended.
@@ -53,7 +53,7 @@ impl Hangups {
     }
 
     /// Does not listen: the process ends by them, as by default.
-    pub(crate) fn left_alone() -> Self {
+    pub(crate) fn disabled() -> Self {
         Self { signal: None, source: None }
     }
 

@@ -14,11 +14,11 @@ use tracing::{info, warn};
 use super::connect;
 use crate::admin::AdminServer;
 use crate::auth::Authenticator;
-use crate::config::Config;
-use crate::control::{NothingMore, Obey, Role, Station};
+use crate::config::settings::Config;
+use crate::control::{CommandHandler, ControlAgent, NoCommands, Role};
 use crate::frontend::{Frontend, FrontendError, RunningFrontend};
-use crate::log::{Damage, Log, Looker};
-use crate::rules::{Registry, RulesInForce};
+use crate::log::{Log, LogDamage, MarkAccess};
+use crate::rules::{LiveRules, Registry};
 use crate::telemetry;
 use crate::telemetry::{Metrics, Readiness};
 use crate::validator::{RunningValidator, Validator};
@@ -64,7 +64,7 @@ pub(crate) fn check_frontend_auth(config: &Config) -> anyhow::Result<()> {
 pub(crate) fn start_validator(
     config: &Config,
     log: Log,
-    rules: Arc<RulesInForce>,
+    rules: Arc<LiveRules>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<RunningValidator> {
     let initial = config.rules.initial_state()?;
@@ -97,7 +97,7 @@ impl Side {
                 _ if ending.is_cancelled() => Err("going away".to_owned()),
                 None => Err("waiting for NATS".to_owned()),
                 Some(log) if !log.state().borrow().connected => Err("NATS cannot be reached".to_owned()),
-                Some(log) => match log.damages().into_iter().find(Damage::stops_work) {
+                Some(log) => match log.damages().into_iter().find(LogDamage::stops_work) {
                     Some(damage) => Err(damage.to_string()),
                     None => asked.borrow().as_ref().map_or(Ok(()), |is_ready| is_ready()),
                 },
@@ -125,7 +125,7 @@ impl Side {
                 if role == "frontend" {
                     side.ready_when(|| Err("starting".to_owned()));
                 }
-                let looker = if role == "validator" { Looker::Marks } else { Looker::Reads };
+                let looker = if role == "validator" { MarkAccess::Marks } else { MarkAccess::Reads };
                 side.watch(&log, looker);
                 Ok(Some((side, log)))
             }
@@ -135,9 +135,9 @@ impl Side {
 
     /// From now on ready when the connection to NATS stands and the streams are as they should be; looks at
     /// both, and at the store, every so often. Fails when the log is not the one any more that it was.
-    pub(crate) fn watch(&mut self, log: &Log, looker: Looker) {
+    pub(crate) fn watch(&mut self, log: &Log, looker: MarkAccess) {
         self.log.send_replace(Some(log.clone()));
-        if matches!(looker, Looker::Marks) {
+        if matches!(looker, MarkAccess::Marks) {
             let (log, stop) = (log.clone(), self.stop.clone());
             self.tasks.spawn(async move {
                 stop.run_until_cancelled(log.drop_strays(2 * log.look_every())).await;
@@ -172,9 +172,9 @@ impl Side {
         config: &Config,
         log: &Log,
         (role, id): (Role, &str),
-        obey: impl Obey,
+        obey: impl CommandHandler,
     ) -> anyhow::Result<()> {
-        let station = Station::open(log.clone(), role, id, config.control.clone()).await;
+        let station = ControlAgent::open(log.clone(), role, id, config.control.clone()).await;
         let station = station.context("listening to the administration's orders")?;
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
@@ -191,7 +191,7 @@ impl Side {
         log: &Log,
         id: &str,
     ) -> anyhow::Result<()> {
-        self.obey(config, log, (Role::Validator, id), NothingMore).await
+        self.obey(config, log, (Role::Validator, id), NoCommands).await
     }
 
     /// The same for an administration, which can be asked as everybody.
@@ -201,7 +201,7 @@ impl Side {
         log: &Log,
         admin: &AdminServer,
     ) -> anyhow::Result<()> {
-        self.obey(config, log, (Role::Admin, admin.id()), NothingMore).await
+        self.obey(config, log, (Role::Admin, admin.id()), NoCommands).await
     }
 
     /// The same for a frontend.
@@ -266,7 +266,7 @@ const SERVING: &str = "serving metrics and health";
 /// The log is not the one that it was.
 #[derive(Debug, thiserror::Error)]
 #[error("the log is damaged: {0}")]
-struct LogDamaged(Damage);
+struct LogDamaged(LogDamage);
 
 /// A process that has just started does not go on where the log has lost what others have seen.
 pub(crate) async fn check_log(log: &Log) -> anyhow::Result<()> {

@@ -6,8 +6,9 @@ use anyhow::Context;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::{NatsArgs, connect, say};
-use crate::config::Config;
+use super::common::{NatsArgs, say};
+use super::connect;
+use crate::config::settings::Config;
 use crate::event::{EventId, PartitionKey};
 use crate::rules::Registry;
 use crate::state::Fold;
@@ -43,7 +44,7 @@ impl State {
                 .context("`insieme-backend log` lists the partition's events")?,
         };
         if self.hash {
-            let hash = hex::of(&state.document().hash());
+            let hash = hex::encode(&state.document().hash());
             return say(&format!("{} {hash}", state.head()));
         }
         say(&String::from_utf8_lossy(&state.document().canonical()))

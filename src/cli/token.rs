@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 
-use super::say;
+use super::common::say;
 use crate::auth::{Grant, SigningKey, permissions};
-use crate::config::Config;
+use crate::config::settings::Config;
 use crate::event::{ClientId, PartitionKey};
 
 /// The longest life of a token that this makes: one that is lost should not be good for ever.

@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use super::common::{NatsArgs, flag, say};
 use super::reload::Reload;
 use super::signals::Hangups;
-use super::{NatsArgs, flag, say, startup};
-use crate::config::{Config, Override};
+use super::startup;
+use crate::config::Override;
+use crate::config::settings::Config;
 
 /// Run a validator: decide drafts and commit what passes.
 ///

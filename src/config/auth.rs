@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use super::error::ConfigError;
 use crate::auth::{Authenticator, FileKind, Keys, Remote, RemoteSettings, TokenRules, Tokens, permissions};
 
 /// Clients' tokens (JWT). A frontend needs one of the first four, or to be told that it takes anyone.

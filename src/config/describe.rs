@@ -5,7 +5,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::{Config, Loaded, layers};
+use super::layers;
+use super::settings::{Config, Loaded};
 
 /// Where each area's struct is declared. Its doc comments are the descriptions, so that there is no second
 /// place to keep them.
@@ -16,7 +17,7 @@ const DECLARATIONS: &[(&str, &str, &str)] = &[
     ("validator", "ValidatorSettings", include_str!("../validator/settings.rs")),
     ("rules", "RulesSettings", include_str!("rules.rs")),
     ("log", "LogOutput", include_str!("../telemetry/logs.rs")),
-    ("metrics", "MetricsConfig", include_str!("mod.rs")),
+    ("metrics", "MetricsConfig", include_str!("settings.rs")),
     ("admin", "AdminSettings", include_str!("../admin/settings.rs")),
     ("control", "ControlSettings", include_str!("../control/settings.rs")),
     ("traces", "TracesConfig", include_str!("../telemetry/traces.rs")),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use toml::Spanned;
 
-use super::{Config, Loaded};
+use super::settings::{Config, Loaded};
 
 /// The prefix of every environment variable of ours.
 const PREFIX: &str = "INSIEME_";

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::ConfigError;
+use super::error::ConfigError;
 use crate::log::LogSettings;
 
 /// How to reach NATS, and the streams' settings. The streams' settings count when `bootstrap` makes the

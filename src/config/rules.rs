@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::ConfigError;
+use super::error::ConfigError;
 use super::schema_folder::{SchemaFolder, SchemaFolderError};
-use crate::rules::{ConflictPolicies, ConflictPolicy, Rules, RulesConfig, SchemaSet, StateLimits};
+use crate::rules::limits::StateLimits;
+use crate::rules::{ConflictPolicies, ConflictPolicy, Rules, RulesConfig, SchemaSet};
 
 /// What validators refuse beyond the built-in rules. All validators must be given the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

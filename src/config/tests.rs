@@ -1,5 +1,6 @@
 //! What an operator gets told.
 
+use super::settings::Config;
 use super::*;
 
 fn from_file(text: &str) -> Result<Loaded, ConfigError> {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::messages::{Answer, Demand, LogFilter, Order, Process, Report, Role};
+use super::messages::{Answer, Command, CommandEnvelope, CommandReply, LogFilter, Process, Role};
 use super::settings::ControlSettings;
 use crate::log::{Log, LogError, Orders};
 use crate::telemetry::LogControl;
@@ -20,22 +20,22 @@ use crate::util::time;
 const LEAVING_WAIT: Duration = Duration::from_millis(200);
 
 /// Whoever can do what is asked of a process of his role.
-pub trait Obey: Send + Sync + 'static {
+pub trait CommandHandler: Send + Sync + 'static {
     /// Does it, and answers. What is not his business is [`Answer::NotUnderstood`].
-    fn obey(&self, demand: Demand) -> impl Future<Output = Answer> + Send;
+    fn obey(&self, demand: Command) -> impl Future<Output = Answer> + Send;
 }
 
 /// A role that does nothing but what every process does.
-pub struct NothingMore;
+pub struct NoCommands;
 
-impl Obey for NothingMore {
-    async fn obey(&self, _: Demand) -> Answer {
+impl CommandHandler for NoCommands {
+    async fn obey(&self, _: Command) -> Answer {
         Answer::NotUnderstood
     }
 }
 
 /// A process's place among those that can be given orders.
-pub struct Station {
+pub struct ControlAgent {
     log: Log,
     me: Process,
     started_ms: u64,
@@ -43,7 +43,7 @@ pub struct Station {
     orders: Orders,
 }
 
-impl Station {
+impl ControlAgent {
     /// Listens from now on, under the name by which the process goes in its role.
     pub async fn open(log: Log, role: Role, id: &str, settings: ControlSettings) -> Result<Self, LogError> {
         let orders = log.orders(role.as_str()).await?;
@@ -52,7 +52,7 @@ impl Station {
     }
 
     /// Carries orders out until told to stop, or until the connection to NATS is closed for good.
-    pub async fn run(mut self, obey: Arc<impl Obey>, stop: CancellationToken) {
+    pub async fn run(mut self, obey: Arc<impl CommandHandler>, stop: CancellationToken) {
         let period = Duration::from_millis(self.settings.announce_ms);
         let mut ticks = interval_at(Instant::now(), period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -68,7 +68,7 @@ impl Station {
                 Some((order, answer)) = at_work.next() => self.report(&order, answer).await,
                 order = self.orders.next(), if has_room => {
                     let Some(body) = order else { return };
-                    match serde_json::from_slice::<Order>(&body) {
+                    match serde_json::from_slice::<CommandEnvelope>(&body) {
                         Ok(order) => at_work.push(carry_out(obey.clone(), order)),
                         Err(error) => warn!(%error, "an order that cannot be read; ignored"),
                     }
@@ -93,12 +93,12 @@ impl Station {
         }
     }
 
-    async fn report(&self, order: &Order, answer: Answer) {
+    async fn report(&self, order: &CommandEnvelope, answer: Answer) {
         self.say(Some(&order.asker), Some(order.number), answer).await;
     }
 
     async fn say(&self, to: Option<&str>, number: Option<u64>, answer: Answer) {
-        let report = Report {
+        let report = CommandReply {
             by: self.me.clone(),
             version: crate::version::VERSION.to_owned(),
             started_ms: self.started_ms,
@@ -119,10 +119,10 @@ impl Station {
     }
 }
 
-async fn carry_out(obey: Arc<impl Obey>, order: Order) -> (Order, Answer) {
-    let answer = match serde_json::from_str::<Demand>(order.demand.get()) {
-        Ok(Demand::Presence) => Answer::Present,
-        Ok(Demand::Log(filter)) => log_filter(filter),
+async fn carry_out(obey: Arc<impl CommandHandler>, order: CommandEnvelope) -> (CommandEnvelope, Answer) {
+    let answer = match serde_json::from_str::<Command>(order.demand.get()) {
+        Ok(Command::Presence) => Answer::Present,
+        Ok(Command::Log(filter)) => log_filter(filter),
         Ok(demand) => obey.obey(demand).await,
         Err(error) => {
             info!(%error, "an order that is not understood here; is the administration of another version?");

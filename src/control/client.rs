@@ -14,14 +14,14 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant as Deadline, timeout_at};
 use tracing::{debug, warn};
 
-use super::membership::{PROCESSES_MAX, Roll};
-use super::messages::{Answer, Audience, Demand, Order, Process, Report};
+use super::membership::{Membership, PROCESSES_MAX};
+use super::messages::{Answer, Audience, Command, CommandEnvelope, CommandReply, Process};
 use super::settings::ControlSettings;
 use crate::log::{Log, LogError, Reports};
 
 /// What came of an order.
 #[derive(Debug)]
-pub struct Survey {
+pub struct Gathered {
     /// What each process said; in the order of their names.
     pub answers: Vec<(Process, Answer)>,
     /// Who is there and has not answered in time.
@@ -42,7 +42,7 @@ pub struct PresentProcess {
 }
 
 /// Whoever asks processes.
-pub struct Surveyor {
+pub struct ControlClient {
     log: Log,
     name: String,
     gather: Duration,
@@ -52,13 +52,13 @@ pub struct Surveyor {
 }
 
 struct Shared {
-    roll: Roll,
+    roll: Membership,
     /// When everybody who is there must have said so.
     settled_at: Instant,
-    waiting: HashMap<u64, mpsc::Sender<Report>>,
+    waiting: HashMap<u64, mpsc::Sender<CommandReply>>,
 }
 
-impl Surveyor {
+impl ControlClient {
     /// Listens from now on; the future keeps listening until it is dropped, or the connection to NATS is closed
     /// for good. `gather` bounds the wait for answers.
     pub async fn open(
@@ -69,9 +69,12 @@ impl Surveyor {
         let name = format!("a-{:016x}", rand::random::<u64>());
         let reports = log.reports(&name).await?;
         let announce = Duration::from_millis(settings.announce_ms);
-        let shared =
-            Shared { roll: Roll::default(), settled_at: Instant::now() + announce, waiting: HashMap::new() };
-        let surveyor = Arc::new(Self {
+        let shared = Shared {
+            roll: Membership::default(),
+            settled_at: Instant::now() + announce,
+            waiting: HashMap::new(),
+        };
+        let control = Arc::new(Self {
             log,
             name,
             gather,
@@ -79,7 +82,7 @@ impl Surveyor {
             numbers: AtomicU64::new(0),
             shared: Mutex::new(shared),
         });
-        Ok((surveyor.clone(), surveyor.listen(reports)))
+        Ok((control.clone(), control.listen(reports)))
     }
 
     /// The name by which it goes.
@@ -103,7 +106,7 @@ impl Surveyor {
     }
 
     /// Sends an order to all of an audience, and gathers the answers.
-    pub async fn ask(&self, audience: Audience, demand: &Demand) -> Result<Survey, LogError> {
+    pub async fn ask(&self, audience: Audience, demand: &Command) -> Result<Gathered, LogError> {
         const WHAT: &str = "asking the processes";
         if !self.log.state().borrow().connected {
             return Err(LogError::Unavailable {
@@ -114,7 +117,7 @@ impl Surveyor {
         let malformed = |error: serde_json::Error| LogError::Malformed { what: WHAT, why: error.to_string() };
         let demand = to_raw_value(demand).map_err(malformed)?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
-        let order = Order { asker: self.name.clone(), number, demand };
+        let order = CommandEnvelope { asker: self.name.clone(), number, demand };
         let body = serde_json::to_vec(&order).map_err(malformed)?;
         let until = Deadline::now() + self.gather;
         let mut answers = Waiting::open(self, number);
@@ -123,7 +126,7 @@ impl Surveyor {
             Audience::Frontends => Some(super::messages::Role::Frontend.as_str()),
         };
         self.log.order(whom, body.into()).await?;
-        let mut survey = Survey { answers: Vec::new(), missing: Vec::new() };
+        let mut survey = Gathered { answers: Vec::new(), missing: Vec::new() };
         let mut answered = BTreeSet::new();
         loop {
             let (missing, settled_at) = self.missing(audience, &answered);
@@ -175,14 +178,14 @@ impl Surveyor {
                 }
             };
             let Some(body) = body else { return };
-            match serde_json::from_slice::<Report>(&body) {
+            match serde_json::from_slice::<CommandReply>(&body) {
                 Ok(report) => self.heard(report),
                 Err(error) => warn!(%error, "a report that cannot be read; ignored"),
             }
         }
     }
 
-    fn heard(&self, report: Report) {
+    fn heard(&self, report: CommandReply) {
         let mut shared = self.lock();
         shared.roll.heard(&report, Instant::now());
         let Some(number) = report.number else { return };
@@ -199,21 +202,21 @@ impl Surveyor {
 
 /// Somebody who waits for reports on an order, until he is dropped.
 struct Waiting<'a> {
-    surveyor: &'a Surveyor,
+    control: &'a ControlClient,
     number: u64,
-    reports: mpsc::Receiver<Report>,
+    reports: mpsc::Receiver<CommandReply>,
 }
 
 impl<'a> Waiting<'a> {
-    fn open(surveyor: &'a Surveyor, number: u64) -> Self {
+    fn open(control: &'a ControlClient, number: u64) -> Self {
         let (sender, reports) = mpsc::channel(PROCESSES_MAX);
-        surveyor.lock().waiting.insert(number, sender);
-        Self { surveyor, number, reports }
+        control.lock().waiting.insert(number, sender);
+        Self { control, number, reports }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.surveyor.lock().waiting.remove(&self.number);
+        self.control.lock().waiting.remove(&self.number);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::messages::{Answer, Audience, Process, Report};
+use super::messages::{Answer, Audience, CommandReply, Process};
 
 /// The most processes that are remembered: more than any deployment has.
 pub(crate) const PROCESSES_MAX: usize = 4_096;
@@ -21,11 +21,11 @@ pub(crate) struct Heard {
 
 /// The processes that were heard lately.
 #[derive(Debug, Default)]
-pub(crate) struct Roll(BTreeMap<Process, Heard>);
+pub(crate) struct Membership(BTreeMap<Process, Heard>);
 
-impl Roll {
+impl Membership {
     /// Takes note of what a process said.
-    pub(crate) fn heard(&mut self, report: &Report, now: Instant) {
+    pub(crate) fn heard(&mut self, report: &CommandReply, now: Instant) {
         if report.answer == Answer::Leaving {
             self.0.remove(&report.by);
             return;

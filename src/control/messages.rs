@@ -61,19 +61,19 @@ impl Audience {
 
 /// An order as it goes over the wire.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Order {
+pub struct CommandEnvelope {
     /// Who asks, and is reported to.
     pub asker: String,
     /// His number for it.
     pub number: u64,
-    /// What is asked: a [`Demand`].
+    /// What is asked: a [`Command`].
     pub demand: Box<RawValue>,
 }
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Demand {
+pub enum Command {
     /// To say that it is there.
     Presence,
     /// Which connections it has.
@@ -153,7 +153,7 @@ pub struct ConnectionPlace {
 
 /// What a process says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
+pub struct CommandReply {
     /// Which process.
     pub by: Process,
     /// Its version.

@@ -6,7 +6,7 @@
 //!
 //! `words` is what is said, `station` a process's ear, `survey` the asking side, `keeper` keeps what a process knows
 //! to be revoked as it is in the log's bucket. Everybody who answers
-//! implements [`Obey`]. Nothing here has to arrive for anything that the log promises, and no order concerns
+//! implements [`CommandHandler`]. Nothing here has to arrive for anything that the log promises, and no order concerns
 //! the log.
 
 mod agent;
@@ -18,11 +18,11 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use agent::{NothingMore, Obey, Station};
-pub use client::{PresentProcess, Survey, Surveyor};
+pub use agent::{CommandHandler, ControlAgent, NoCommands};
+pub use client::{ControlClient, Gathered, PresentProcess};
 pub use messages::{
-    Answer, Audience, ClientFilter, Closing, ConnectionFilter, ConnectionPlace, Demand, FoundClient,
-    FoundClients, FoundConnection, FoundConnections, LogFilter, Order, Process, Report, Role,
+    Answer, Audience, ClientFilter, Closing, Command, CommandEnvelope, CommandReply, ConnectionFilter,
+    ConnectionPlace, FoundClient, FoundClients, FoundConnection, FoundConnections, LogFilter, Process, Role,
 };
-pub use revocation_sync::{EndConnections, Keeper};
+pub use revocation_sync::{EndConnections, RevocationSync};
 pub use settings::ControlSettings;

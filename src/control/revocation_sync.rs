@@ -29,7 +29,7 @@ const ENDED_KEPT: usize = 256;
 pub type EndConnections = Box<dyn Fn(&dyn Fn(&Identity) -> bool) -> u64 + Send + Sync>;
 
 /// Keeps a process's revocations.
-pub struct Keeper {
+pub struct RevocationSync {
     log: Log,
     revocations: Arc<Revocations>,
     end: EndConnections,
@@ -44,14 +44,14 @@ struct Read {
     ended: VecDeque<(u64, u64)>,
 }
 
-impl Keeper {
+impl RevocationSync {
     /// One that has read nothing yet. `end` is called for whatever is new.
     pub fn new(log: Log, revocations: Arc<Revocations>, end: EndConnections) -> Self {
         Self { log, revocations, end, read: Mutex::default() }
     }
 
     /// Tries once to read what there is, so that whoever comes first need not be told to come again. What goes wrong
-    /// is said, and tried again, by [`Keeper::run`].
+    /// is said, and tried again, by [`RevocationSync::run`].
     pub async fn begin(&self) {
         if let Err(error) = self.read_all().await {
             debug!(%error, "cannot read yet what was revoked");

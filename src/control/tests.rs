@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 
-use super::membership::Roll;
-use super::messages::{Answer, Audience, Demand, Order, Process, Report, Role};
+use super::membership::Membership;
+use super::messages::{Answer, Audience, Command, CommandEnvelope, CommandReply, Process, Role};
 
-fn report(role: Role, id: &str, answer: Answer) -> Report {
-    Report {
+fn report(role: Role, id: &str, answer: Answer) -> CommandReply {
+    CommandReply {
         by: Process { role, id: id.into() },
         version: "1".into(),
         started_ms: 1,
@@ -21,13 +21,13 @@ fn report(role: Role, id: &str, answer: Answer) -> Report {
 #[test]
 fn an_order_of_another_version_can_be_read_as_far_as_who_asks() {
     let order = r#"{"asker":"a-1","number":7,"demand":{"somethingNew":{"x":1}},"alsoNew":true}"#;
-    let order: Order = serde_json::from_str(order).unwrap();
+    let order: CommandEnvelope = serde_json::from_str(order).unwrap();
     assert_eq!((order.asker.as_str(), order.number), ("a-1", 7));
-    assert!(serde_json::from_str::<Demand>(order.demand.get()).is_err());
+    assert!(serde_json::from_str::<Command>(order.demand.get()).is_err());
     let known = RawValue::from_string(r#""presence""#.into()).unwrap();
-    assert_eq!(serde_json::from_str::<Demand>(known.get()).unwrap(), Demand::Presence);
+    assert_eq!(serde_json::from_str::<Command>(known.get()).unwrap(), Command::Presence);
     let said = report(Role::Frontend, "f", Answer::Failed("why".into()));
-    assert_eq!(serde_json::from_slice::<Report>(&serde_json::to_vec(&said).unwrap()).unwrap(), said);
+    assert_eq!(serde_json::from_slice::<CommandReply>(&serde_json::to_vec(&said).unwrap()).unwrap(), said);
 }
 
 /// Frontends of an earlier version say less of their connections.
@@ -43,7 +43,7 @@ fn connections_of_an_earlier_version_can_be_read() {
 
 #[test]
 fn who_is_silent_for_three_announcements_or_leaves_is_not_there() {
-    let (mut roll, start) = (Roll::default(), Instant::now());
+    let (mut roll, start) = (Membership::default(), Instant::now());
     for report in [
         report(Role::Frontend, "f", Answer::Present),
         report(Role::Frontend, "g", Answer::NotUnderstood),
@@ -51,7 +51,7 @@ fn who_is_silent_for_three_announcements_or_leaves_is_not_there() {
     ] {
         roll.heard(&report, start);
     }
-    let present = |roll: &Roll, audience, after_ms| {
+    let present = |roll: &Membership, audience, after_ms| {
         let now = start + Duration::from_millis(after_ms);
         roll.present(audience, now).map(|(process, _)| process.id.clone()).collect::<Vec<_>>()
     };

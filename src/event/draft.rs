@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::ids::check_id;
-use super::{ClientId, DraftKey, EventId, KeyError, PartitionKey, Units};
+use super::{AtomicGroups, ClientId, DraftKey, EventId, KeyError, PartitionKey};
 
 /// One event that a client proposes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -156,8 +156,8 @@ pub struct Submission<D = Draft> {
     /// Where the answer goes.
     pub reply_to: ReplyTo,
     /// Which of them stand or fall together: a batch of v1 is a unit of work, a classic draft is one by itself.
-    #[serde(default, skip_serializing_if = "Units::is_each")]
-    pub units: Units,
+    #[serde(default, skip_serializing_if = "AtomicGroups::all_single")]
+    pub units: AtomicGroups,
     /// The drafts.
     pub drafts: Vec<D>,
 }

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 /// unit are not processed; another unit's rejections are nothing to it. Empty where each draft is a unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Units(Vec<u32>);
+pub struct AtomicGroups(Vec<u32>);
 
-impl Units {
+impl AtomicGroups {
     /// Of drafts with these numbers of units: neighbours with the same number are one unit.
     pub fn of(numbers: impl Iterator<Item = u64>) -> Self {
         let (mut sizes, mut last) = (Vec::new(), None);
@@ -28,18 +28,18 @@ impl Units {
     }
 
     /// Whether each draft is a unit.
-    pub fn is_each(&self) -> bool {
+    pub fn all_single(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Whether they are units of so many drafts.
     pub fn fit(&self, drafts: usize) -> bool {
-        self.is_each()
+        self.all_single()
             || self.0.iter().try_fold(0_usize, |sum, size| sum.checked_add(*size as usize)) == Some(drafts)
     }
 
     /// The places of the unit that the draft at `place` belongs to.
-    pub fn around(&self, place: usize) -> Range<usize> {
+    pub fn group_of(&self, place: usize) -> Range<usize> {
         let mut start = 0;
         for size in &self.0 {
             let end = start + *size as usize;
@@ -58,23 +58,23 @@ mod tests {
 
     #[test]
     fn neighbours_with_one_number_are_a_unit() {
-        let units = Units::of([4, 4, 7, 8, 8, 8].into_iter());
+        let units = AtomicGroups::of([4, 4, 7, 8, 8, 8].into_iter());
         assert!(units.fit(6) && !units.fit(5) && !units.fit(7));
-        let around: Vec<_> = (0..6).map(|place| units.around(place)).collect();
-        assert_eq!(around, [0..2, 0..2, 2..3, 3..6, 3..6, 3..6]);
+        let group_of: Vec<_> = (0..6).map(|place| units.group_of(place)).collect();
+        assert_eq!(group_of, [0..2, 0..2, 2..3, 3..6, 3..6, 3..6]);
         assert_eq!(serde_json::to_string(&units).unwrap(), "[2,1,3]");
     }
 
     #[test]
     fn drafts_that_are_units_each_take_no_room() {
-        let units = Units::of([1, 2, 3].into_iter());
-        assert!(units.is_each() && units.fit(3));
-        assert_eq!(units.around(2), 2..3);
+        let units = AtomicGroups::of([1, 2, 3].into_iter());
+        assert!(units.all_single() && units.fit(3));
+        assert_eq!(units.group_of(2), 2..3);
     }
 
     #[test]
     fn sizes_that_no_submission_has_do_not_fit() {
-        let units: Units = serde_json::from_str("[4294967295,4294967295]").unwrap();
+        let units: AtomicGroups = serde_json::from_str("[4294967295,4294967295]").unwrap();
         assert!(!units.fit(2));
     }
 }

@@ -18,7 +18,7 @@ pub use decided::{Decided, NotDecided};
 pub(crate) use draft::json_text_bytes;
 pub use draft::{Draft, ReplyTo, Submission, Submitter, V1Fields};
 pub use filter::EventFilter;
-pub use groups::Units;
+pub use groups::AtomicGroups;
 pub(crate) use ids::is_plain;
 pub use ids::{
     ClientId, ContentHash, DraftKey, EventId, KeyError, PARTITION_BYTES_MAX, PartitionKey, Slot, Token,

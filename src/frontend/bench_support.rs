@@ -38,7 +38,7 @@ impl RingTurn {
     pub fn read(&self, events: u64, dialect: Dialect) -> usize {
         match self.ring.read(EventId(self.ordinal - events), usize::MAX) {
             RingRead::Events(entries) => entries.iter().map(|entry| entry.encoded(dialect).frame.len()).sum(),
-            RingRead::Left => 0,
+            RingRead::Evicted => 0,
         }
     }
 }

@@ -5,31 +5,31 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::admission::registry::Dismissal;
-use super::session::Hub;
-use crate::control::{Answer, Closing, Demand, Obey};
+use super::admission::registry::DisconnectReason;
+use super::shared::FrontendShared;
+use crate::control::{Answer, Closing, Command, CommandHandler};
 
 /// How long an order may wait at most, in milliseconds, whatever it says.
 const WAIT_MS_MAX: u64 = 60_000;
 
 /// A frontend, as far as it takes orders.
-pub struct Controls(pub(crate) Arc<Hub>);
+pub struct Controls(pub(crate) Arc<FrontendShared>);
 
-impl Obey for Controls {
-    async fn obey(&self, demand: Demand) -> Answer {
-        let hub = &self.0;
+impl CommandHandler for Controls {
+    async fn obey(&self, demand: Command) -> Answer {
+        let shared = &self.0;
         match demand {
-            Demand::Connections(filter) => {
+            Command::Connections(filter) => {
                 // Half of what NATS takes: the estimate of what an answer comes to is rough.
-                let bytes_max = hub.log.message_bytes_max() / 2;
-                Answer::Connections(hub.roster.find(&filter, &hub.settings.id, bytes_max))
+                let bytes_max = shared.log.message_bytes_max() / 2;
+                Answer::Connections(shared.registry.find(&filter, &shared.settings.id, bytes_max))
             }
-            Demand::Clients(filter) => {
-                Answer::Clients(hub.roster.clients(&filter, hub.log.message_bytes_max() / 2))
+            Command::Clients(filter) => {
+                Answer::Clients(shared.registry.clients(&filter, shared.log.message_bytes_max() / 2))
             }
-            Demand::Close(Closing { client, partition, reconnect }) => {
-                let why = if reconnect { Dismissal::Reconnect } else { Dismissal::Closed };
-                let closed = hub.roster.dismiss(|identity, of| {
+            Command::Close(Closing { client, partition, reconnect }) => {
+                let why = if reconnect { DisconnectReason::Reconnect } else { DisconnectReason::Closed };
+                let closed = shared.registry.disconnect(|identity, of| {
                     let is_meant = identity.client_id == client
                         && partition.as_ref().is_none_or(|partition| partition == of);
                     is_meant.then_some(why)
@@ -37,9 +37,9 @@ impl Obey for Controls {
                 info!(%client, closed, reconnect, "the administration closes a client's connections");
                 Answer::Closed(closed)
             }
-            Demand::Revocations { sequence, wait_ms } => {
+            Command::Revocations { sequence, wait_ms } => {
                 // Who asks for no tokens has nothing to refuse.
-                let Some(keeper) = &hub.keeper else { return Answer::Closed(0) };
+                let Some(keeper) = &shared.keeper else { return Answer::Closed(0) };
                 match keeper.read_upto(sequence, Duration::from_millis(wait_ms.min(WAIT_MS_MAX))).await {
                     Ok(ended) => Answer::Closed(ended),
                     Err(error) => Answer::Failed(error.to_string()),

@@ -18,12 +18,12 @@ use crate::log::Log;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The last event of all partitions, as last asked for.
-pub(crate) struct Latest {
+pub(crate) struct LogTail {
     log: Log,
     known: Mutex<Option<(Instant, EventId)>>,
 }
 
-impl Latest {
+impl LogTail {
     pub(crate) fn new(log: Log) -> Self {
         Self { log, known: Mutex::default() }
     }

@@ -5,25 +5,26 @@
 //! their own pace, `pages` the history behind it, `answers` what validators say. It never imports `rules` or
 //! the validator: they meet in the log.
 
-mod admission;
+pub(crate) mod admission;
 #[doc(hidden)]
 pub mod bench_support;
-mod controls;
-mod feed;
-mod listener;
-mod log_tail;
+pub(crate) mod controls;
+pub(crate) mod feed;
+pub(crate) mod listener;
+pub(crate) mod log_tail;
 pub mod metrics;
-mod net;
-mod replies;
+pub(crate) mod net;
+pub(crate) mod replies;
 mod session;
 pub(crate) mod settings;
+pub(crate) mod shared;
 mod websocket;
 
 #[cfg(test)]
 pub(crate) mod testing;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
@@ -38,16 +39,17 @@ pub use settings::FrontendSettings;
 use self::admission::connection_limits::Limits;
 use self::admission::memory::Memory;
 use self::admission::outflow::Outflow;
-use self::admission::registry::{Dismissal, Roster};
+use self::admission::registry::{ConnectionRegistry, DisconnectReason};
+use self::feed::Feeds;
 use self::feed::page_cache::Pages;
-use self::feed::{Feeds, Shared};
-use self::listener::{Edge, Gate};
-use self::log_tail::Latest;
+use self::feed::partition::Shared;
+use self::listener::policy::{AccessPolicy, Listener};
+use self::log_tail::LogTail;
 use self::net::{Origins, Proxies, Tls};
-use self::replies::AnswerDesk;
-use self::session::Hub;
+use self::replies::ReplyRouter;
+use self::shared::FrontendShared;
 use crate::auth::Authenticator;
-use crate::control::{ControlSettings, EndConnections, Keeper};
+use crate::control::{ControlSettings, EndConnections, RevocationSync};
 use crate::log::{Log, LogError};
 use crate::state::Fold;
 use crate::util::time;
@@ -92,7 +94,7 @@ pub struct Frontend;
 pub struct RunningFrontend {
     address: SocketAddr,
     tasks: JoinSet<Result<(), FrontendError>>,
-    hub: Arc<Hub>,
+    shared: Arc<FrontendShared>,
     sessions: TaskTracker,
     stop: CancellationToken,
 }
@@ -128,7 +130,7 @@ impl Frontend {
         let address = listener
             .local_addr()
             .map_err(|error| FrontendError::Listen { address: settings.listen, error })?;
-        let desk = Arc::new(AnswerDesk::default());
+        let desk = Arc::new(ReplyRouter::default());
         let answers = desk.subscribe(&log, &settings.id).await?;
         let memory = Memory::new(&settings);
         let pages = Pages::new(
@@ -139,26 +141,26 @@ impl Frontend {
             settings.page_cache_bytes_max,
         );
         let limits = Limits::new(&settings);
-        let roster = Arc::<Roster>::default();
+        let registry = Arc::<ConnectionRegistry>::default();
         let feeds = Feeds::new(Shared {
             log: log.clone(),
             fold,
             pages,
             memory: memory.clone(),
             settings: settings.clone(),
-            roster: roster.clone(),
+            registry: registry.clone(),
             tasks: Default::default(),
         });
         let keeper = auth.revocations().map(|revocations| {
-            let (roster, revocations) = (roster.clone(), revocations.clone());
+            let (registry, revocations) = (registry.clone(), revocations.clone());
             let end: EndConnections = Box::new(move |is_revoked| {
-                roster.dismiss(|identity, _| is_revoked(identity).then_some(Dismissal::Revoked))
+                registry.disconnect(|identity, _| is_revoked(identity).then_some(DisconnectReason::Revoked))
             });
-            Arc::new(Keeper::new(log.clone(), revocations, end))
+            Arc::new(RevocationSync::new(log.clone(), revocations, end))
         });
-        let latest = Arc::new(Latest::new(log.clone()));
+        let latest = Arc::new(LogTail::new(log.clone()));
         let outflow = Arc::new(Outflow::new(settings.bytes_out_per_second_max));
-        let hub = Arc::new(Hub {
+        let shared = Arc::new(FrontendShared {
             settings,
             log,
             feeds,
@@ -168,7 +170,7 @@ impl Frontend {
             memory: memory.clone(),
             outflow: outflow.clone(),
             reconnects: admission::reconnects::Reconnects::default(),
-            roster,
+            registry,
             keeper: keeper.clone(),
             auth,
             closing: closing.clone(),
@@ -181,14 +183,14 @@ impl Frontend {
         let (stop, sessions) = (CancellationToken::new(), TaskTracker::new());
         // Never the numbers of an earlier process of the same id: its late answers must find nobody.
         let first_connection = time::now_ms() << 20;
-        let edge = Edge::new(hub.clone(), sessions.clone(), gate, first_connection);
+        let edge = Listener::new(shared.clone(), sessions.clone(), gate, first_connection);
         let mut tasks = JoinSet::new();
         let until = drain.clone();
         tasks.spawn(async move {
             edge.run(listener, until).await;
             Ok(())
         });
-        let wait = Duration::from_millis(hub.settings.drain_wait_ms);
+        let wait = Duration::from_millis(shared.settings.drain_wait_ms);
         tasks.spawn(async move {
             drain.run_until_cancelled(closing.cancelled()).await;
             drain.run_until_cancelled(tokio::time::sleep(wait)).await;
@@ -196,9 +198,9 @@ impl Frontend {
             Ok(())
         });
         if let (Some(tls), Some(known)) = (tls, known) {
-            let (every, until) = (Duration::from_millis(hub.settings.tls_poll_ms), stop.clone());
+            let (every, until) = (Duration::from_millis(shared.settings.tls_poll_ms), stop.clone());
             tasks.spawn(async move {
-                tls.keep_up(known, every, until).await;
+                tls.reload_loop(known, every, until).await;
                 Ok(())
             });
         }
@@ -215,7 +217,7 @@ impl Frontend {
             }
             Ok(())
         });
-        let (until, feeds) = (stop.clone(), hub.feeds.clone());
+        let (until, feeds) = (stop.clone(), shared.feeds.clone());
         tasks.spawn(async move {
             memory.keep_room(feeds, until).await;
             Ok(())
@@ -227,16 +229,16 @@ impl Frontend {
                 Ok(())
             });
         }
-        let (until, keys) = (stop.clone(), hub.auth.clone());
+        let (until, keys) = (stop.clone(), shared.auth.clone());
         tasks.spawn(async move {
             keys.keep_current(&until).await;
             Ok(())
         });
-        info!(%address, id = hub.settings.id, "frontend listens");
-        if matches!(hub.auth, Authenticator::Anyone) {
+        info!(%address, id = shared.settings.id, "frontend listens");
+        if matches!(shared.auth, Authenticator::Anyone) {
             warn!("this frontend takes anyone, with all permissions");
         }
-        Ok(RunningFrontend { address, tasks, hub, sessions, stop })
+        Ok(RunningFrontend { address, tasks, shared, sessions, stop })
     }
 }
 
@@ -248,38 +250,38 @@ impl RunningFrontend {
 
     /// The name by which it goes among all frontends.
     pub fn id(&self) -> &str {
-        &self.hub.settings.id
+        &self.shared.settings.id
     }
 
     /// Says whether clients should be sent here just now; if not, why.
     pub fn readiness(&self) -> impl Fn() -> Result<(), String> + Send + Sync + 'static {
-        let hub = self.hub.clone();
-        move || hub.unready().map_or(Ok(()), |why| Err(why.to_owned()))
+        let shared = self.shared.clone();
+        move || shared.unready().map_or(Ok(()), |why| Err(why.to_owned()))
     }
 
     /// What it does for the administration.
     pub fn controls(&self) -> Controls {
-        Controls(self.hub.clone())
+        Controls(self.shared.clone())
     }
 
     /// Where clients connect to.
     pub fn url(&self) -> String {
-        let scheme = if self.hub.settings.tls_cert_file.is_some() { "wss" } else { "ws" };
+        let scheme = if self.shared.settings.tls_cert_file.is_some() { "wss" } else { "ws" };
         format!("{scheme}://{}/ws", self.address)
     }
 
     /// Waits until it has gone away, because it was told to or because something failed.
     pub async fn join(mut self) -> Result<(), FrontendError> {
         let failed = tokio::select! {
-            () = self.hub.drain.cancelled() => None,
+            () = self.shared.drain.cancelled() => None,
             ended = self.tasks.join_next() => ended.and_then(|ended| flat(ended).err()),
         };
         // Whatever the reason, the connections are told, and all tasks end.
-        self.hub.drain.cancel();
+        self.shared.drain.cancel();
         self.sessions.close();
         self.sessions.wait().await;
         self.stop.cancel();
-        self.hub.feeds.stop().await;
+        self.shared.feeds.stop().await;
         let mut result = failed.map_or(Ok(()), Err);
         while let Some(ended) = self.tasks.join_next().await {
             result = result.and(flat(ended));
@@ -291,9 +293,9 @@ impl RunningFrontend {
 
 impl Drop for RunningFrontend {
     fn drop(&mut self) {
-        self.hub.drain.cancel();
+        self.shared.drain.cancel();
         self.stop.cancel();
-        self.hub.feeds.cancel();
+        self.shared.feeds.cancel();
     }
 }
 
@@ -302,7 +304,7 @@ impl Drop for RunningFrontend {
 const SEND_BUFFER_BYTES: u32 = 256 * 1024;
 
 /// Whom the edge believes and lets in, and by what its certificate is known.
-fn gate(settings: &FrontendSettings) -> Result<(Gate, Option<self::net::Fingerprint>), String> {
+fn gate(settings: &FrontendSettings) -> Result<(AccessPolicy, Option<self::net::Fingerprint>), String> {
     let (tls, known) = match (&settings.tls_cert_file, &settings.tls_key_file) {
         (Some(certificates), Some(key)) => {
             let (tls, known) = Tls::load(certificates, key).map_err(|why| format!("TLS: {why}"))?;
@@ -310,7 +312,7 @@ fn gate(settings: &FrontendSettings) -> Result<(Gate, Option<self::net::Fingerpr
         }
         _ => (None, None),
     };
-    let gate = Gate {
+    let gate = AccessPolicy {
         proxies: Proxies::parse(&settings.trusted_proxies)?,
         origins: Origins::parse(&settings.allowed_origins)?,
         tls,
@@ -320,11 +322,6 @@ fn gate(settings: &FrontendSettings) -> Result<(Gate, Option<self::net::Fingerpr
 
 fn flat(ended: Result<Result<(), FrontendError>, tokio::task::JoinError>) -> Result<(), FrontendError> {
     ended.unwrap_or_else(|error| Err(FrontendError::Task(error)))
-}
-
-/// Locks; what a panic left behind is as good as any other value that these locks guard.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Listens, as `TcpListener::bind` does but for the length of the queue.

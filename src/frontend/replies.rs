@@ -9,9 +9,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{lock, metrics};
+use super::metrics;
 use crate::event::Answer;
 use crate::log::{Answers, Log, LogError};
+use crate::util::sync::lock;
 
 /// The most answers that wait for one connection. One more is dropped: the frontend asks again.
 const INBOX_ANSWERS_MAX: usize = 64;
@@ -24,7 +25,7 @@ const SILENCE_KNOWN: Duration = Duration::from_secs(15);
 
 /// Who gets which answers.
 #[derive(Default)]
-pub(crate) struct AnswerDesk {
+pub(crate) struct ReplyRouter {
     inboxes: Mutex<HashMap<u64, mpsc::Sender<Box<Answer>>>>,
     alive: AtomicBool,
     silence: Silence,
@@ -46,18 +47,18 @@ impl Default for Silence {
 }
 
 /// A connection's place at the desk.
-pub(crate) struct AnswerInbox {
-    desk: Arc<AnswerDesk>,
+pub(crate) struct ReplyReceiver {
+    desk: Arc<ReplyRouter>,
     connection: u64,
     answers: mpsc::Receiver<Box<Answer>>,
 }
 
-impl AnswerDesk {
+impl ReplyRouter {
     /// Opens an inbox for a connection, until it is dropped.
-    pub(crate) fn open(self: &Arc<Self>, connection: u64) -> AnswerInbox {
+    pub(crate) fn open(self: &Arc<Self>, connection: u64) -> ReplyReceiver {
         let (sender, answers) = mpsc::channel(INBOX_ANSWERS_MAX);
         lock(&self.inboxes).insert(connection, sender);
-        AnswerInbox { desk: self.clone(), connection, answers }
+        ReplyReceiver { desk: self.clone(), connection, answers }
     }
 
     /// Whether answers are being listened to.
@@ -119,14 +120,14 @@ impl AnswerDesk {
     }
 }
 
-impl AnswerInbox {
+impl ReplyReceiver {
     /// The next answer. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<Box<Answer>> {
         self.answers.recv().await
     }
 }
 
-impl Drop for AnswerInbox {
+impl Drop for ReplyReceiver {
     fn drop(&mut self) {
         lock(&self.desk.inboxes).remove(&self.connection);
     }

@@ -4,17 +4,13 @@
 //! escape that is not needed. States are hashed and compared in it, and it decides whether two drafts say
 //! the same.
 
+use crate::json::value::CanonicalError;
 use std::cmp::Ordering;
 
 use serde_json::value::RawValue;
 
-use super::{Form, Json, Map};
+use super::{Json, Map, Opaque};
 use crate::event::{ContentHash, Draft};
-
-/// Why a JSON text has no canonical form.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot be kept as JSON: {0}")]
-pub struct CanonicalError(#[from] serde_json::Error);
 
 /// The canonical form of a value.
 pub fn canonical(json: &RawValue) -> Result<Vec<u8>, CanonicalError> {
@@ -29,7 +25,7 @@ pub fn content_hash(draft: &Draft) -> Result<ContentHash, CanonicalError> {
 }
 
 /// [`content_hash`] of a draft whose payload has this canonical form, and whose meta was read.
-pub fn content_hash_of<X: Form>(draft: &Draft, payload: &[u8], meta: Option<&Json<X>>) -> ContentHash {
+pub fn content_hash_of<X: Opaque>(draft: &Draft, payload: &[u8], meta: Option<&Json<X>>) -> ContentHash {
     // The keys in their canonical order, so the whole is a canonical form too.
     let mut out = Vec::with_capacity(payload.len() + 128);
     out.push(b'{');
@@ -61,7 +57,7 @@ pub fn content_hash_of<X: Form>(draft: &Draft, payload: &[u8], meta: Option<&Jso
 }
 
 /// Appends an object's canonical form, but for one key.
-fn write_without<X: Form>(fields: &Map<X>, without: &str, out: &mut Vec<u8>) {
+fn write_without<X: Opaque>(fields: &Map<X>, without: &str, out: &mut Vec<u8>) {
     out.push(b'{');
     let mut first = true;
     for (key, value) in in_order(fields).filter(|(key, _)| *key != without) {
@@ -71,7 +67,7 @@ fn write_without<X: Form>(fields: &Map<X>, without: &str, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-impl<X: Form> Json<X> {
+impl<X: Opaque> Json<X> {
     /// The canonical form.
     pub fn canonical(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -108,7 +104,7 @@ impl<X: Form> Json<X> {
                 }
                 out.push(b'}');
             }
-            Json::Other(other) => other.write(out),
+            Json::Opaque(other) => other.write(out),
         }
     }
 
@@ -124,7 +120,7 @@ impl<X: Form> Json<X> {
                 2 + commas(fields.len())
                     + fields.iter().map(|(key, value)| field_size(key, value.size())).sum::<usize>()
             }
-            Json::Other(other) => other.size(),
+            Json::Opaque(other) => other.size(),
         }
     }
 }

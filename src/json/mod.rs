@@ -7,4 +7,4 @@ mod map;
 pub mod value;
 
 pub use map::Map;
-pub use value::{DEPTH_MAX, Form, Json};
+pub use value::{DEPTH_MAX, Json, Opaque};

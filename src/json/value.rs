@@ -15,7 +15,6 @@ use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::canonical::CanonicalError;
 use super::map::Map;
 
 /// The deepest nesting of arrays and objects that is read at all.
@@ -38,11 +37,11 @@ pub enum Json<X = Infallible> {
     /// An object.
     Object(Map<X>),
     /// A value in another form.
-    Other(X),
+    Opaque(X),
 }
 
 /// What a value in another form (`X` of [`Json`]) must be able to do.
-pub trait Form {
+pub trait Opaque {
     /// Appends its canonical form.
     fn write(&self, out: &mut Vec<u8>);
     /// The length of its canonical form, in bytes.
@@ -51,7 +50,7 @@ pub trait Form {
     fn depth(&self) -> usize;
 }
 
-impl Form for Infallible {
+impl Opaque for Infallible {
     fn write(&self, _: &mut Vec<u8>) {
         match *self {}
     }
@@ -107,13 +106,13 @@ impl<X> Json<X> {
     }
 }
 
-impl<X: Form> Json<X> {
+impl<X: Opaque> Json<X> {
     /// How many arrays and objects lie inside each other: 0 for a scalar, 1 for `{}`.
     pub fn depth(&self) -> usize {
         match self {
             Json::Array(values) => 1 + values.iter().map(Json::depth).max().unwrap_or(0),
             Json::Object(fields) => 1 + fields.values().map(Json::depth).max().unwrap_or(0),
-            Json::Other(other) => other.depth(),
+            Json::Opaque(other) => other.depth(),
             _ => 0,
         }
     }
@@ -219,3 +218,8 @@ impl<'de, X> Visitor<'de> for Seed<'_, X> {
         Ok(Json::Object(fields))
     }
 }
+
+/// Why a JSON text has no canonical form.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot be kept as JSON: {0}")]
+pub struct CanonicalError(#[from] serde_json::Error);

@@ -6,9 +6,9 @@
 use async_nats::{HeaderMap, header};
 use bytes::Bytes;
 
+use super::api::{ApiError, PublishAck};
 use super::client::Log;
 use super::error::LogError;
-use super::queue::publish::{ApiError, PublishAck};
 use super::subjects;
 use super::trace_headers;
 use super::trace_headers::PlacedTrace;
@@ -64,7 +64,7 @@ impl Log {
             headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.0.to_string());
         }
         let id = EventId(self.stored_publish(subjects::committed(token), headers, body).await?);
-        self.note_seen(id);
+        self.observe(id);
         Ok(id)
     }
 
@@ -107,7 +107,7 @@ impl Log {
         }
         // The acknowledgement names the last event; the others stand right before it.
         let last = last_ack.unwrap_or_default();
-        self.note_seen(EventId(last));
+        self.observe(EventId(last));
         let mut first = last + 1 - total as u64;
         Ok(parts
             .iter()

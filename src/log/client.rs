@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::clock::NatsClock;
 use super::error::LogError;
-use super::integrity::monitor::Damage;
+use super::integrity::damage::LogDamage;
 use super::metrics;
 use super::streams::settings::LogSettings;
 
@@ -29,7 +29,7 @@ pub struct Log {
     /// Whether slots' keys are kept: see [`Log::keeps_slots`].
     pub(crate) keeps_slots: Arc<AtomicBool>,
     /// What is wrong with the streams, as last looked at.
-    pub(crate) damages: Arc<watch::Sender<Vec<Damage>>>,
+    pub(crate) damages: Arc<watch::Sender<Vec<LogDamage>>>,
     pub(crate) clock: Arc<NatsClock>,
 }
 

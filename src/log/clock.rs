@@ -7,17 +7,9 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use ::time::OffsetDateTime;
-use ::time::format_description::well_known::Rfc3339;
-use bytes::Bytes;
-use serde::Deserialize;
 use tracing::{info, warn};
 
-use super::client::Log;
-use super::error::LogError;
-use super::queue::publish::ApiError;
-use super::{metrics, subjects};
-use crate::faults;
+use super::metrics;
 use crate::util::time;
 
 /// How far a process's own clock may be off before it says so.
@@ -42,7 +34,7 @@ impl Default for NatsClock {
 }
 
 impl NatsClock {
-    fn now_ms(&self) -> u64 {
+    pub(crate) fn now_ms(&self) -> u64 {
         match self.at_origin_ms.load(Ordering::Relaxed) {
             0 => time::now_ms(),
             at_origin_ms => u64::try_from(at_origin_ms + self.elapsed_ms()).unwrap_or_default(),
@@ -54,7 +46,7 @@ impl NatsClock {
     }
 
     /// Takes an answer that came now: NATS's time was `nats_ms` when it was sent, at most `round_trip` ago.
-    fn answered(&self, nats_ms: i64, round_trip: Duration) {
+    pub(crate) fn answered(&self, nats_ms: i64, round_trip: Duration) {
         let before = self.at_origin_ms.load(Ordering::Relaxed);
         if before != 0 && round_trip > ROUND_TRIP_MAX {
             return;
@@ -84,41 +76,6 @@ impl NatsClock {
             (true, false) => info!("this process's clock is right again"),
             (true, true) | (false, false) => {}
         }
-    }
-}
-
-#[derive(Deserialize)]
-struct Reply {
-    ts: Option<String>,
-    error: Option<ApiError>,
-}
-
-impl Log {
-    /// NATS's time, in Unix milliseconds: never after it, unless its clock was set back since it was last asked. Before
-    /// NATS was first asked, this process's own time.
-    pub fn now_ms(&self) -> u64 {
-        if faults::broken("own_clock") { time::now_ms() } else { self.clock.now_ms() }
-    }
-
-    /// Asks NATS for the time, and compares this process's clock with it.
-    pub(crate) async fn read_clock(&self) -> Result<(), LogError> {
-        const WHAT: &str = "asking NATS for the time";
-        let subject = self.api(&format!("STREAM.INFO.{}", subjects::COMMITTED_STREAM));
-        let asked = Instant::now();
-        let reply = self.request(WHAT, subject, None, Bytes::new()).await?;
-        let round_trip = asked.elapsed();
-        let reply: Reply =
-            serde_json::from_slice(&reply.payload).map_err(|error| LogError::malformed(WHAT, error))?;
-        if let Some(error) = reply.error {
-            return Err(LogError::unavailable(WHAT, error));
-        }
-        let text = reply.ts.ok_or_else(|| LogError::malformed(WHAT, "there is no time in the answer"))?;
-        let sent =
-            OffsetDateTime::parse(&text, &Rfc3339).map_err(|error| LogError::malformed(WHAT, error))?;
-        let nats_ms = i64::try_from(sent.unix_timestamp_nanos() / 1_000_000)
-            .map_err(|error| LogError::malformed(WHAT, error))?;
-        self.clock.answered(nats_ms, round_trip);
-        Ok(())
     }
 }
 

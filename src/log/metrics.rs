@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::integrity::monitor::DAMAGE_KINDS;
+use super::integrity::damage::DAMAGE_KINDS;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 const CONNECTED: &str = "insieme_nats_connected";

@@ -5,6 +5,7 @@
 //! It moves bytes and decides nothing. How the parts play together, and why that is safe, is in
 //! `docs/ARCHITECTURE.md` and, as the contract, in the pipeline specification.
 
+pub(crate) mod api;
 mod append;
 pub(crate) mod client;
 mod clock;
@@ -27,12 +28,15 @@ pub use append::{BATCH_EVENTS_MAX, COMMIT_HEADERS_BYTES, CommitError, CommitPart
 pub use client::{ConnectionState, Log};
 pub use control::{Orders, Reports};
 pub use error::LogError;
-pub use integrity::monitor::{Damage, Looker, Mark};
+pub use integrity::damage::LogDamage;
+pub use integrity::mark::HighWaterMark;
+pub use integrity::monitor::MarkAccess;
 pub use ops::backup::{BackedUp, BackupError};
-pub use ops::partition_stats::{PartitionPage, SurveyedPartition};
-pub use ops::remove_events::TakenOut;
+pub use ops::partition_stats::{PartitionPage, PartitionStats};
+pub use ops::remove_events::RemovedEvent;
 pub use ownership::{OwnedSlot, OwnershipChanges, OwnershipView, SlotKey};
-pub use queue::publish::{DraftMessage, PublishError, SlotConsumer};
+pub use queue::consumer::{DraftMessage, SlotConsumer};
+pub use queue::publish::PublishError;
 pub use read::live::{LiveEvent, LiveFeed};
 pub use read::replay::{PageReader, Replay, StoredEvent};
 pub use replies::Answers;

@@ -5,6 +5,7 @@
 //! went through is proof that the slot was still held, and what it says of decided drafts is what the next owner
 //! reads. The view of the whole bucket may lag; it is only a hint.
 
+use crate::log::streams::settings::KEYS_EXPIRE;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
@@ -22,10 +23,6 @@ use crate::event::{Decided, Slot};
 pub(crate) const KV_OPERATION: &str = "KV-Operation";
 /// JetStream's error for a message that is to be kept, in a stream that was not made for that.
 const NO_MESSAGE_TTL: &str = "(error 10166)";
-/// What to do about a bucket of an older version.
-pub(crate) const KEYS_EXPIRE: &str = "the bucket SLOTS was made by an older version: its keys expire, so a validator waits for the queue's \
-     confirmation of each rejection as well. Allow it to keep them with \
-     `nats stream edit KV_SLOTS --allow-msg-ttl`, and restart the validators";
 
 /// The bucket as it is just now.
 #[derive(Debug, Clone, Default)]

@@ -19,7 +19,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::event::{Answer, ClientId, Draft, DraftKey, EventId, FieldError, Outcome, Reason, Units};
+use crate::event::{Answer, AtomicGroups, ClientId, Draft, DraftKey, EventId, FieldError, Outcome, Reason};
 use crate::faults;
 use crate::frontend::settings::FrontendSettings;
 
@@ -124,8 +124,8 @@ impl Sent {
         place.held.is_none() && (!place.committed || first_open.is_none_or(|first| place.unit <= first.unit))
     }
 
-    fn units(&self) -> Units {
-        Units::of(self.places.iter().map(|place| place.unit))
+    fn units(&self) -> AtomicGroups {
+        AtomicGroups::of(self.places.iter().map(|place| place.unit))
     }
 
     /// Begins the next attempt: which of those before it may still be stored.
@@ -176,7 +176,7 @@ pub(crate) struct Publish {
     /// When the first of its drafts came.
     pub oldest: Instant,
     /// Its units of work.
-    pub units: Units,
+    pub units: AtomicGroups,
     /// Its drafts, with such as are committed already behind the first that is not.
     pub drafts: Vec<Arc<Draft>>,
 }
@@ -512,7 +512,7 @@ impl Pending {
         let last_committed = answer.outcomes.iter().rposition(
             |outcome| matches!(outcome, Outcome::Committed { event_id } if *event_id > sent.since),
         );
-        let decided_before = last_committed.map_or(0, |last| sent.units().around(last).start);
+        let decided_before = last_committed.map_or(0, |last| sent.units().group_of(last).start);
         for (place, outcome) in answer.outcomes.into_iter().enumerate() {
             let Some(index) = self.sent.iter().position(|sent| sent.number == number) else { break };
             if self.sent[index].places[place].held.is_none() {

@@ -523,13 +523,13 @@ proptest! {
                             first_decided.push(n);
                         }
                         let is_stopped = |outcome: &Outcome| !matches!(outcome, Outcome::Committed { .. });
-                        if outcomes[units.around(place).start..].last().is_some_and(is_stopped) {
+                        if outcomes[units.group_of(place).start..].last().is_some_and(is_stopped) {
                             outcomes.push(Outcome::NotProcessed);
                             continue;
                         }
                         if let Some(at) = log.iter().position(|id| *id == draft.draft_id) {
                             outcomes.push(Outcome::Committed { event_id: EventId(at as u64 + 1) });
-                        } else if publish.drafts[units.around(place).end..].iter().any(|behind| {
+                        } else if publish.drafts[units.group_of(place).end..].iter().any(|behind| {
                             log.iter().skip(publish.since.0 as usize).any(|id| *id == behind.draft_id)
                         }) {
                             outcomes.push(rejected());

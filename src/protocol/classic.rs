@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::EncodedEvent;
 use super::depth::deeper_than;
 use super::fields::{Fields, given, is_object, number, text as text_of, whole};
 use super::json::{push_json, push_list};
+use super::notice::EncodedEvent;
 use super::notice::{Details, Header, Notice, Snapshot, StateForm};
 use super::request::{About, BadRequest, Connect, DecodeError, Frame, Request, Submit, Sync};
 use crate::event::{ClientId, CommittedEvent, Draft, EventId, EventRecord, FieldError, PartitionKey};

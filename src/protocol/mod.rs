@@ -23,6 +23,7 @@ pub use request::{About, BadRequest, Connect, DecodeError, Frame, Request, Submi
 pub use v1::{Checked, ItemContext, ItemRefusal, PROTOCOL_VERSION as V1_VERSION, SubmitItem};
 
 use crate::event::{CommittedEvent, Reason};
+use crate::protocol::notice::EncodedEvent;
 
 /// A way to write requests and notices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -93,15 +94,4 @@ impl Dialect {
             Self::V1 => v1::encode_broadcast(event),
         }
     }
-}
-
-/// A broadcast frame, and where in it the event itself stands.
-#[derive(Debug, Clone)]
-pub struct EncodedEvent {
-    /// The frame.
-    pub frame: String,
-    /// The event's first byte in the frame.
-    pub event_start: usize,
-    /// The byte behind the event's last.
-    pub event_end: usize,
 }

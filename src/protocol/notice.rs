@@ -262,3 +262,14 @@ impl CloseCode {
         }
     }
 }
+
+/// A broadcast frame, and where in it the event itself stands.
+#[derive(Debug, Clone)]
+pub struct EncodedEvent {
+    /// The frame.
+    pub frame: String,
+    /// The event's first byte in the frame.
+    pub event_start: usize,
+    /// The byte behind the event's last.
+    pub event_end: usize,
+}

@@ -1,10 +1,11 @@
 //! Layer 2: the business rules that all event types share, and how a type reports its own.
 
-use super::StateLimits;
 use super::finding::{FINDINGS_MAX, finding};
-use super::registry::EventType;
+use super::limits::StateLimits;
 use crate::event::FieldError;
 use crate::json::Json;
+use crate::state::FoldError;
+use crate::state::WriteSet;
 use crate::state::{Document, Effect, Node, OpError};
 
 /// What an event type checks a draft against, and where it reports what it finds.
@@ -143,4 +144,48 @@ fn is_forbidden(name: &str) -> bool {
 
 fn forbidden(field: &str, name: &str, check: &mut Check<'_>) {
     check.report(field, "FORBIDDEN_KEY", format!("{name:?} must not be a key, a path's part or an id"));
+}
+
+/// An event type: its payload's schema, its rules and its fold.
+///
+/// `check` sees payloads that satisfy the schema, `fold` and `touch` whatever stands in a log. What `check`
+/// lets pass, `fold` must fold.
+pub trait EventType: Send + Sync {
+    /// The type's name, as events carry it.
+    fn name(&self) -> &'static str;
+
+    /// The JSON Schema (draft 2020-12) of the payload.
+    fn schema(&self) -> serde_json::Value;
+
+    /// The path that the event acts on, for permissions and policies.
+    fn target<'a>(&self, payload: &'a Node) -> Option<&'a str> {
+        payload.get("target")?.as_str()
+    }
+
+    /// Whether every payload of the type names a target.
+    fn has_target(&self) -> bool {
+        true
+    }
+
+    /// The ids in the payload that become, or stand for, keys of the state, each with its field.
+    fn ids<'a>(&self, payload: &'a Node) -> Vec<(&'static str, &'a str)> {
+        let _ = payload;
+        Vec::new()
+    }
+
+    /// For a domain event the name of its schema, and the data that must satisfy it.
+    fn domain_data<'a>(&self, payload: &'a Node) -> Option<(&'a str, &'a Node)> {
+        let _ = payload;
+        None
+    }
+
+    /// Reports all that stands against the event in this state.
+    fn check(&self, payload: &Node, check: &mut Check<'_>);
+
+    /// Does what the event says; `first` says whether it is its partition's first. On an error the document
+    /// is unchanged.
+    fn fold(&self, payload: Node, first: bool, doc: &mut Document) -> Result<(), FoldError>;
+
+    /// The part of the state that the event changes.
+    fn touch(&self, payload: &Node) -> WriteSet;
 }

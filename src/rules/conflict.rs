@@ -2,7 +2,7 @@
 
 use super::finding::finding;
 use crate::event::{ClientId, EventId, FieldError};
-use crate::state::{PartitionState, Since, Touch};
+use crate::state::{ConflictCheck, PartitionState, WriteSet};
 
 /// What becomes of a draft's `baseEventId`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,10 +48,10 @@ pub(crate) fn check(
     policy: ConflictPolicy,
     client: &ClientId,
     base: Option<EventId>,
-    touch: &Touch,
+    touch: &WriteSet,
 ) -> Verdict {
     // What changes no state is in nobody's way, and nothing comes before a first event.
-    if policy == ConflictPolicy::Ignored || matches!(touch, Touch::Nothing | Touch::Everything) {
+    if policy == ConflictPolicy::Ignored || matches!(touch, WriteSet::Nothing | WriteSet::Everything) {
         return Verdict::Clear;
     }
     let Some(base) = base else {
@@ -61,13 +61,15 @@ pub(crate) fn check(
         };
     };
     match state.touched_since(base, client, touch) {
-        Since::Overlap(id) => conflict(format!("event {id} of another client changed the same after {base}")),
-        Since::TooOld => {
+        ConflictCheck::Overlap(id) => {
+            conflict(format!("event {id} of another client changed the same after {base}"))
+        }
+        ConflictCheck::TooOld => {
             conflict(format!("event {base} lies too many events back to be checked; sync and try again"))
         }
-        Since::Unknown => Verdict::NeedHistory(base),
-        Since::Clear if state.is_touched_by_staged(client, touch) => Verdict::Wait,
-        Since::Clear => Verdict::Clear,
+        ConflictCheck::Unknown => Verdict::NeedHistory(base),
+        ConflictCheck::Clear if state.is_touched_by_staged(client, touch) => Verdict::Wait,
+        ConflictCheck::Clear => Verdict::Clear,
     }
 }
 

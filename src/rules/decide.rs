@@ -10,7 +10,7 @@ use super::{Decision, Rules};
 use crate::auth::permissions;
 use crate::event::{ContentHash, Draft, FieldError, Reason, Submitter};
 use crate::json::canonical::content_hash_of;
-use crate::state::{Accepted, DraftLookup, Node, PartitionState, Touch};
+use crate::state::{Accepted, DraftLookup, Node, PartitionState, WriteSet};
 
 impl Rules {
     /// Decides a draft against a partition's state, staged events included.
@@ -31,12 +31,12 @@ impl Rules {
             return Decision::Wait;
         }
         match state.lookup(&key) {
-            DraftLookup::Fresh => {}
+            DraftLookup::NotFound => {}
             DraftLookup::Committed(id, committed) if committed == content_hash => {
                 return Decision::AlreadyCommitted(id);
             }
             DraftLookup::Committed(..) => return duplicate(draft),
-            DraftLookup::Perhaps => return Decision::NeedDraft,
+            DraftLookup::Maybe => return Decision::NeedDraft,
         }
 
         // What an earlier version has committed is found above; nothing new of the kind is.
@@ -72,7 +72,7 @@ impl Rules {
             return Decision::Reject { reason: Reason::ValidationFailed, errors: check.errors };
         }
 
-        let touch = entry.map_or(Touch::Nothing, |entry| entry.event_type.touch(&payload));
+        let touch = entry.map_or(WriteSet::Nothing, |entry| entry.event_type.touch(&payload));
         let policy = self.config.conflicts.of(target);
         match conflict::check(state, policy, &submitter.client_id, draft.base_event_id, &touch) {
             Verdict::Clear => {}

@@ -12,9 +12,9 @@ use super::{Registry, Rules, SchemaSet};
 
 /// The rules in force.
 #[derive(Debug)]
-pub struct RulesInForce(ArcSwap<Rules>);
+pub struct LiveRules(ArcSwap<Rules>);
 
-impl RulesInForce {
+impl LiveRules {
     /// Puts the first rules in force.
     pub fn new(rules: Rules) -> Self {
         Self(ArcSwap::from_pointee(rules))

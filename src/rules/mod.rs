@@ -7,6 +7,7 @@ mod check;
 mod conflict;
 mod decide;
 mod finding;
+pub(crate) mod limits;
 mod live;
 mod registry;
 mod schema;
@@ -15,38 +16,20 @@ mod types;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use crate::rules::limits::{DEPTH_MAX, RulesError, SIZE_BYTES_MAX, StateLimits};
 use std::sync::Arc;
 
 use crate::event::{EventId, FieldError, Reason};
 use crate::state::Accepted;
 
 pub use check::Check;
+pub use check::EventType;
 pub use conflict::{ConflictPolicies, ConflictPolicy};
 pub(crate) use finding::{FINDINGS_MAX, finding};
-pub use live::RulesInForce;
-pub use registry::{EventType, Registry};
+pub use live::LiveRules;
+pub use registry::Registry;
 pub(crate) use schema::Schema;
 pub use schema::set::{SchemaError, SchemaSet};
-
-/// How large and how deep a partition's state may get.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StateLimits {
-    /// The bytes of the canonical form.
-    pub size_bytes_max: usize,
-    /// How many arrays and objects may lie inside each other, the state itself counted.
-    pub depth_max: usize,
-}
-
-impl Default for StateLimits {
-    fn default() -> Self {
-        Self { size_bytes_max: 16 << 20, depth_max: 256 }
-    }
-}
-
-/// The largest [`StateLimits::size_bytes_max`]: what is indexed counts its bytes and nodes in 32 bits.
-pub const SIZE_BYTES_MAX: usize = 1 << 30;
-/// The largest [`StateLimits::depth_max`]: a snapshot must be readable again.
-pub const DEPTH_MAX: usize = crate::json::DEPTH_MAX;
 
 /// What an operator configures of the rules.
 #[derive(Debug, Default)]
@@ -61,20 +44,6 @@ pub struct RulesConfig {
     pub refuse_unknown_v1_versions: bool,
     /// The application's schemas.
     pub schemas: SchemaSet,
-}
-
-/// Why a configuration of the rules was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum RulesError {
-    /// The size limit is 0 or over [`SIZE_BYTES_MAX`].
-    #[error("a state's size limit is 2 to {SIZE_BYTES_MAX} bytes, not {0}")]
-    Size(usize),
-    /// The depth limit is 0 or over [`DEPTH_MAX`].
-    #[error("a state's depth limit is 1 to {DEPTH_MAX}, not {0}")]
-    Depth(usize),
-    /// A built-in type's own schema does not compile: a defect of this program.
-    #[error("the schema of the built-in type {0} does not compile: {1}")]
-    BuiltIn(&'static str, String),
 }
 
 /// The rules, ready to decide.

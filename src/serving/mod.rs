@@ -5,7 +5,7 @@
 //! **Invariant:** knows nothing of clients, of the log, or of what is served.
 
 mod http;
-mod seats;
+pub(crate) mod seats;
 mod stall;
 
 pub use http::{Bounds, serve};

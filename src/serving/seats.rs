@@ -179,6 +179,12 @@ impl<K: Copy + Eq + Hash> Drop for Seat<K> {
     }
 }
 
+/// How many of the seats for connections of which nothing is known one address may have: so few that it takes more
+/// than a handful of addresses to fill them.
+pub(crate) fn per_address_max(seats: usize) -> usize {
+    (seats / 4).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;

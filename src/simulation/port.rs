@@ -1,4 +1,4 @@
-//! The validator's [`Port`] on the simulated servers.
+//! The validator's [`LogBackend`] on the simulated servers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::log::{
 };
 use crate::partition::{LoadError, Loaded, apply, parse};
 use crate::state::{Fold, IndexPart, PartitionState};
-use crate::validator::log_backend::{ChangesPort, ConsumerPort, DraftPort, Port};
+use crate::validator::log_backend::{LogBackend, OwnershipFeed, QueuedDraft, SlotDrafts};
 
 pub(crate) const SLOTS: u16 = 2;
 
@@ -59,7 +59,7 @@ fn read(servers: &Servers, token: &Token, after: EventId, lacks: usize) -> Vec<S
     all.map(|(id, body)| StoredEvent { id, body: body.clone() }).collect()
 }
 
-impl Port for SimulatedLog {
+impl LogBackend for SimulatedLog {
     type Draft = SimulatedDraft;
     type Consumer = SimulatedConsumer;
     type Changes = SimulatedChanges;
@@ -395,8 +395,8 @@ impl SimulatedLog {
     }
 }
 
-impl DraftPort for SimulatedDraft {
-    type Port = SimulatedLog;
+impl QueuedDraft for SimulatedDraft {
+    type LogBackend = SimulatedLog;
 
     fn body(&self) -> &Bytes {
         &self.body
@@ -439,7 +439,7 @@ impl DraftPort for SimulatedDraft {
     }
 }
 
-impl ConsumerPort for SimulatedConsumer {
+impl SlotDrafts for SimulatedConsumer {
     type Draft = SimulatedDraft;
 
     fn queue(&self) -> &str {
@@ -452,7 +452,7 @@ impl ConsumerPort for SimulatedConsumer {
     }
 }
 
-impl ChangesPort for SimulatedChanges {
+impl OwnershipFeed for SimulatedChanges {
     async fn next(&mut self, _: &BTreeSet<String>) -> Option<()> {
         let (link, seen) = (self.link.clone(), self.seen);
         let now =

@@ -16,7 +16,7 @@ use super::port::SimulatedLog;
 use super::session::{Connection, Told, serve};
 use super::world::{Mutation, Servers, TTL, Weather, World};
 use crate::event::{ClientId, Draft, PartitionKey};
-use crate::rules::{Rules, RulesConfig, RulesInForce, SchemaSet};
+use crate::rules::{LiveRules, Rules, RulesConfig, SchemaSet};
 use crate::validator::{Parts, RunningValidator, Snapshotter, ValidatorSettings, launch};
 
 /// What is run.
@@ -41,7 +41,7 @@ const QUIET: Duration = Duration::from_secs(120);
 
 struct Validator {
     link: Link,
-    rules: Arc<RulesInForce>,
+    rules: Arc<LiveRules>,
     running: Option<RunningValidator>,
     shutdown: CancellationToken,
 }
@@ -175,7 +175,7 @@ impl Cast {
         let link = Link::new(self.world.clone(), &id);
         let max = self.world.roll(|rng| *rng.pick(&NOTES_MAX));
         let config = RulesConfig { schemas: schemas(max), ..RulesConfig::default() };
-        let rules = Arc::new(RulesInForce::new(Rules::new(config).expect("these rules are rules")));
+        let rules = Arc::new(LiveRules::new(Rules::new(config).expect("these rules are rules")));
         let shutdown = CancellationToken::new();
         let parts = Parts {
             id,

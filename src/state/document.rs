@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 use super::tree::{Child, child, field_count, fields_mut};
 use super::{Fields, Node};
 use crate::json::Json;
-use crate::json::canonical::{CanonicalError, commas, field_size};
+use crate::json::canonical::{commas, field_size};
+use crate::json::value::CanonicalError;
 
 /// What stands against a change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -236,7 +237,7 @@ impl Document {
         for key in target.split('.') {
             at = match at {
                 Json::Object(fields) => fields.get_mut(key)?,
-                Json::Other(tree) => tree.fields.get_mut(key)?,
+                Json::Opaque(tree) => tree.fields.get_mut(key)?,
                 _ => return None,
             };
         }
@@ -251,7 +252,7 @@ fn through(key: &str) -> OpError {
 /// Puts `value` under `key`, merged with the object there or in place of what is there.
 pub(crate) fn put(fields: &mut Fields, key: &str, value: Node, replace: bool) {
     match (fields.get_mut(key), value) {
-        (Some(old @ (Json::Object(_) | Json::Other(_))), Json::Object(new)) if !replace => {
+        (Some(old @ (Json::Object(_) | Json::Opaque(_))), Json::Object(new)) if !replace => {
             for (key, value) in new.into_fields() {
                 if let Some(fields) = fields_mut(old, &key) {
                     fields.insert(key, value);

@@ -32,11 +32,11 @@ const ID_BYTES: usize = 6;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DraftLookup {
     /// It is not committed.
-    Fresh,
+    NotFound,
     /// It is committed as this event, with this content.
     Committed(EventId, ContentHash),
     /// One of a few events may be it: [`PartitionState::draft_candidates`](super::PartitionState::draft_candidates).
-    Perhaps,
+    Maybe,
 }
 
 /// A settled draft: its mark, then its event's id; both big-endian, so they sort as bytes.
@@ -102,12 +102,12 @@ impl DraftIndex {
             return DraftLookup::Committed(*id, *hash);
         }
         if self.candidates(key).next().is_none() {
-            return DraftLookup::Fresh;
+            return DraftLookup::NotFound;
         }
         match self.told.get(key) {
             Some(Some((id, hash))) => DraftLookup::Committed(*id, *hash),
-            Some(None) => DraftLookup::Fresh,
-            None => DraftLookup::Perhaps,
+            Some(None) => DraftLookup::NotFound,
+            None => DraftLookup::Maybe,
         }
     }
 
@@ -241,7 +241,7 @@ mod tests {
         key: DraftKey,
         log: &HashMap<EventId, (DraftKey, ContentHash)>,
     ) -> Option<(EventId, ContentHash)> {
-        if index.lookup(&key) == DraftLookup::Perhaps {
+        if index.lookup(&key) == DraftLookup::Maybe {
             assert!(index.candidates(&key).count() <= ALIKE_MAX);
             let found = index.candidates(&key).find_map(|id| {
                 let (found, hash) = log[&id];
@@ -250,9 +250,9 @@ mod tests {
             index.tell(key, found);
         }
         match index.lookup(&key) {
-            DraftLookup::Fresh => None,
+            DraftLookup::NotFound => None,
             DraftLookup::Committed(id, hash) => Some((id, hash)),
-            DraftLookup::Perhaps => panic!("it was told"),
+            DraftLookup::Maybe => panic!("it was told"),
         }
     }
 
@@ -351,7 +351,7 @@ mod tests {
         }
         assert!(index.memory_bytes() < 14 * count as usize, "{}", index.memory_bytes() / count as usize);
         // None of these is committed, and hardly one must be looked for in the log: by chance 2.3.
-        let perhaps = (count..2 * count).filter(|n| index.lookup(&key(*n)) != DraftLookup::Fresh).count();
+        let perhaps = (count..2 * count).filter(|n| index.lookup(&key(*n)) != DraftLookup::NotFound).count();
         assert!(perhaps <= 20, "{perhaps}");
     }
 
@@ -361,12 +361,12 @@ mod tests {
         let mut index = with_marks(1);
         index.insert(key(0), EventId(1), ContentHash(0));
         index.settle();
-        assert_eq!(index.lookup(&key(1)), DraftLookup::Perhaps);
+        assert_eq!(index.lookup(&key(1)), DraftLookup::Maybe);
         index.tell(key(1), None);
-        assert_eq!(index.lookup(&key(1)), DraftLookup::Fresh);
+        assert_eq!(index.lookup(&key(1)), DraftLookup::NotFound);
         index.insert(key(1), EventId(2), ContentHash(1));
         index.settle();
-        assert_eq!(index.lookup(&key(1)), DraftLookup::Perhaps);
+        assert_eq!(index.lookup(&key(1)), DraftLookup::Maybe);
     }
 
     /// Ids whose keys begin alike are as far apart as any others.

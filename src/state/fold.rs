@@ -2,9 +2,9 @@
 
 use serde_json::value::RawValue;
 
-use super::{Document, Node, OpError, Touch};
+use super::{Document, Node, OpError, WriteSet};
 use crate::event::{ClientId, ContentHash, DraftKey};
-use crate::json::canonical::CanonicalError;
+use crate::json::value::CanonicalError;
 
 /// Why an event does not fold. In a log that only this program wrote it never happens.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ pub trait Fold: Send + Sync {
         payload: &RawValue,
         first: bool,
         doc: &mut Document,
-    ) -> Result<Touch, FoldError>;
+    ) -> Result<WriteSet, FoldError>;
 
     /// Folds an event whose payload is parsed already.
     fn fold_parsed(
@@ -52,8 +52,8 @@ pub trait Fold: Send + Sync {
         doc: &mut Document,
     ) -> Result<(), FoldError>;
 
-    /// What an event in the log touched, without folding it; [`Touch::Nothing`] for what cannot be read.
-    fn touch(&self, event_type: &str, payload: &RawValue) -> Touch;
+    /// What an event in the log touched, without folding it; [`WriteSet::Nothing`] for what cannot be read.
+    fn touch(&self, event_type: &str, payload: &RawValue) -> WriteSet;
 }
 
 /// A draft that passed every layer against one state, and what is needed to stage it there.
@@ -70,7 +70,7 @@ pub struct Accepted {
     /// The payload, parsed.
     pub payload: Node,
     /// What it touches.
-    pub touch: Touch,
+    pub touch: WriteSet,
     /// The ordinal that the event will have; the state must be just before it.
     pub ordinal: u64,
 }

@@ -26,9 +26,9 @@ pub use fold::{Accepted, Fold, FoldError};
 pub use partition::{ApplyError, PartitionState};
 pub use snapshot::{IndexEntry, IndexPart, SnapshotError, StatePart};
 pub use tree::Tree;
-pub use tree::actions::Position;
-pub(crate) use write_set::{Since, below};
-pub use write_set::{TOUCHES_MAX, Touch};
+pub use tree::position::Position;
+pub(crate) use write_set::{ConflictCheck, below};
+pub use write_set::{TOUCHES_MAX, WriteSet};
 
 /// A value in the document: JSON, with objects that tree actions act on kept as indexed [`Tree`]s.
 pub type Node = Json<Box<Tree>>;

@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 
 use super::draft_index::{DraftIndex, DraftLookup};
-use super::write_set::{Since, Touches};
+use super::write_set::{ConflictCheck, WriteSets};
 use super::{Accepted, Document, Fold, FoldError, IndexEntry, IndexPart, SnapshotError, StatePart};
-use super::{TOUCHES_MAX, Touch};
+use super::{TOUCHES_MAX, WriteSet};
 use crate::event::{ClientId, CommittedEvent, ContentHash, DraftKey, EventId};
 
 /// Why a committed event was not folded in. The state is as it was.
@@ -62,7 +62,7 @@ pub struct PartitionState {
 #[derive(Debug)]
 struct Memory {
     drafts: DraftIndex,
-    touches: Touches,
+    touches: WriteSets,
 }
 
 #[derive(Debug)]
@@ -70,7 +70,7 @@ struct Staged {
     key: DraftKey,
     content_hash: ContentHash,
     client: ClientId,
-    touch: Touch,
+    touch: WriteSet,
 }
 
 impl Default for PartitionState {
@@ -102,7 +102,7 @@ impl PartitionState {
     /// Keeps the touches of at most `max` events instead of [`TOUCHES_MAX`]. For a state just made.
     pub fn with_touches_max(mut self, max: usize) -> Self {
         if let Some(memory) = &mut self.memory {
-            memory.touches = Touches::new(max, self.head);
+            memory.touches = WriteSets::new(max, self.head);
         }
         self
     }
@@ -246,7 +246,7 @@ impl PartitionState {
     pub fn confirm_mark(&mut self, key: DraftKey, id: EventId, timestamp: u64, body_len: usize) {
         if let Some(memory) = &mut self.memory {
             memory.drafts.insert(key, id, ContentHash(0));
-            memory.touches.push(id, ClientId::server(), Touch::Nothing);
+            memory.touches.push(id, ClientId::server(), WriteSet::Nothing);
         }
         self.advance(id, timestamp, body_len);
     }
@@ -266,17 +266,17 @@ impl PartitionState {
 
     /// The commit of a draft, if it was committed. A follower knows of none.
     pub fn lookup(&self, key: &DraftKey) -> DraftLookup {
-        self.memory.as_ref().map_or(DraftLookup::Fresh, |memory| memory.drafts.lookup(key))
+        self.memory.as_ref().map_or(DraftLookup::NotFound, |memory| memory.drafts.lookup(key))
     }
 
-    /// The events one of which may be a draft that is [`DraftLookup::Perhaps`] committed. Whoever has looked at them in
-    /// the log calls [`tell_draft`](Self::tell_draft).
+    /// The events one of which may be a draft that is [`DraftLookup::Maybe`] committed. Whoever has looked at them in
+    /// the log calls [`resolve_lookup`](Self::tell_draft).
     pub fn draft_candidates(&self, key: &DraftKey) -> Vec<EventId> {
         self.memory.as_ref().map_or_else(Vec::new, |memory| memory.drafts.candidates(key).collect())
     }
 
     /// Takes what the log says of a draft: the event that it is committed as, if it is.
-    pub fn tell_draft(&mut self, key: DraftKey, found: Option<(EventId, ContentHash)>) {
+    pub fn resolve_lookup(&mut self, key: DraftKey, found: Option<(EventId, ContentHash)>) {
         if let Some(memory) = &mut self.memory {
             memory.drafts.tell(key, found);
         }
@@ -303,7 +303,7 @@ impl PartitionState {
     }
 
     /// Whether a staged event of someone else changes the same.
-    pub fn is_touched_by_staged(&self, client: &ClientId, touch: &Touch) -> bool {
+    pub fn is_touched_by_staged(&self, client: &ClientId, touch: &WriteSet) -> bool {
         self.staged.iter().any(|staged| staged.client != *client && staged.touch.overlaps(touch))
     }
 
@@ -338,10 +338,10 @@ impl PartitionState {
     }
 
     /// What the known touches say of a draft by `client`, based on `base`, that touches `touch`.
-    pub(crate) fn touched_since(&self, base: EventId, client: &ClientId, touch: &Touch) -> Since {
+    pub(crate) fn touched_since(&self, base: EventId, client: &ClientId, touch: &WriteSet) -> ConflictCheck {
         match &self.memory {
             Some(memory) => memory.touches.since(base, client, touch),
-            None => Since::TooOld,
+            None => ConflictCheck::TooOld,
         }
     }
 
@@ -400,6 +400,6 @@ impl PartitionState {
 
 impl Memory {
     fn new(floor: EventId) -> Self {
-        Self { drafts: DraftIndex::default(), touches: Touches::new(TOUCHES_MAX, floor) }
+        Self { drafts: DraftIndex::default(), touches: WriteSets::new(TOUCHES_MAX, floor) }
     }
 }

@@ -7,7 +7,7 @@
 use sha2::{Digest, Sha256};
 
 use crate::event::{ContentHash, DraftKey, EventId};
-use crate::json::canonical::CanonicalError;
+use crate::json::value::CanonicalError;
 
 /// The version of both forms that this program writes, and the only one it reads.
 const VERSION: u32 = 1;

@@ -15,7 +15,7 @@ impl Fold for OnlySet {
         payload: &RawValue,
         first: bool,
         doc: &mut Document,
-    ) -> Result<Touch, FoldError> {
+    ) -> Result<WriteSet, FoldError> {
         self.fold_parsed(ty, Node::of(payload)?, first, doc)?;
         Ok(self.touch(ty, payload))
     }
@@ -27,9 +27,9 @@ impl Fold for OnlySet {
         Ok(doc.set(target, value, false)?)
     }
 
-    fn touch(&self, _: &str, payload: &RawValue) -> Touch {
+    fn touch(&self, _: &str, payload: &RawValue) -> WriteSet {
         let payload = Node::of(payload).unwrap();
-        Touch::Path(payload.get("target").and_then(Json::as_str).unwrap_or_default().into())
+        WriteSet::Path(payload.get("target").and_then(Json::as_str).unwrap_or_default().into())
     }
 }
 
@@ -135,12 +135,12 @@ fn snapshot_parts_survive_their_bytes() {
     let follower = PartitionState::from_state_part(&part).unwrap();
     assert_eq!(follower.document().canonical(), state.document().canonical());
     assert_eq!((follower.head(), follower.ordinal()), (state.head(), state.ordinal()));
-    assert_eq!(follower.lookup(&DraftKey::classic("odd", "d1")), DraftLookup::Fresh);
+    assert_eq!(follower.lookup(&DraftKey::classic("odd", "d1")), DraftLookup::NotFound);
 
     let loaded = PartitionState::from_snapshot(&part, &index).unwrap();
     let committed = DraftLookup::Committed(EventId(10), ContentHash(1));
     assert_eq!(loaded.lookup(&DraftKey::classic("odd", "d1")), committed);
-    assert_eq!(loaded.lookup(&DraftKey::classic("even", "d1")), DraftLookup::Fresh);
+    assert_eq!(loaded.lookup(&DraftKey::classic("even", "d1")), DraftLookup::NotFound);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn parts_of_different_events_replay_to_the_same() {
             assert_eq!(loaded.to_state_part().unwrap(), whole.to_state_part().unwrap());
             for body in &log {
                 let key = event(body).record.draft_key();
-                assert_ne!(whole.lookup(&key), DraftLookup::Fresh);
+                assert_ne!(whole.lookup(&key), DraftLookup::NotFound);
                 assert_eq!(loaded.lookup(&key), whole.lookup(&key));
             }
             // The next index is that of the whole log, wherever the replay began.
@@ -208,8 +208,8 @@ fn damaged_snapshots_are_told_apart() {
 
 #[test]
 fn touches_overlap_as_the_spec_says() {
-    let path = |path: &str| Touch::Path(path.into());
-    let node = |target: &str, id: &str| Touch::Node { target: target.into(), id: id.into() };
+    let path = |path: &str| WriteSet::Path(path.into());
+    let node = |target: &str, id: &str| WriteSet::Node { target: target.into(), id: id.into() };
     let cases = [
         (path("a"), path("a"), true),
         (path("a"), path("a.b"), true),
@@ -230,9 +230,9 @@ fn touches_overlap_as_the_spec_says() {
         (node("t", "x"), node("t.items.x", "y"), true),
         (node("t", "x"), node("t.items.z", "y"), false),
         (node("t", "a.b"), path("t.items.a"), true),
-        (Touch::Nothing, Touch::Everything, false),
-        (Touch::Everything, path("a"), true),
-        (Touch::Everything, node("t", "x"), true),
+        (WriteSet::Nothing, WriteSet::Everything, false),
+        (WriteSet::Everything, path("a"), true),
+        (WriteSet::Everything, node("t", "x"), true),
     ];
     for (a, b, expected) in cases {
         assert_eq!(a.overlaps(&b), expected, "{a:?} {b:?}");
@@ -252,7 +252,7 @@ fn older_touches_are_read_again_as_far_as_they_are_kept() {
         let state = PartitionState::from_snapshot(&part, &index_of(&log[..6])).unwrap();
         applied(&log[6..], state.with_touches_max(max))
     };
-    let k3 = Touch::Path("k3".into());
+    let k3 = WriteSet::Path("k3".into());
     // What the shell does when it is told `NeedHistory { from }`.
     let feed = |state: &mut PartitionState, from: EventId| {
         let mut read = 0;
@@ -267,23 +267,23 @@ fn older_touches_are_read_again_as_far_as_they_are_kept() {
 
     let mut state = load(16);
     assert_eq!(state.touch_floor(), EventId(60));
-    assert_eq!(state.touched_since(EventId(60), &even, &k3), Since::Clear);
-    assert_eq!(state.touched_since(EventId(25), &even, &k3), Since::Unknown);
+    assert_eq!(state.touched_since(EventId(60), &even, &k3), ConflictCheck::Clear);
+    assert_eq!(state.touched_since(EventId(25), &even, &k3), ConflictCheck::Unknown);
     assert_eq!(feed(&mut state, EventId(25)), 4);
     assert_eq!(state.touch_floor(), EventId(25));
-    assert_eq!(state.touched_since(EventId(25), &even, &k3), Since::Overlap(EventId(30)));
-    assert_eq!(state.touched_since(EventId(30), &even, &k3), Since::Clear);
-    assert_eq!(state.touched_since(EventId(25), &odd, &k3), Since::Clear);
-    assert_eq!(state.touched_since(EventId::NONE, &even, &k3), Since::Unknown);
+    assert_eq!(state.touched_since(EventId(25), &even, &k3), ConflictCheck::Overlap(EventId(30)));
+    assert_eq!(state.touched_since(EventId(30), &even, &k3), ConflictCheck::Clear);
+    assert_eq!(state.touched_since(EventId(25), &odd, &k3), ConflictCheck::Clear);
+    assert_eq!(state.touched_since(EventId::NONE, &even, &k3), ConflictCheck::Unknown);
     assert_eq!(feed(&mut state, EventId::NONE), 2);
-    assert_eq!(state.touched_since(EventId::NONE, &even, &k3), Since::Overlap(EventId(30)));
+    assert_eq!(state.touched_since(EventId::NONE, &even, &k3), ConflictCheck::Overlap(EventId(30)));
 
     // Five events are kept: three more than the two applied since the snapshot.
     let mut state = load(5);
     assert_eq!(feed(&mut state, EventId(20)), 1);
-    assert_eq!(state.touched_since(EventId(20), &even, &k3), Since::TooOld);
-    assert_eq!(state.touched_since(EventId(30), &even, &k3), Since::Unknown);
+    assert_eq!(state.touched_since(EventId(20), &even, &k3), ConflictCheck::TooOld);
+    assert_eq!(state.touched_since(EventId(30), &even, &k3), ConflictCheck::Unknown);
     assert_eq!(feed(&mut state, EventId(30)), 3);
-    assert_eq!(state.touched_since(EventId(30), &even, &k3), Since::Clear);
-    assert_eq!(state.touched_since(EventId(29), &even, &k3), Since::TooOld);
+    assert_eq!(state.touched_since(EventId(30), &even, &k3), ConflictCheck::Clear);
+    assert_eq!(state.touched_since(EventId(29), &even, &k3), ConflictCheck::TooOld);
 }

@@ -12,7 +12,7 @@ pub const TOUCHES_MAX: usize = 16_384;
 
 /// The part of the state that an event changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Touch {
+pub enum WriteSet {
     /// No part of it.
     Nothing,
     /// All of it.
@@ -28,18 +28,18 @@ pub enum Touch {
     },
 }
 
-impl Touch {
+impl WriteSet {
     /// Whether the two changed the same. A path overlaps with itself, its ancestors and its descendants; a
     /// tree action with actions on the same node, and with paths that hold the tree, lead into the node's
     /// item or are the `tree` array.
-    pub fn overlaps(&self, other: &Touch) -> bool {
+    pub fn overlaps(&self, other: &WriteSet) -> bool {
         match (self, other) {
-            (Touch::Nothing, _) | (_, Touch::Nothing) => false,
-            (Touch::Everything, _) | (_, Touch::Everything) => true,
-            (Touch::Path(a), Touch::Path(b)) => below(a, b).is_some() || below(b, a).is_some(),
-            (Touch::Node { target, id }, Touch::Path(path))
-            | (Touch::Path(path), Touch::Node { target, id }) => path_meets(path, target, id),
-            (Touch::Node { target: a, id: x }, Touch::Node { target: b, id: y }) => {
+            (WriteSet::Nothing, _) | (_, WriteSet::Nothing) => false,
+            (WriteSet::Everything, _) | (_, WriteSet::Everything) => true,
+            (WriteSet::Path(a), WriteSet::Path(b)) => below(a, b).is_some() || below(b, a).is_some(),
+            (WriteSet::Node { target, id }, WriteSet::Path(path))
+            | (WriteSet::Path(path), WriteSet::Node { target, id }) => path_meets(path, target, id),
+            (WriteSet::Node { target: a, id: x }, WriteSet::Node { target: b, id: y }) => {
                 if a == b {
                     x == y
                 } else if b.len() > a.len() {
@@ -75,7 +75,7 @@ fn path_meets(path: &str, target: &str, id: &str) -> bool {
 
 /// The touches of a partition's last events.
 #[derive(Debug)]
-pub(crate) struct Touches {
+pub(crate) struct WriteSets {
     ring: VecDeque<Entry>,
     max: usize,
     /// The event up to which touches are not known.
@@ -91,12 +91,12 @@ pub(crate) struct Touches {
 struct Entry {
     id: EventId,
     client: ClientId,
-    touch: Touch,
+    touch: WriteSet,
 }
 
 /// What the known touches say of a draft.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Since {
+pub(crate) enum ConflictCheck {
     /// Nobody else changed the same.
     Clear,
     /// The first event that did.
@@ -107,7 +107,7 @@ pub(crate) enum Since {
     TooOld,
 }
 
-impl Touches {
+impl WriteSets {
     pub(crate) fn new(max: usize, floor: EventId) -> Self {
         let too_old_below = EventId::NONE;
         Self { ring: VecDeque::new(), max, floor, older: Vec::new(), too_old_below, bytes: 0 }
@@ -125,7 +125,7 @@ impl Touches {
         self.bytes
     }
 
-    pub(crate) fn push(&mut self, id: EventId, client: ClientId, touch: Touch) {
+    pub(crate) fn push(&mut self, id: EventId, client: ClientId, touch: WriteSet) {
         // One client's run of events shares one name.
         let client = match self.ring.back() {
             Some(last) if last.client == client => last.client.clone(),
@@ -147,15 +147,19 @@ impl Touches {
     }
 
     /// Whether someone else than `client` changed the same after `base`.
-    pub(crate) fn since(&self, base: EventId, client: &ClientId, touch: &Touch) -> Since {
+    pub(crate) fn since(&self, base: EventId, client: &ClientId, touch: &WriteSet) -> ConflictCheck {
         if base < self.floor {
             let full = self.ring.len() >= self.max;
-            return if full || base < self.too_old_below { Since::TooOld } else { Since::Unknown };
+            return if full || base < self.too_old_below {
+                ConflictCheck::TooOld
+            } else {
+                ConflictCheck::Unknown
+            };
         }
         let from = self.ring.partition_point(|entry| entry.id <= base);
         let hit =
             self.ring.range(from..).find(|entry| entry.client != *client && entry.touch.overlaps(touch));
-        hit.map_or(Since::Clear, |entry| Since::Overlap(entry.id))
+        hit.map_or(ConflictCheck::Clear, |entry| ConflictCheck::Overlap(entry.id))
     }
 
     /// Takes an older event that was read again, in the order of the log, beginning with the first after
@@ -166,7 +170,7 @@ impl Touches {
         floor_ordinal: u64,
         (id, ordinal): (EventId, u64),
         client: ClientId,
-        touch: Touch,
+        touch: WriteSet,
     ) -> bool {
         if id > self.floor || ordinal > floor_ordinal {
             return false;
@@ -195,9 +199,9 @@ impl Touches {
 impl Entry {
     fn bytes(&self) -> usize {
         let names = match &self.touch {
-            Touch::Nothing | Touch::Everything => 0,
-            Touch::Path(path) => path.len(),
-            Touch::Node { target, id } => target.len() + id.len(),
+            WriteSet::Nothing | WriteSet::Everything => 0,
+            WriteSet::Path(path) => path.len(),
+            WriteSet::Node { target, id } => target.len() + id.len(),
         };
         std::mem::size_of::<Entry>() + names + self.client.as_str().len()
     }

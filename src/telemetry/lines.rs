@@ -2,6 +2,8 @@
 //! for all: whatever a client chose is cut and escaped (`text`), and a kind of line is written only so often in a
 //! second (`flood`).
 
+use serde::Deserialize;
+use serde::Serialize;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
 use std::sync::{Arc, OnceLock};
@@ -19,7 +21,6 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
 use super::flood::{Flood, Verdict};
-use super::logs::LogFormat;
 use super::process::LINES_LEFT_OUT;
 use super::text::{self, Cut};
 
@@ -326,6 +327,17 @@ fn members(line: &mut String, fields: &Fields) {
             Value::Text(text) | Value::Quoted(text) => text::json(text, line),
         }
     }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Human,
+    /// One JSON object a line.
+    Json,
 }
 
 #[cfg(test)]

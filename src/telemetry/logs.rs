@@ -3,6 +3,7 @@
 //! A line that belongs to a request names its connection, client and partition, and where it has them the
 //! draft and the event. No line ever holds a token or a payload. How a line is written, says `lines`.
 
+use crate::telemetry::lines::LogFormat;
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,17 +16,6 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::lines::Lines;
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Human,
-    /// One JSON object a line.
-    Json,
-}
 
 /// Where and how logs are written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ mod tests;
 mod text;
 pub mod traces;
 
-pub use logs::{LogControl, LogControlError, LogFormat, LogOutput};
+pub use lines::LogFormat;
+pub use logs::{LogControl, LogControlError, LogOutput};
 pub use metrics::{Metrics, Readiness, serve};
 pub use traces::TracesConfig;

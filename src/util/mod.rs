@@ -1,4 +1,5 @@
 //! Small helpers that know nothing of the domain.
 
 pub(crate) mod hex;
+pub(crate) mod sync;
 pub(crate) mod time;

@@ -18,13 +18,13 @@ use crate::partition::{LoadError, Loaded};
 use crate::state::{Fold, PartitionState};
 
 /// The log, as a validator sees it. What each call promises is said at [`Log`]'s method of the same name.
-pub(crate) trait Port: Clone + Send + Sync + 'static {
+pub(crate) trait LogBackend: Clone + Send + Sync + 'static {
     /// A submission that was taken off the queue.
-    type Draft: DraftPort<Port = Self>;
+    type Draft: QueuedDraft<LogBackend = Self>;
     /// The drafts of one slot.
-    type Consumer: ConsumerPort<Draft = Self::Draft>;
+    type Consumer: SlotDrafts<Draft = Self::Draft>;
     /// Changes of slot ownership.
-    type Changes: ChangesPort;
+    type Changes: OwnershipFeed;
 
     fn slots(&self) -> u16;
     fn state(&self) -> watch::Receiver<ConnectionState>;
@@ -98,8 +98,8 @@ pub(crate) trait Port: Clone + Send + Sync + 'static {
 }
 
 /// A submission that was taken off the queue and is not decided yet.
-pub(crate) trait DraftPort: Send + Sync + 'static {
-    type Port;
+pub(crate) trait QueuedDraft: Send + Sync + 'static {
+    type LogBackend;
 
     fn body(&self) -> &Bytes;
     fn partition(&self) -> Result<(Token, PartitionKey), LogError>;
@@ -110,11 +110,11 @@ pub(crate) trait DraftPort: Send + Sync + 'static {
     fn sequence(&self) -> u64;
     fn stored_at_ms(&self) -> u64;
     fn acknowledge(&self) -> impl Future<Output = Result<(), LogError>> + Send;
-    fn confirm(&self, log: &Self::Port) -> impl Future<Output = Result<(), LogError>> + Send;
+    fn confirm(&self, log: &Self::LogBackend) -> impl Future<Output = Result<(), LogError>> + Send;
 }
 
 /// The drafts of one slot, for the time of one ownership.
-pub(crate) trait ConsumerPort: Send + 'static {
+pub(crate) trait SlotDrafts: Send + 'static {
     type Draft;
 
     fn queue(&self) -> &str;
@@ -122,11 +122,11 @@ pub(crate) trait ConsumerPort: Send + 'static {
 }
 
 /// Changes of slot ownership as they happen.
-pub(crate) trait ChangesPort: Send + 'static {
+pub(crate) trait OwnershipFeed: Send + 'static {
     fn next(&mut self, known: &BTreeSet<String>) -> impl Future<Output = Option<()>> + Send;
 }
 
-impl Port for Log {
+impl LogBackend for Log {
     type Draft = DraftMessage;
     type Consumer = SlotConsumer;
     type Changes = OwnershipChanges;
@@ -252,8 +252,8 @@ impl Port for Log {
     }
 }
 
-impl DraftPort for DraftMessage {
-    type Port = Log;
+impl QueuedDraft for DraftMessage {
+    type LogBackend = Log;
 
     fn body(&self) -> &Bytes {
         self.body()
@@ -284,7 +284,7 @@ impl DraftPort for DraftMessage {
     }
 }
 
-impl ConsumerPort for SlotConsumer {
+impl SlotDrafts for SlotConsumer {
     type Draft = DraftMessage;
 
     fn queue(&self) -> &str {
@@ -296,7 +296,7 @@ impl ConsumerPort for SlotConsumer {
     }
 }
 
-impl ChangesPort for OwnershipChanges {
+impl OwnershipFeed for OwnershipChanges {
     async fn next(&mut self, known: &BTreeSet<String>) -> Option<()> {
         self.next(known).await
     }

@@ -16,11 +16,14 @@ pub(crate) mod log_backend;
 pub mod metrics;
 mod round;
 mod settings;
+pub(crate) mod shared;
 mod slots;
 mod snapshots;
 
+use crate::validator::shared::Shared;
+use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -31,14 +34,15 @@ use tokio_util::sync::CancellationToken;
 pub use settings::ValidatorSettings;
 
 use self::commit::committer::Committer;
-use self::log_backend::Port;
+use self::log_backend::LogBackend;
 use self::slots::acknowledger::Acknowledger;
-use self::slots::manager::Slots;
-use self::slots::stale_filter::Latecomers;
-use crate::event::{ClientId, Draft, ReplyTo, Submitter};
+use self::slots::manager::SlotManager;
+use self::slots::stale_filter::StalePublishFilter;
+use crate::event::ClientId;
+use crate::event::Draft;
+use crate::event::Submitter;
 use crate::log::{Log, LogError};
-use crate::rules::RulesInForce;
-use crate::state::Fold;
+use crate::rules::LiveRules;
 use cache::PartitionCache;
 pub(crate) use snapshots::snapshotter::Snapshotter;
 
@@ -46,36 +50,6 @@ pub(crate) use snapshots::snapshotter::Snapshotter;
 /// syncs to disk one after the other: asked for all at once, the last would wait longer than
 /// `nats.request_timeout_ms`, be given up, and be asked for again.
 const TAKEOVERS_AT_ONCE: usize = 8;
-
-/// What all workers of a validator share.
-struct Shared<P: Port> {
-    id: String,
-    log: P,
-    rules: Arc<RulesInForce>,
-    fold: Arc<dyn Fold>,
-    /// Who commits a partition's initial state, and the draft that does it.
-    initial: Option<(Submitter, Draft)>,
-    committer: Committer,
-    acknowledger: Acknowledger<P::Draft>,
-    snapshotter: Snapshotter,
-    cache: PartitionCache,
-    latecomers: Mutex<Latecomers>,
-    /// Whether the queue must confirm each rejection as well: some owner may not heed what slots' keys say.
-    confirms: AtomicBool,
-    /// Places for slots whose drafts are just being taken over.
-    takeovers: Semaphore,
-    /// Places for rounds that may take long to decide.
-    heavy: Semaphore,
-    settings: ValidatorSettings,
-    ownership_ttl: Duration,
-}
-
-impl<P: Port> Shared<P> {
-    /// Whether a later copy of the same drafts was taken already.
-    fn is_late(&self, reply_to: &ReplyTo) -> bool {
-        self.latecomers.lock().unwrap_or_else(PoisonError::into_inner).is_late(reply_to)
-    }
-}
 
 /// Why a validator did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +85,7 @@ impl Validator {
     pub fn start(
         settings: ValidatorSettings,
         log: Log,
-        rules: Arc<RulesInForce>,
+        rules: Arc<LiveRules>,
         initial_state: Option<Box<RawValue>>,
         shutdown: CancellationToken,
     ) -> Result<RunningValidator, ValidatorError> {
@@ -137,13 +111,13 @@ pub(crate) struct Parts<P> {
     pub id: String,
     pub settings: ValidatorSettings,
     pub log: P,
-    pub rules: Arc<RulesInForce>,
+    pub rules: Arc<LiveRules>,
     pub initial_state: Option<Box<RawValue>>,
     pub ownership_ttl: Duration,
 }
 
 /// Starts all tasks of a validator, on whichever log.
-pub(crate) fn launch<P: Port>(
+pub(crate) fn launch<P: LogBackend>(
     parts: Parts<P>,
     (snapshotter, snapshotting): (Snapshotter, impl Future<Output = ()> + Send + 'static),
     background: CancellationToken,
@@ -162,7 +136,7 @@ pub(crate) fn launch<P: Port>(
         acknowledger: Acknowledger::new(Duration::from_millis(settings.acknowledge_after_ms)),
         snapshotter,
         cache: PartitionCache::new(settings.cache_bytes_max),
-        latecomers: Mutex::new(Latecomers::new()),
+        stale_publishes: Mutex::new(StalePublishFilter::new()),
         confirms: AtomicBool::new(true),
         takeovers: Semaphore::new(TAKEOVERS_AT_ONCE),
         heavy: Semaphore::new(heavy_at_once()),
@@ -184,7 +158,7 @@ pub(crate) fn launch<P: Port>(
     });
     let stop = background.clone();
     tasks.spawn(async move {
-        let result = Slots::new(shared).run(shutdown).await;
+        let result = SlotManager::new(shared).run(shutdown).await;
         stop.cancel();
         result.map_err(ValidatorError::from)
     });

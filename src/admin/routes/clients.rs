@@ -7,17 +7,17 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::processes::tell_shortcomings;
-use crate::admin::json as json_response;
+use super::processes::add_missing_and_failed;
 use crate::admin::problem::Problem;
 use crate::admin::query::Query;
-use crate::admin::request::Asking;
-use crate::control::{Answer, Audience, ClientFilter, Demand, FoundClient, Survey};
+use crate::admin::request::AdminRequest;
+use crate::admin::response::json as json_response;
+use crate::control::{Answer, Audience, ClientFilter, Command, FoundClient, Gathered};
 use crate::event::{ClientId, PartitionKey};
 
 /// `GET /clients?partition=&version=&after=&limit=`
-pub(crate) async fn list(Asking { hub, admin, query }: Asking) -> Result<Response, Problem> {
-    admin.may_everywhere()?;
+pub(crate) async fn list(AdminRequest { hub, admin, query }: AdminRequest) -> Result<Response, Problem> {
+    admin.require_global()?;
     let query = Query::parse(query.as_deref(), &["partition", "version", "after", "limit"])?;
     let wrong = |name: &str, error: &dyn std::fmt::Display| {
         Problem::bad_request(format!("the parameter {name}: {error}"))
@@ -31,9 +31,9 @@ pub(crate) async fn list(Asking { hub, admin, query }: Asking) -> Result<Respons
         limit: query.limit(hub.settings.page_entries_default, hub.settings.page_entries_max)?,
     };
     let limit = filter.limit;
-    let survey = hub.surveyor.ask(Audience::Frontends, &Demand::Clients(filter)).await?;
+    let survey = hub.control.ask(Audience::Frontends, &Command::Clients(filter)).await?;
     let mut body = json!({});
-    tell_shortcomings(&survey, &mut body);
+    add_missing_and_failed(&survey, &mut body);
     let page = Page::of(survey, limit);
     body["clients"] = page.clients.iter().map(described).collect();
     body["next"] = page.next.map(|next| next.as_str().to_owned()).into();
@@ -71,7 +71,7 @@ struct Page {
 
 impl Page {
     /// The first `limit` of what the frontends have found.
-    fn of(survey: Survey, limit: usize) -> Self {
+    fn of(survey: Gathered, limit: usize) -> Self {
         let mut page = Self::default();
         let mut clients: BTreeMap<ClientId, (FoundClient, Vec<String>)> = BTreeMap::new();
         let mut versions: BTreeMap<String, u64> = BTreeMap::new();
@@ -151,7 +151,7 @@ mod tests {
     }
 
     fn page(parts: Vec<(Process, Answer)>, limit: usize) -> Page {
-        Page::of(Survey { answers: parts, missing: Vec::new() }, limit)
+        Page::of(Gathered { answers: parts, missing: Vec::new() }, limit)
     }
 
     fn ids(page: &Page) -> Vec<&str> {

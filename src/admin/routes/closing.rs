@@ -9,12 +9,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::connections::client_named;
-use super::processes::tell_shortcomings;
+use super::processes::add_missing_and_failed;
+use crate::admin::body;
 use crate::admin::problem::Problem;
 use crate::admin::query::Query;
-use crate::admin::request::Asking;
-use crate::admin::{body, json as json_response};
-use crate::control::{Answer, Audience, Closing, Demand, Survey};
+use crate::admin::request::AdminRequest;
+use crate::admin::response::json as json_response;
+use crate::control::{Answer, Audience, Closing, Command, Gathered};
 use crate::event::PartitionKey;
 
 #[derive(Default, Deserialize)]
@@ -26,7 +27,7 @@ struct Asked {
 
 /// `POST /clients/{client}/close`
 pub(crate) async fn client(
-    Asking { hub, admin, query }: Asking,
+    AdminRequest { hub, admin, query }: AdminRequest,
     path: Result<Path<String>, PathRejection>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
@@ -35,18 +36,18 @@ pub(crate) async fn client(
     let asked: Asked = body::read(body, r#"{"partition":"default","reconnect":true}"#)?;
     match &asked.partition {
         Some(partition) => admin.may_enter(partition)?,
-        None => admin.may_everywhere()?,
+        None => admin.require_global()?,
     }
     let Asked { partition, reconnect } = asked;
     let mut answer = json!({ "client": client, "partition": partition, "reconnect": reconnect });
     let closing = Closing { client, partition, reconnect };
-    let survey = hub.surveyor.ask(Audience::Frontends, &Demand::Close(closing)).await?;
+    let survey = hub.control.ask(Audience::Frontends, &Command::Close(closing)).await?;
     closed(&survey, &mut answer);
     Ok(json_response(StatusCode::OK, &answer))
 }
 
 /// Puts into an answer how many connections the frontends close, and who has not said so.
-pub(crate) fn closed(survey: &Survey, answer: &mut Value) {
+pub(crate) fn closed(survey: &Gathered, answer: &mut Value) {
     let closed = survey.answers.iter().filter_map(|(process, answer)| match answer {
         Answer::Closed(count) => Some((process, *count)),
         _ => None,
@@ -55,5 +56,5 @@ pub(crate) fn closed(survey: &Survey, answer: &mut Value) {
     answer["closed"] = closed.iter().map(|(_, count)| count).sum::<u64>().into();
     answer["frontends"] =
         closed.iter().map(|(process, count)| json!({ "id": process.id, "closed": count })).collect();
-    tell_shortcomings(survey, answer);
+    add_missing_and_failed(survey, answer);
 }

@@ -12,25 +12,26 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::partitions;
-use super::processes::tell_shortcomings;
+use super::processes::add_missing_and_failed;
 use crate::admin::problem::Problem;
 use crate::admin::query::Query;
-use crate::admin::request::Asking;
-use crate::admin::{Hub, json as json_response};
+use crate::admin::request::AdminRequest;
+use crate::admin::response::json as json_response;
+use crate::admin::state::AdminState;
 use crate::control::{
-    Answer, Audience, ConnectionFilter, ConnectionPlace, Demand, FoundConnection, FoundConnections, Survey,
+    Answer, Audience, Command, ConnectionFilter, ConnectionPlace, FoundConnection, FoundConnections, Gathered,
 };
 use crate::event::ClientId;
 
 /// `GET /connections?after=&limit=`
-pub(crate) async fn all(Asking { hub, admin, query }: Asking) -> Result<Response, Problem> {
-    admin.may_everywhere()?;
+pub(crate) async fn all(AdminRequest { hub, admin, query }: AdminRequest) -> Result<Response, Problem> {
+    admin.require_global()?;
     answer(&hub, ConnectionFilter::default(), query.as_deref(), &mut json!({})).await
 }
 
 /// `GET /partitions/{partition}/connections?after=&limit=`
 pub(crate) async fn of_partition(
-    Asking { hub, admin, query }: Asking,
+    AdminRequest { hub, admin, query }: AdminRequest,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let partition = partitions::named(path)?;
@@ -42,10 +43,10 @@ pub(crate) async fn of_partition(
 
 /// `GET /clients/{client}?after=&limit=`
 pub(crate) async fn of_client(
-    Asking { hub, admin, query }: Asking,
+    AdminRequest { hub, admin, query }: AdminRequest,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    admin.may_everywhere()?;
+    admin.require_global()?;
     let client = client_named(path)?;
     let mut body = json!({ "client": client });
     let filter = ConnectionFilter { client: Some(client), ..ConnectionFilter::default() };
@@ -59,7 +60,7 @@ pub(crate) fn client_named(path: Result<Path<String>, PathRejection>) -> Result<
 }
 
 async fn answer(
-    hub: &Hub,
+    hub: &AdminState,
     mut filter: ConnectionFilter,
     query: Option<&str>,
     body: &mut Value,
@@ -68,8 +69,8 @@ async fn answer(
     filter.limit = query.limit(hub.settings.page_entries_default, hub.settings.page_entries_max)?;
     filter.after = query.text("after").map(place_of).transpose()?;
     let limit = filter.limit;
-    let survey = hub.surveyor.ask(Audience::Frontends, &Demand::Connections(filter)).await?;
-    tell_shortcomings(&survey, body);
+    let survey = hub.control.ask(Audience::Frontends, &Command::Connections(filter)).await?;
+    add_missing_and_failed(&survey, body);
     let page = Page::of(survey, limit);
     body["connections"] = page.connections.iter().map(described).collect();
     body["next"] = page.next.as_ref().map(cursor_of).into();
@@ -111,7 +112,7 @@ struct Page {
 
 impl Page {
     /// The first `limit` of what the frontends have found.
-    fn of(survey: Survey, limit: usize) -> Self {
+    fn of(survey: Gathered, limit: usize) -> Self {
         let mut page = Self { connections: Vec::new(), next: None, total: 0, frontends: Vec::new() };
         // Behind the last one of a frontend that has more, what the others have is not the next.
         let mut known_upto: Option<ConnectionPlace> = None;
@@ -187,7 +188,7 @@ mod tests {
     }
 
     fn page(parts: Vec<(Process, Answer)>, limit: usize) -> (Vec<String>, Option<String>) {
-        let page = Page::of(Survey { answers: parts, missing: Vec::new() }, limit);
+        let page = Page::of(Gathered { answers: parts, missing: Vec::new() }, limit);
         assert_eq!(page.total, 9 * page.frontends.len() as u64);
         let clients = page.connections.iter().map(|(place, _)| place.client.as_str().to_owned()).collect();
         (clients, page.next.map(|next| next.client.as_str().to_owned()))

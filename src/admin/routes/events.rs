@@ -22,12 +22,12 @@ use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::partitions::named;
-use crate::admin::Hub;
 use crate::admin::access::Admin;
 use crate::admin::place::Place;
 use crate::admin::problem::Problem;
 use crate::admin::query::Query;
-use crate::admin::request::Asking;
+use crate::admin::request::AdminRequest;
+use crate::admin::state::AdminState;
 use crate::event::{ClientId, EventFilter, EventId, Token};
 use crate::log::{LiveFeed, LogError, StoredEvent};
 use crate::util::time;
@@ -40,7 +40,7 @@ const EVENT_STREAM: &str = "text/event-stream";
 
 /// `GET /partitions/{partition}/events?from=&to=&client=&type=&since=&until=`
 pub(crate) async fn range(
-    Asking { hub, admin, query }: Asking,
+    AdminRequest { hub, admin, query }: AdminRequest,
     Extension(place): Extension<Arc<Place>>,
     path: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
@@ -120,7 +120,7 @@ fn body<E: Into<axum::BoxError>>(
 
 /// A stretch of the log that is being told.
 struct Reading {
-    hub: Arc<Hub>,
+    hub: Arc<AdminState>,
     /// Who reads.
     admin: Admin,
     /// When the token ends.

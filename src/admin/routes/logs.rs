@@ -7,12 +7,14 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::processes::tell_shortcomings;
+use super::processes::add_missing_and_failed;
+use crate::admin::body;
 use crate::admin::problem::Problem;
 use crate::admin::query::Query;
-use crate::admin::request::Asking;
-use crate::admin::{Hub, body, json as json_response};
-use crate::control::{Answer, Audience, Demand, LogFilter};
+use crate::admin::request::AdminRequest;
+use crate::admin::response::json as json_response;
+use crate::admin::state::AdminState;
+use crate::control::{Answer, Audience, Command, LogFilter};
 use crate::telemetry::LogOutput;
 
 /// The longest time for which a filter is set, in minutes: a week.
@@ -26,18 +28,18 @@ struct Asked {
 }
 
 /// `GET /log`
-pub(crate) async fn tell(Asking { hub, admin, query }: Asking) -> Result<Response, Problem> {
-    admin.may_everywhere()?;
+pub(crate) async fn tell(AdminRequest { hub, admin, query }: AdminRequest) -> Result<Response, Problem> {
+    admin.require_global()?;
     Query::parse(query.as_deref(), &[])?;
     answer(&hub, None).await
 }
 
 /// `PUT /log`
 pub(crate) async fn change(
-    Asking { hub, admin, query }: Asking,
+    AdminRequest { hub, admin, query }: AdminRequest,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    admin.may_everywhere()?;
+    admin.require_global()?;
     Query::parse(query.as_deref(), &[])?;
     let takes = r#"{"level":"info,insieme_backend::validator=debug","minutes":10}"#;
     let Asked { level, minutes } = body::read(body, takes)?;
@@ -56,14 +58,14 @@ pub(crate) async fn change(
     answer(&hub, Some(LogFilter { filter, seconds })).await
 }
 
-async fn answer(hub: &Hub, filter: Option<LogFilter>) -> Result<Response, Problem> {
-    let survey = hub.surveyor.ask(Audience::Everyone, &Demand::Log(filter)).await?;
+async fn answer(hub: &AdminState, filter: Option<LogFilter>) -> Result<Response, Problem> {
+    let survey = hub.control.ask(Audience::Everyone, &Command::Log(filter)).await?;
     let in_force = survey.answers.iter().filter_map(|(process, answer)| match answer {
         Answer::Log(filter) => Some(json!({ "role": process.role, "id": process.id, "level": filter })),
         _ => None,
     });
     let in_force: Vec<Value> = in_force.collect();
     let mut body = json!({ "processes": in_force });
-    tell_shortcomings(&survey, &mut body);
+    add_missing_and_failed(&survey, &mut body);
     Ok(json_response(StatusCode::OK, &body))
 }

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::admin::problem::Problem;
 use crate::admin::query::Query;
-use crate::admin::request::Asking;
-use crate::admin::{json as json_response, raw_json};
+use crate::admin::request::AdminRequest;
+use crate::admin::response::{json as json_response, raw_json};
 use crate::event::{EventId, EventRecord, PartitionKey, Slot};
-use crate::log::SurveyedPartition;
+use crate::log::PartitionStats;
 use crate::partition::StateAtError;
 use crate::util::hex;
 
@@ -22,8 +22,8 @@ pub(crate) fn named(path: Result<Path<String>, PathRejection>) -> Result<Partiti
 }
 
 /// `GET /partitions?after=&limit=`
-pub(crate) async fn list(Asking { hub, admin, query }: Asking) -> Result<Response, Problem> {
-    admin.may_everywhere()?;
+pub(crate) async fn list(AdminRequest { hub, admin, query }: AdminRequest) -> Result<Response, Problem> {
+    admin.require_global()?;
     let query = Query::parse(query.as_deref(), &["after", "limit"])?;
     let limit = query.limit(hub.settings.page_entries_default, hub.settings.page_entries_max)?;
     let after = query.text("after").map(PartitionKey::new).transpose();
@@ -37,7 +37,7 @@ pub(crate) async fn list(Asking { hub, admin, query }: Asking) -> Result<Respons
     Ok(json_response(StatusCode::OK, &body))
 }
 
-fn described(surveyed: &SurveyedPartition, slots: u16) -> Value {
+fn described(surveyed: &PartitionStats, slots: u16) -> Value {
     let last = surveyed.last.as_ref();
     let record = last.and_then(|last| EventRecord::parse(&last.body).ok());
     json!({
@@ -50,8 +50,8 @@ fn described(surveyed: &SurveyedPartition, slots: u16) -> Value {
 }
 
 /// `GET /slots`
-pub(crate) async fn slots(Asking { hub, admin, query }: Asking) -> Result<Response, Problem> {
-    admin.may_everywhere()?;
+pub(crate) async fn slots(AdminRequest { hub, admin, query }: AdminRequest) -> Result<Response, Problem> {
+    admin.require_global()?;
     Query::parse(query.as_deref(), &[])?;
     let (view, drafts) = tokio::try_join!(hub.log.ownership(), hub.log.drafts_by_slot())?;
     let slots: Vec<Value> = (0..hub.log.slots())
@@ -75,7 +75,7 @@ pub(crate) async fn slots(Asking { hub, admin, query }: Asking) -> Result<Respon
 
 /// `GET /partitions/{partition}/state?at=`
 pub(crate) async fn state(
-    Asking { hub, admin, query }: Asking,
+    AdminRequest { hub, admin, query }: AdminRequest,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let partition = named(path)?;
@@ -91,7 +91,7 @@ pub(crate) async fn state(
     }
     // A large state is work for the processor.
     let written = tokio::task::spawn_blocking(move || {
-        let hash = hex::of(&state.document().hash());
+        let hash = hex::encode(&state.document().hash());
         let mut body = json!({
             "partition": partition, "eventId": state.head(), "events": state.ordinal(),
             "timestamp": state.last_timestamp(), "hash": hash,
@@ -110,7 +110,7 @@ pub(crate) async fn state(
 
 /// `POST /partitions/{partition}/snapshot`: writes a snapshot of the state as it is now.
 pub(crate) async fn snapshot(
-    Asking { hub, admin, query }: Asking,
+    AdminRequest { hub, admin, query }: AdminRequest,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let partition = named(path)?;

@@ -4,18 +4,18 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use crate::admin::json as json_response;
 use crate::admin::problem::Problem;
 use crate::admin::query::Query;
-use crate::admin::request::Asking;
-use crate::control::{Answer, Audience, Demand, Process, Survey};
+use crate::admin::request::AdminRequest;
+use crate::admin::response::json as json_response;
+use crate::control::{Answer, Audience, Command, Gathered, Process};
 
 /// `GET /processes`
-pub(crate) async fn list(Asking { hub, admin, query }: Asking) -> Result<Response, Problem> {
-    admin.may_everywhere()?;
+pub(crate) async fn list(AdminRequest { hub, admin, query }: AdminRequest) -> Result<Response, Problem> {
+    admin.require_global()?;
     Query::parse(query.as_deref(), &[])?;
-    let survey = hub.surveyor.ask(Audience::Everyone, &Demand::Presence).await?;
-    let present = hub.surveyor.present();
+    let survey = hub.control.ask(Audience::Everyone, &Command::Presence).await?;
+    let present = hub.control.present();
     let processes: Vec<Value> = present
         .iter()
         .map(|present| {
@@ -39,7 +39,7 @@ pub(crate) fn named<'a>(processes: impl IntoIterator<Item = &'a Process>) -> Vec
 
 /// Puts into an answer that rests on those to an order whether they are all there: who has not answered, and who
 /// has answered that he cannot.
-pub(crate) fn tell_shortcomings(survey: &Survey, body: &mut Value) {
+pub(crate) fn add_missing_and_failed(survey: &Gathered, body: &mut Value) {
     let failed = survey.answers.iter().filter_map(|(process, answer)| {
         let why = match answer {
             Answer::Failed(why) => why.as_str(),

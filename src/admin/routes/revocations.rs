@@ -18,12 +18,14 @@ use serde_json::{Value, json};
 use super::closing::closed;
 use super::connections::client_named;
 use crate::admin::access::Admin;
+use crate::admin::body;
 use crate::admin::problem::Problem;
 use crate::admin::query::Query;
-use crate::admin::request::Asking;
-use crate::admin::{Hub, body, json as json_response};
+use crate::admin::request::AdminRequest;
+use crate::admin::response::json as json_response;
+use crate::admin::state::AdminState;
 use crate::auth::{Revocation, Revoked, TOKEN_ID_BYTES_MAX};
-use crate::control::{Audience, Demand};
+use crate::control::{Audience, Command};
 use crate::util::time;
 
 #[derive(Default, Deserialize)]
@@ -41,7 +43,7 @@ struct AskedOfClient {
 
 /// `POST /tokens/{token}/revoke`
 pub(crate) async fn token(
-    Asking { hub, admin, query }: Asking,
+    AdminRequest { hub, admin, query }: AdminRequest,
     path: Result<Path<String>, PathRejection>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
@@ -52,7 +54,7 @@ pub(crate) async fn token(
 
 /// `DELETE /tokens/{token}/revoke`
 pub(crate) async fn lift_token(
-    Asking { hub, admin, query }: Asking,
+    AdminRequest { hub, admin, query }: AdminRequest,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let of = token_named(&admin, path, query.as_deref())?;
@@ -61,11 +63,11 @@ pub(crate) async fn lift_token(
 
 /// `POST /clients/{client}/revoke`
 pub(crate) async fn client(
-    Asking { hub, admin, query }: Asking,
+    AdminRequest { hub, admin, query }: AdminRequest,
     path: Result<Path<String>, PathRejection>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    admin.may_everywhere()?;
+    admin.require_global()?;
     Query::parse(query.as_deref(), &[])?;
     let client = client_named(path)?;
     let asked: AskedOfClient = body::read(body, r#"{"issuedUpto":1800000000,"until":1900000000}"#)?;
@@ -77,17 +79,17 @@ pub(crate) async fn client(
 
 /// `DELETE /clients/{client}/revoke`
 pub(crate) async fn lift_client(
-    Asking { hub, admin, query }: Asking,
+    AdminRequest { hub, admin, query }: AdminRequest,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    admin.may_everywhere()?;
+    admin.require_global()?;
     Query::parse(query.as_deref(), &[])?;
     lift(&hub, Revoked::Client { client: client_named(path)?, issued_upto: 0 }).await
 }
 
 /// `GET /revocations?after=&limit=`
-pub(crate) async fn list(Asking { hub, admin, query }: Asking) -> Result<Response, Problem> {
-    admin.may_everywhere()?;
+pub(crate) async fn list(AdminRequest { hub, admin, query }: AdminRequest) -> Result<Response, Problem> {
+    admin.require_global()?;
     let query = Query::parse(query.as_deref(), &["after", "limit"])?;
     let limit = query.limit(hub.settings.page_entries_default, hub.settings.page_entries_max)?;
     let mut after = query.number("after")?.unwrap_or(0);
@@ -119,7 +121,7 @@ fn token_named(
     path: Result<Path<String>, PathRejection>,
     query: Option<&str>,
 ) -> Result<Revoked, Problem> {
-    admin.may_everywhere()?;
+    admin.require_global()?;
     Query::parse(query, &[])?;
     let Path(token_id) = path.map_err(|error| Problem::bad_request(format!("the token's id: {error}")))?;
     if token_id.len() > TOKEN_ID_BYTES_MAX {
@@ -137,7 +139,12 @@ fn token_named(
     Ok(Revoked::Token { token_id })
 }
 
-async fn revoke(hub: &Hub, admin: &Admin, of: Revoked, until: Option<u64>) -> Result<Response, Problem> {
+async fn revoke(
+    hub: &AdminState,
+    admin: &Admin,
+    of: Revoked,
+    until: Option<u64>,
+) -> Result<Response, Problem> {
     let now = time::now_s();
     if let Some(past) = until.filter(|until| *until <= now) {
         return Err(Problem::bad_request(format!(
@@ -165,7 +172,7 @@ async fn revoke(hub: &Hub, admin: &Admin, of: Revoked, until: Option<u64>) -> Re
     Ok(json_response(StatusCode::OK, &answer))
 }
 
-async fn lift(hub: &Hub, of: Revoked) -> Result<Response, Problem> {
+async fn lift(hub: &AdminState, of: Revoked) -> Result<Response, Problem> {
     let key = of.key();
     let Some(kept) = hub.log.revocation(&key).await? else {
         return Err(Problem::not_found(
@@ -183,14 +190,14 @@ async fn lift(hub: &Hub, of: Revoked) -> Result<Response, Problem> {
 }
 
 /// Has every frontend take what was written up to a place, and puts into the answer what came of it.
-async fn in_force(hub: &Hub, sequence: u64, answer: &mut Value) -> Result<(), Problem> {
+async fn in_force(hub: &AdminState, sequence: u64, answer: &mut Value) -> Result<(), Problem> {
     // Who cannot find it in time is still to say so before he is given up.
     let wait_ms = hub.settings.gather_ms * 2 / 3;
     // First here, so that the answer is true of the administration too.
     if let Some(keeper) = &hub.keeper {
         keeper.read_upto(sequence, Duration::from_millis(wait_ms)).await?;
     }
-    let survey = hub.surveyor.ask(Audience::Frontends, &Demand::Revocations { sequence, wait_ms }).await?;
+    let survey = hub.control.ask(Audience::Frontends, &Command::Revocations { sequence, wait_ms }).await?;
     closed(&survey, answer);
     Ok(())
 }

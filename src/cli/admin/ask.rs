@@ -9,7 +9,7 @@ use reqwest::{Certificate, Client, Method, Response, Url, redirect};
 use rustls::crypto::{CryptoProvider, ring};
 use serde_json::Value;
 
-use crate::config::Config;
+use crate::config::settings::Config;
 
 /// The largest answer that is read whole, in bytes: a state can be large.
 const ANSWER_BYTES_MAX: usize = 512 << 20;

@@ -8,11 +8,11 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::ask::{Administration, Path};
-use super::table::{Column, Show, harmless, shown, table};
+use super::table::{Column, Show, escape_control, shown, table};
+use crate::cli::common::say;
 use crate::cli::log::FilterArgs;
-use crate::cli::say;
 use crate::cli::token::parse_time;
-use crate::config::Config;
+use crate::config::settings::Config;
 
 /// How many entries of a list are shown unless the command line says.
 const ENTRIES_DEFAULT: usize = 1_000;
@@ -353,7 +353,7 @@ fn complete(answer: &Value) -> anyhow::Result<()> {
     let named = |entry: &Value| {
         let (role, id) = (shown(&entry["role"], Show::Plain), shown(&entry["id"], Show::Plain));
         match entry["why"].as_str() {
-            Some(why) => format!("{role} {id} ({})", harmless(why)),
+            Some(why) => format!("{role} {id} ({})", escape_control(why)),
             None => format!("{role} {id}"),
         }
     };

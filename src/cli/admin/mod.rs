@@ -13,9 +13,10 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
 
+use super::common::{Source, flag};
 use super::signals::Hangups;
-use super::{Source, flag};
-use crate::config::{Config, Override};
+use crate::config::Override;
+use crate::config::settings::Config;
 
 /// Serve the administration over HTTP, or ask it.
 ///

@@ -9,9 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::AdminServer;
 use crate::auth::Authenticator;
+use crate::cli::common::{NatsArgs, flag, say};
 use crate::cli::signals::Hangups;
-use crate::cli::{NatsArgs, flag, say, startup};
-use crate::config::{Config, Override};
+use crate::cli::startup;
+use crate::config::Override;
+use crate::config::settings::Config;
 use crate::log::Log;
 use crate::rules::Registry;
 

@@ -38,7 +38,7 @@ pub(crate) fn shown(value: &Value, show: Show) -> String {
     match (value, show) {
         (Value::Null, _) => "-".to_owned(),
         (Value::Bool(yes), _) => if *yes { "yes" } else { "no" }.to_owned(),
-        (Value::String(text), _) => harmless(text),
+        (Value::String(text), _) => escape_control(text),
         (Value::Array(values), _) => {
             values.iter().map(|value| shown(value, show)).collect::<Vec<_>>().join(", ")
         }
@@ -49,7 +49,7 @@ pub(crate) fn shown(value: &Value, show: Show) -> String {
 }
 
 /// A text without anything that a terminal would obey, and that no eye could tell.
-pub(crate) fn harmless(text: &str) -> String {
+pub(crate) fn escape_control(text: &str) -> String {
     let is_hidden = |c: char| {
         c.is_control()
             || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')

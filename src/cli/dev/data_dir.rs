@@ -1,14 +1,14 @@
 //! The folder in which `dev` keeps its data, held by one process at a time.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::Read;
+use std::io::Seek;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::time::Instant;
-
-use super::base_folder;
 
 /// How long to wait for one that is just ending.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -82,6 +82,17 @@ impl DataDir {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{holder}"))
             .with_context(|| format!("the data folder {} cannot be written to", self.path.display()))
+    }
+}
+
+/// An environment variable that names an absolute path, or a folder below the home folder.
+pub(crate) fn base_folder(variable: &str, below_home: &str) -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute()) {
+        return Ok(path);
+    }
+    match std::env::home_dir().filter(|home| home.is_absolute()) {
+        Some(home) => Ok(home.join(below_home)),
+        None => bail!("neither {variable} nor HOME is set, so there is no place for {below_home}"),
     }
 }
 

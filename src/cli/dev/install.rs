@@ -11,7 +11,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::base_folder;
+use super::data_dir::base_folder;
 use crate::util::hex;
 
 /// The version that this backend is tested with.
@@ -125,7 +125,7 @@ fn only_file(folder: &Path) -> anyhow::Result<PathBuf> {
 
 fn hash(file: &Path) -> anyhow::Result<String> {
     let bytes = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
-    Ok(hex::of(&Sha256::digest(&bytes)))
+    Ok(hex::encode(&Sha256::digest(&bytes)))
 }
 
 fn make_executable(file: &Path) -> std::io::Result<()> {

@@ -8,7 +8,7 @@ mod server;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -16,12 +16,14 @@ use tracing::info;
 
 use self::data_dir::DataDir;
 use self::server::NatsServer;
+use super::common::{flag, say};
 use super::reload::Reload;
 use super::signals::Hangups;
-use super::{admin, connect, flag, say, startup};
+use super::{admin, connect, startup};
 use crate::auth::Authenticator;
-use crate::config::{Config, Override};
-use crate::log::Looker;
+use crate::config::Override;
+use crate::config::settings::Config;
+use crate::log::MarkAccess;
 
 /// Run the whole backend on this machine: NATS, a frontend and a validator. Takes anyone.
 ///
@@ -86,13 +88,13 @@ impl Dev {
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         // Left alone, so that it still ends with its terminal.
-        let reload = Reload::start(&config.rules, Hangups::left_alone())?;
+        let reload = Reload::start(&config.rules, Hangups::disabled())?;
         config.nats.reach_without_password(server.url());
         let mut side = startup::Side::start(&config, &stop).await?;
         let Some(log) = connect::connect(&config, "dev", &stop).await? else { return side.end().await };
         crate::log::bootstrap(&log).await?;
         startup::check_log(&log).await?;
-        side.watch(&log, Looker::Marks);
+        side.watch(&log, MarkAccess::Marks);
         let mut parts = JoinSet::new();
         let validator = startup::start_validator(&config, log.clone(), reload.rules(), stop.clone())?;
         let validator_id = validator.id().to_owned();
@@ -162,15 +164,4 @@ Ctrl-C ends it; the data stays.
 dev ready: {url}"#,
         data = dir.path().display(),
     ))
-}
-
-/// An environment variable that names an absolute path, or a folder below the home folder.
-fn base_folder(variable: &str, below_home: &str) -> anyhow::Result<PathBuf> {
-    if let Some(path) = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute()) {
-        return Ok(path);
-    }
-    match std::env::home_dir().filter(|home| home.is_absolute()) {
-        Some(home) => Ok(home.join(below_home)),
-        None => bail!("neither {variable} nor HOME is set, so there is no place for {below_home}"),
-    }
 }

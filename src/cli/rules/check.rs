@@ -10,11 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::events::{self, Source};
 use super::lints::lints;
-use super::program;
 use super::report::{Partition, differences};
 use crate::app::{AppEvent, Broken, BuiltIn, Module, Rulebook};
-use crate::cli::{NatsArgs, connect, say};
-use crate::config::{Config, Override};
+use crate::cli::common::{NatsArgs, say};
+use crate::cli::connect;
+use crate::config::Override;
+use crate::config::settings::Config;
 use crate::event::PartitionKey;
 use crate::util::hex;
 
@@ -65,7 +66,7 @@ impl Check {
         };
         let module = load(&self.file)?;
         let warnings = lints(module.folder().files());
-        let hash = hex::of(&module.folder().sha256());
+        let hash = hex::encode(&module.folder().sha256());
         let (version, types) = (module.version(), module.types().to_vec());
         if !self.json {
             let (files, bytes) = module
@@ -244,7 +245,7 @@ impl Checker {
             }
         };
         found.state_bytes = state.len();
-        found.state_sha256 = hex::of(&<[u8; 32]>::from(Sha256::digest(&state)));
+        found.state_sha256 = hex::encode(&<[u8; 32]>::from(Sha256::digest(&state)));
         // Where the built-in rules know none of the events there is nothing to compare with.
         if !matches!(self.against, Other::BuiltIn(_)) || other != b"{}" {
             found.differs = differences(&state, &other)?;
@@ -258,4 +259,9 @@ impl Checker {
         }
         Ok(())
     }
+}
+
+/// This program, which is the worker too.
+fn program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("finding this program's own file")
 }

@@ -6,11 +6,11 @@ mod lints;
 mod new;
 mod report;
 
-use anyhow::Context;
 use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Override};
+use crate::config::Override;
+use crate::config::settings::Config;
 
 /// Write and try an application's rules, a JavaScript module that clients use too.
 #[derive(Debug, Args)]
@@ -39,9 +39,4 @@ impl Rules {
             Command::Check(command) => command.run(config, shutdown).await,
         }
     }
-}
-
-/// This program, which is the worker too.
-fn program() -> anyhow::Result<std::path::PathBuf> {
-    std::env::current_exe().context("finding this program's own file")
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 
-use crate::cli::say;
+use crate::cli::common::say;
 
 /// Make a folder with rules to begin with: a board whose columns take five cards.
 #[derive(Debug, Args)]

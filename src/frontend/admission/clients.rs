@@ -3,21 +3,21 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 
-use super::registry::{Known, Roster};
+use super::registry::{ConnectionInfo, ConnectionRegistry};
 use crate::control::{ClientFilter, FoundClient, FoundClients};
 use crate::event::ClientId;
-use crate::frontend::lock;
+use crate::util::sync::lock;
 
 /// The most versions that are told: of a client, and of all.
 const VERSIONS_OF_CLIENT_MAX: usize = 8;
 const VERSIONS_MAX: usize = 32;
 
-impl Roster {
+impl ConnectionRegistry {
     /// Finds the clients that are asked for, in the order of their ids; at most as many as asked for, and as fit in so
     /// many bytes, though always one. Goes through all connections.
     pub(crate) fn clients(&self, filter: &ClientFilter, bytes_max: usize) -> FoundClients {
         let connections = lock(&self.connections);
-        let mut clients: BTreeMap<&ClientId, Vec<&Known>> = BTreeMap::new();
+        let mut clients: BTreeMap<&ClientId, Vec<&ConnectionInfo>> = BTreeMap::new();
         let mut versions: HashMap<&str, u64> = HashMap::new();
         let mut answer = FoundClients::default();
         for known in connections.values().filter(|known| is_asked_for(known, filter)) {
@@ -44,17 +44,17 @@ impl Roster {
     }
 }
 
-fn is_asked_for(known: &Known, filter: &ClientFilter) -> bool {
+fn is_asked_for(known: &ConnectionInfo, filter: &ClientFilter) -> bool {
     filter.partition.as_ref().is_none_or(|partition| known.partition == *partition)
         && filter.version.as_ref().is_none_or(|version| version_of(known) == version)
 }
 
 /// The version that a client says it is; empty where it says none.
-fn version_of(known: &Known) -> &str {
+fn version_of(known: &ConnectionInfo) -> &str {
     known.info.about.version.as_deref().unwrap_or_default()
 }
 
-fn found(client: &ClientId, connections: &[&Known]) -> FoundClient {
+fn found(client: &ClientId, connections: &[&ConnectionInfo]) -> FoundClient {
     let mut versions: Vec<&str> = connections.iter().map(|known| version_of(known)).collect();
     versions.sort_unstable();
     versions.dedup();
@@ -85,15 +85,15 @@ fn cost(found: &FoundClient) -> usize {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::registry::{ClientInfo, Dismissals, Listed};
+    use super::super::registry::{ClientInfo, Disconnects, Registration};
     use super::*;
     use crate::auth::Identity;
     use crate::event::PartitionKey;
     use crate::frontend::net::AddressKey;
     use crate::protocol::{About, Dialect};
 
-    fn roster(of: &[(&str, &str, &str)]) -> (Arc<Roster>, Vec<(Listed, Dismissals)>) {
-        let roster = Arc::new(Roster::default());
+    fn registry(of: &[(&str, &str, &str)]) -> (Arc<ConnectionRegistry>, Vec<(Registration, Disconnects)>) {
+        let registry = Arc::new(ConnectionRegistry::default());
         let listed = (1..).zip(of).map(|(number, (client, partition, version))| {
             let identity = Identity {
                 client_id: ClientId::new(*client).unwrap(),
@@ -108,10 +108,10 @@ mod tests {
             let partition = PartitionKey::new(*partition).unwrap();
             let about = ClientInfo { about: About::new(Some((*version).to_owned()), None), user_agent: None };
             let address = AddressKey::of([10, 0, 0, 1].into());
-            roster.list(number, &Arc::new(identity), &partition, Dialect::Classic, address, about)
+            registry.list(number, &Arc::new(identity), &partition, Dialect::Classic, address, about)
         });
         let listed = listed.collect();
-        (roster, listed)
+        (registry, listed)
     }
 
     fn ids(answer: &FoundClients) -> Vec<&str> {
@@ -120,33 +120,33 @@ mod tests {
 
     #[test]
     fn clients_are_found_in_order_with_what_they_run_and_page_by_page() {
-        let (roster, listed) =
-            roster(&[("b", "p", "1"), ("a", "p", "2"), ("b", "q", "2"), ("c", "q", "1"), ("b", "p", "2")]);
+        let (registry, listed) =
+            registry(&[("b", "p", "1"), ("a", "p", "2"), ("b", "q", "2"), ("c", "q", "1"), ("b", "p", "2")]);
         listed[2].0.heard();
         let mut filter = ClientFilter { limit: 2, ..ClientFilter::default() };
-        let first = roster.clients(&filter, 1 << 20);
+        let first = registry.clients(&filter, 1 << 20);
         assert_eq!((first.total, first.connections, first.more, ids(&first)), (3, 5, true, vec!["a", "b"]));
         assert_eq!(first.versions, [("2".to_owned(), 3), ("1".to_owned(), 2)]);
         let b = &first.found[1];
         assert_eq!((b.connections, &b.versions), (3, &vec!["1".to_owned(), "2".to_owned()]));
         assert!(b.since_ms > 0 && b.last_heartbeat_ms >= b.since_ms);
         filter.after = Some(ClientId::new("b").unwrap());
-        let rest = roster.clients(&filter, 1 << 20);
+        let rest = registry.clients(&filter, 1 << 20);
         assert_eq!((ids(&rest), rest.more, rest.total), (vec!["c"], false, 3));
         filter.after = None;
         filter.partition = Some(PartitionKey::new("q").unwrap());
-        assert_eq!(ids(&roster.clients(&filter, 1 << 20)), ["b", "c"]);
+        assert_eq!(ids(&registry.clients(&filter, 1 << 20)), ["b", "c"]);
         filter.version = Some("1".to_owned());
-        assert_eq!(ids(&roster.clients(&filter, 1 << 20)), ["c"]);
-        assert_eq!(ids(&roster.clients(&ClientFilter { limit: 9, ..ClientFilter::default() }, 1)), ["a"]);
+        assert_eq!(ids(&registry.clients(&filter, 1 << 20)), ["c"]);
+        assert_eq!(ids(&registry.clients(&ClientFilter { limit: 9, ..ClientFilter::default() }, 1)), ["a"]);
     }
 
     #[test]
     fn whatever_versions_clients_claim_only_so_many_are_told() {
         let names: Vec<String> = (0..200).map(|n| n.to_string()).collect();
         let of: Vec<_> = names.iter().map(|version| ("a", "p", version.as_str())).collect();
-        let (roster, _listed) = roster(&of);
-        let answer = roster.clients(&ClientFilter { limit: 9, ..ClientFilter::default() }, 1 << 20);
+        let (registry, _listed) = registry(&of);
+        let answer = registry.clients(&ClientFilter { limit: 9, ..ClientFilter::default() }, 1 << 20);
         assert_eq!(
             (answer.versions.len(), answer.found[0].versions.len()),
             (VERSIONS_MAX, VERSIONS_OF_CLIENT_MAX)

@@ -14,11 +14,12 @@ use governor::{Quota, RateLimiter};
 
 use super::submission_limit::{Refused, SubmissionLimit};
 use crate::event::ClientId;
-use crate::frontend::listener::{Refusal, per_address_max};
-use crate::frontend::lock;
+use crate::frontend::listener::Refusal;
 use crate::frontend::net::AddressKey;
 use crate::frontend::settings::FrontendSettings;
+use crate::serving::seats::per_address_max;
 use crate::serving::{Seat, Seats};
+use crate::util::sync::lock;
 
 type Direct = RateLimiter<NotKeyed, InMemoryState, DefaultClock>;
 

@@ -15,9 +15,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::ClientId;
-use crate::frontend::feed::Feeds;
+use crate::frontend::metrics;
 use crate::frontend::settings::FrontendSettings;
-use crate::frontend::{lock, metrics};
+use crate::util::sync::lock;
 
 /// What is held is counted in these.
 const PAGE_BYTES: usize = 4 * 1024;
@@ -141,11 +141,11 @@ impl Memory {
     }
 
     /// Makes room whenever there is too little, until told to stop.
-    pub(crate) async fn keep_room(self: Arc<Self>, feeds: Arc<Feeds>, stop: CancellationToken) {
+    pub(crate) async fn keep_room(self: Arc<Self>, holder: Arc<impl GivesWay>, stop: CancellationToken) {
         while stop.run_until_cancelled(self.tight.notified()).await.is_some() {
             while self.wants_room() && !stop.is_cancelled() {
                 let before = self.used();
-                feeds.give_way(&self).await;
+                holder.give_way(&self).await;
                 if self.is_full() {
                     self.dismiss_largest();
                 } else if self.used() >= before {
@@ -157,6 +157,12 @@ impl Memory {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
+}
+
+/// What holds memory that can be read from the log again.
+pub(crate) trait GivesWay: Send + Sync + 'static {
+    /// Frees memory until [`Memory::wants_room`] says that there is enough, or nothing is left to free.
+    fn give_way(&self, memory: &Memory) -> impl Future<Output = ()> + Send;
 }
 
 impl Account {

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::event::ClientId;
-use crate::frontend::lock;
+use crate::util::sync::lock;
 
 /// For how many seconds' bytes a client that has been quiet is answered at once.
 const SECONDS_AT_ONCE: f64 = 4.0;

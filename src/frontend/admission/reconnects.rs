@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::event::ClientId;
-use crate::frontend::lock;
+use crate::util::sync::lock;
 
 /// How many connects a client id may make at once, before its pace counts.
 const BURST: f64 = 200.0;

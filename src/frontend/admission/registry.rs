@@ -13,19 +13,20 @@ use tokio::sync::oneshot;
 use crate::auth::Identity;
 use crate::control::{ConnectionFilter, ConnectionPlace, FoundConnection, FoundConnections};
 use crate::event::{ClientId, PartitionKey};
+use crate::frontend::metrics;
 use crate::frontend::net::AddressKey;
-use crate::frontend::{lock, metrics};
 use crate::protocol::{About, Dialect};
+use crate::util::sync::lock;
 use crate::util::time;
 
 /// The connections of a frontend.
 #[derive(Default)]
-pub(crate) struct Roster {
-    pub(super) connections: Mutex<HashMap<u64, Known>>,
+pub(crate) struct ConnectionRegistry {
+    pub(super) connections: Mutex<HashMap<u64, ConnectionInfo>>,
 }
 
 /// What is known of a connection.
-pub(super) struct Known {
+pub(super) struct ConnectionInfo {
     pub(super) identity: Arc<Identity>,
     pub(super) partition: PartitionKey,
     dialect: Dialect,
@@ -35,12 +36,12 @@ pub(super) struct Known {
     /// When anything was last heard from it.
     pub(super) heard_ms: Arc<AtomicU64>,
     /// Ends it; `None` when that is under way.
-    dismiss: Option<oneshot::Sender<Dismissal>>,
+    disconnect: Option<oneshot::Sender<DisconnectReason>>,
 }
 
 /// Why a connection is to end, whatever it is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dismissal {
+pub(crate) enum DisconnectReason {
     /// An operator closes it, and it is to stay away.
     Closed,
     /// An operator closes it, and it may come again.
@@ -51,7 +52,7 @@ pub(crate) enum Dismissal {
     LogWentBack,
 }
 
-impl Dismissal {
+impl DisconnectReason {
     /// The name by which metrics and logs call it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -71,16 +72,16 @@ pub(crate) struct ClientInfo {
 }
 
 /// A connection's place on the roster, until it is dropped.
-pub(crate) struct Listed {
-    roster: Arc<Roster>,
+pub(crate) struct Registration {
+    registry: Arc<ConnectionRegistry>,
     connection: u64,
     heard_ms: Arc<AtomicU64>,
 }
 
 /// Where a connection hears that it is to end.
-pub(crate) struct Dismissals(oneshot::Receiver<Dismissal>);
+pub(crate) struct Disconnects(oneshot::Receiver<DisconnectReason>);
 
-impl Roster {
+impl ConnectionRegistry {
     /// Puts a connection on the list.
     pub(crate) fn list(
         self: &Arc<Self>,
@@ -90,11 +91,11 @@ impl Roster {
         dialect: Dialect,
         address: AddressKey,
         info: ClientInfo,
-    ) -> (Listed, Dismissals) {
-        let (dismiss, dismissed) = oneshot::channel();
+    ) -> (Registration, Disconnects) {
+        let (disconnect, dismissed) = oneshot::channel();
         let since_ms = time::now_ms();
         let heard_ms = Arc::new(AtomicU64::new(since_ms));
-        let known = Known {
+        let known = ConnectionInfo {
             identity: identity.clone(),
             partition: partition.clone(),
             dialect,
@@ -102,19 +103,22 @@ impl Roster {
             info,
             since_ms,
             heard_ms: heard_ms.clone(),
-            dismiss: Some(dismiss),
+            disconnect: Some(disconnect),
         };
         lock(&self.connections).insert(connection, known);
-        (Listed { roster: self.clone(), connection, heard_ms }, Dismissals(dismissed))
+        (Registration { registry: self.clone(), connection, heard_ms }, Disconnects(dismissed))
     }
 
     /// Ends every connection that there is a reason for; tells how many.
-    pub(crate) fn dismiss(&self, reason: impl Fn(&Identity, &PartitionKey) -> Option<Dismissal>) -> u64 {
+    pub(crate) fn disconnect(
+        &self,
+        reason: impl Fn(&Identity, &PartitionKey) -> Option<DisconnectReason>,
+    ) -> u64 {
         let mut count = 0;
         for known in lock(&self.connections).values_mut() {
             let Some(why) = reason(&known.identity, &known.partition) else { continue };
             // One that is ending anyway hears nothing, and counts for nothing.
-            if known.dismiss.take().is_some_and(|dismiss| dismiss.send(why).is_ok()) {
+            if known.disconnect.take().is_some_and(|disconnect| disconnect.send(why).is_ok()) {
                 metrics::count_by(metrics::DISMISSED, "reason", why.as_str());
                 count += 1;
             }
@@ -132,7 +136,7 @@ impl Roster {
     ) -> FoundConnections {
         let connections = lock(&self.connections);
         let (mut answer, mut clients) = (FoundConnections::default(), HashSet::new());
-        let mut first: BTreeMap<(&ClientId, u64), &Known> = BTreeMap::new();
+        let mut first: BTreeMap<(&ClientId, u64), &ConnectionInfo> = BTreeMap::new();
         for (connection, known) in connections.iter().filter(|(_, known)| known.is_asked_for(filter)) {
             let client = &known.identity.client_id;
             answer.total += 1;
@@ -165,7 +169,7 @@ fn is_behind(after: &ConnectionPlace, client: &ClientId, frontend: &str, connect
     (client, frontend, connection) > (&after.client, after.frontend.as_str(), after.connection)
 }
 
-impl Known {
+impl ConnectionInfo {
     fn is_asked_for(&self, filter: &ConnectionFilter) -> bool {
         filter.partition.as_ref().is_none_or(|partition| self.partition == *partition)
             && filter.client.as_ref().is_none_or(|client| self.identity.client_id == *client)
@@ -205,9 +209,9 @@ impl Known {
     }
 }
 
-impl Dismissals {
+impl Disconnects {
     /// Waits until the connection is to end; for ever if it is not. Cancel safe; once it has told, no more.
-    pub(crate) async fn next(&mut self) -> Dismissal {
+    pub(crate) async fn next(&mut self) -> DisconnectReason {
         match (&mut self.0).await {
             Ok(why) => why,
             Err(_) => std::future::pending().await,
@@ -215,7 +219,7 @@ impl Dismissals {
     }
 }
 
-impl Listed {
+impl Registration {
     /// Something was heard from the client.
     pub(crate) fn heard(&self) {
         self.heard_ms.store(time::now_ms(), Ordering::Relaxed);
@@ -223,15 +227,15 @@ impl Listed {
 
     /// The connection goes on under another identity, of the same client.
     pub(crate) fn refresh(&self, identity: &Arc<Identity>) {
-        if let Some(known) = lock(&self.roster.connections).get_mut(&self.connection) {
+        if let Some(known) = lock(&self.registry.connections).get_mut(&self.connection) {
             known.identity = identity.clone();
         }
     }
 }
 
-impl Drop for Listed {
+impl Drop for Registration {
     fn drop(&mut self) {
-        let mut connections = lock(&self.roster.connections);
+        let mut connections = lock(&self.registry.connections);
         connections.remove(&self.connection);
         if connections.capacity() > 1024 && connections.len() < connections.capacity() / 8 {
             let room = 2 * connections.len();
@@ -263,16 +267,16 @@ mod tests {
         PartitionKey::new(name).unwrap()
     }
 
-    fn roster(of: &[(u64, &str, &str)]) -> (Arc<Roster>, Vec<(Listed, Dismissals)>) {
-        let roster = Arc::new(Roster::default());
+    fn registry(of: &[(u64, &str, &str)]) -> (Arc<ConnectionRegistry>, Vec<(Registration, Disconnects)>) {
+        let registry = Arc::new(ConnectionRegistry::default());
         let address = AddressKey::of([10, 0, 0, 1].into());
         let listed = of.iter().map(|(number, client, of)| {
             let about = About::new(Some(format!("1.{number}")), Some("{}"));
             let info = ClientInfo { about, user_agent: Some("agent".to_owned()) };
-            roster.list(*number, &identity(client), &partition(of), Dialect::V1, address, info)
+            registry.list(*number, &identity(client), &partition(of), Dialect::V1, address, info)
         });
         let listed = listed.collect();
-        (roster, listed)
+        (registry, listed)
     }
 
     fn found(answer: &FoundConnections) -> Vec<(String, u64)> {
@@ -281,10 +285,10 @@ mod tests {
 
     #[test]
     fn connections_are_found_in_order_and_page_by_page() {
-        let (roster, _listed) =
-            roster(&[(1, "b", "p"), (2, "a", "p"), (3, "b", "q"), (4, "a", "p"), (5, "c", "p")]);
+        let (registry, _listed) =
+            registry(&[(1, "b", "p"), (2, "a", "p"), (3, "b", "q"), (4, "a", "p"), (5, "c", "p")]);
         let mut filter = ConnectionFilter { partition: Some(partition("p")), limit: 3, ..Default::default() };
-        let first = roster.find(&filter, "f", 1 << 20);
+        let first = registry.find(&filter, "f", 1 << 20);
         assert_eq!((first.total, first.clients, first.more), (4, 3, true));
         assert_eq!(found(&first), [("a".into(), 2), ("a".into(), 4), ("b".into(), 1)]);
         let told = &first.found[0];
@@ -300,42 +304,42 @@ mod tests {
         };
         filter.after = after("f", 2);
         assert_eq!(
-            found(&roster.find(&filter, "f", 1 << 20)),
+            found(&registry.find(&filter, "f", 1 << 20)),
             [("a".into(), 4), ("b".into(), 1), ("c".into(), 5)]
         );
         // Places are ordered over all frontends.
         filter.after = after("e", 9);
-        assert_eq!(roster.find(&filter, "f", 1 << 20).found.len(), 3);
+        assert_eq!(registry.find(&filter, "f", 1 << 20).found.len(), 3);
         filter.after = after("g", 1);
-        assert_eq!(found(&roster.find(&filter, "f", 1 << 20)), [("b".into(), 1), ("c".into(), 5)]);
+        assert_eq!(found(&registry.find(&filter, "f", 1 << 20)), [("b".into(), 1), ("c".into(), 5)]);
         filter.after = None;
         filter.client = Some(ClientId::new("b").unwrap());
-        assert_eq!(found(&roster.find(&filter, "f", 1 << 20)), [("b".into(), 1)]);
+        assert_eq!(found(&registry.find(&filter, "f", 1 << 20)), [("b".into(), 1)]);
     }
 
     #[test]
     fn an_answer_has_a_size_and_who_is_gone_is_not_in_it() {
-        let (roster, mut listed) = roster(&[(1, "a", "p"), (2, "b", "p"), (3, "c", "p")]);
+        let (registry, mut listed) = registry(&[(1, "a", "p"), (2, "b", "p"), (3, "c", "p")]);
         let filter = ConnectionFilter { limit: 10, ..Default::default() };
-        let small = roster.find(&filter, "f", 1);
+        let small = registry.find(&filter, "f", 1);
         assert_eq!((found(&small), small.more, small.total), (vec![("a".into(), 1)], true, 3));
         listed.remove(0);
         listed[0].0.refresh(&identity("b2"));
-        let all = roster.find(&filter, "f", 1 << 20);
+        let all = registry.find(&filter, "f", 1 << 20);
         assert_eq!((found(&all), all.more), (vec![("b2".into(), 2), ("c".into(), 3)], false));
     }
 
     #[tokio::test]
     async fn a_connection_is_dismissed_once_and_hears_why() {
-        let (roster, mut listed) = roster(&[(1, "a", "p"), (2, "a", "q"), (3, "b", "p")]);
+        let (registry, mut listed) = registry(&[(1, "a", "p"), (2, "a", "q"), (3, "b", "p")]);
         let (_gone, dismissals) = listed.remove(1);
         drop(dismissals);
         let is_a = |identity: &Identity, _: &PartitionKey| {
-            (identity.client_id.as_str() == "a").then_some(Dismissal::Reconnect)
+            (identity.client_id.as_str() == "a").then_some(DisconnectReason::Reconnect)
         };
-        assert_eq!(roster.dismiss(is_a), 1);
-        assert_eq!(roster.dismiss(is_a), 0);
-        assert_eq!(listed[0].1.next().await, Dismissal::Reconnect);
+        assert_eq!(registry.disconnect(is_a), 1);
+        assert_eq!(registry.disconnect(is_a), 0);
+        assert_eq!(listed[0].1.next().await, DisconnectReason::Reconnect);
         assert!(listed[1].1.next().now_or_never().is_none());
     }
 }

@@ -8,10 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::event::Entry;
-use super::ring::RingRead;
-use super::{Feed, lock};
 use crate::event::EventId;
-use crate::frontend::websocket::Wire;
+use crate::frontend::websocket::EncodedFrames;
 use crate::protocol::Dialect;
 
 /// How long a run gets, in bytes; one event may be longer.
@@ -21,33 +19,39 @@ const RUN_BYTES_MAX: usize = 64 * 1024;
 #[derive(Clone)]
 pub(crate) struct Run {
     /// The position that it follows.
-    from: EventId,
+    pub(crate) from: EventId,
     /// The head for which it was made.
-    upto: EventId,
+    pub(crate) upto: EventId,
     /// The position behind it.
     pub end: EventId,
     /// The ordinal of the last event, if that is where the run ends.
     pub end_ordinal: Option<u64>,
     /// The frames, one behind the other.
-    pub wire: Wire,
+    pub wire: EncodedFrames,
     /// How many they are.
     pub frames: usize,
     /// Their payload, in bytes.
     pub bytes: usize,
     /// When the first event came here; `None` where there is none.
-    pub came: Option<Instant>,
+    pub received_at: Option<Instant>,
 }
 
 impl Run {
     /// Puts together what fits of `entries`: those behind `from`, `max` if there are so many.
-    fn of(entries: &[Arc<Entry>], from: EventId, upto: EventId, max: usize, dialect: Dialect) -> Self {
+    pub(crate) fn of(
+        entries: &[Arc<Entry>],
+        from: EventId,
+        upto: EventId,
+        max: usize,
+        dialect: Dialect,
+    ) -> Self {
         let mut bytes = 0;
         let fits = |entry: &&Arc<Entry>| {
             let first = bytes == 0;
             bytes += entry.encoded(dialect).frame.len();
             entry.id <= upto && (first || bytes <= RUN_BYTES_MAX)
         };
-        let frames: Vec<&Wire> =
+        let frames: Vec<&EncodedFrames> =
             entries.iter().take_while(fits).map(|entry| &entry.encoded(dialect).frame).collect();
         let cut = match entries.get(frames.len()) {
             Some(next) => next.id <= upto,
@@ -61,49 +65,27 @@ impl Run {
             upto,
             end,
             end_ordinal: last.filter(|last| last.id == end).map(|last| last.ordinal),
-            wire: Wire::joined(&frames),
+            wire: EncodedFrames::joined(&frames),
             frames: frames.len(),
             bytes: frames.iter().map(|frame| frame.len()).sum(),
-            came: entries.first().map(|entry| entry.came),
+            received_at: entries.first().map(|entry| entry.received_at),
         }
     }
 }
 
 /// The last run of each dialect.
 #[derive(Default)]
-pub(crate) struct Runs {
+pub(crate) struct BroadcastCache {
     classic: Option<Run>,
     v1: Option<Run>,
 }
 
-impl Runs {
-    fn of(&mut self, dialect: Dialect) -> &mut Option<Run> {
+impl BroadcastCache {
+    pub(crate) fn of(&mut self, dialect: Dialect) -> &mut Option<Run> {
         match dialect {
             Dialect::Classic => &mut self.classic,
             Dialect::V1 => &mut self.v1,
         }
-    }
-}
-
-impl Feed {
-    /// The frames of at most `max` events behind `position`, up to `upto`, which must be at most the head. `None`
-    /// where the position has left the ring.
-    pub(crate) fn run(&self, position: EventId, upto: EventId, max: usize, dialect: Dialect) -> Option<Run> {
-        // Locked while it is made: those who come meanwhile want the same one.
-        let mut runs = lock(&self.runs);
-        let last = runs.of(dialect);
-        if let Some(run) = last
-            && (run.from, run.upto) == (position, upto)
-        {
-            return Some(run.clone());
-        }
-        let RingRead::Events(entries) = self.ring().read(position, max) else { return None };
-        Some(last.insert(Run::of(&entries, position, upto, max, dialect)).clone())
-    }
-
-    /// Lets go of what was put together: it may never be asked for again.
-    pub(crate) fn forget_runs(&self) {
-        *lock(&self.runs) = Runs::default();
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::event::{CommittedEvent, Draft, DraftKey, EventId, EventRecord};
-use crate::frontend::websocket::Wire;
+use crate::frontend::websocket::EncodedFrames;
 use crate::json::canonical::content_hash;
 use crate::log::StoredEvent;
 use crate::protocol::Dialect;
@@ -20,7 +20,7 @@ pub(crate) struct Entry {
     /// When it was committed, by NATS's clock.
     pub timestamp_ms: u64,
     /// When it came here.
-    pub came: Instant,
+    pub received_at: Instant,
     /// The draft that it was.
     pub draft_key: DraftKey,
     /// Whether it is a mark, which no client is shown.
@@ -34,7 +34,7 @@ pub(crate) struct Entry {
 /// An event encoded in one dialect.
 pub(crate) struct Encoded {
     /// The broadcast frame.
-    pub frame: Wire,
+    pub frame: EncodedFrames,
     event: std::ops::Range<usize>,
 }
 
@@ -55,7 +55,7 @@ impl Entry {
             id: stored.id,
             ordinal,
             timestamp_ms,
-            came: Instant::now(),
+            received_at: Instant::now(),
             draft_key,
             is_mark,
             body: stored.body,
@@ -73,10 +73,13 @@ impl Entry {
         cell.get_or_init(|| match EventRecord::parse(&self.body) {
             Ok(record) => {
                 let encoded = dialect.encode_broadcast(&CommittedEvent { id: self.id, record });
-                Encoded { event: encoded.event_start..encoded.event_end, frame: Wire::text(&encoded.frame) }
+                Encoded {
+                    event: encoded.event_start..encoded.event_end,
+                    frame: EncodedFrames::text(&encoded.frame),
+                }
             }
             // Not reached: the same bytes were parsed when the entry was made.
-            Err(_) => Encoded { frame: Wire::text(""), event: 0..0 },
+            Err(_) => Encoded { frame: EncodedFrames::text(""), event: 0..0 },
         })
     }
 

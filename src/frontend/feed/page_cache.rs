@@ -16,8 +16,9 @@ use super::event::Entry;
 use crate::event::{EventId, Token};
 use crate::faults;
 use crate::frontend::admission::memory::Hold;
-use crate::frontend::{lock, metrics};
+use crate::frontend::metrics;
 use crate::log::{Log, LogError, PageReader};
+use crate::util::sync::lock;
 
 /// The cache.
 pub(crate) struct Pages {
@@ -249,7 +250,7 @@ fn follows(before: Option<u64>, next: Option<u64>) -> bool {
 
 /// Events are missing in the log before this one.
 fn hole_before(token: &Token, before: EventId, entry: &Entry, expected: u64) -> LogError {
-    super::report_hole(token, before, entry.id, expected, entry.ordinal);
+    super::report::report_hole(token, before, entry.id, expected, entry.ordinal);
     let why = format!("events are missing between {before} and {}", entry.id);
     LogError::Malformed { what: "reading a page of the log", why }
 }
@@ -320,7 +321,7 @@ impl Run {
                     }
                 }
                 Err(error) => {
-                    super::report_unreadable(token, id, &error);
+                    super::report::report_unreadable(token, id, &error);
                     self.at.ordinal = expected;
                 }
             }

@@ -5,11 +5,12 @@ use std::ops::Deref;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use super::{Feed, Shared, task};
+use super::partition::{Feed, Shared};
+use super::task;
 use crate::event::PartitionKey;
-use crate::frontend::admission::memory::Memory;
-use crate::frontend::lock;
+use crate::frontend::admission::memory::{GivesWay, Memory};
 use crate::frontend::metrics::{Counted, FEEDS};
+use crate::util::sync::lock;
 
 /// The feeds.
 pub(crate) struct Feeds {
@@ -31,7 +32,7 @@ impl Drop for Watched {
     fn drop(&mut self) {
         if self.0.watchers.fetch_sub(1, Ordering::AcqRel) == 1 {
             // The task counts its idle time from here.
-            self.0.nudge();
+            self.0.request_check();
         }
     }
 }
@@ -49,7 +50,7 @@ impl Feeds {
             let (task, feeds, stop) = (feed.clone(), self.clone(), self.shared.tasks.stop.child_token());
             self.shared.tasks.tracker.spawn(async move {
                 let _counted = Counted::one(FEEDS);
-                task::run(&task, &feeds, &stop).await;
+                task::run(&task, &|| feeds.retire(&task), &stop).await;
             });
             feed
         });
@@ -67,9 +68,24 @@ impl Feeds {
         true
     }
 
+    /// Tells all feeds to end.
+    pub(crate) fn cancel(&self) {
+        self.shared.tasks.stop.cancel();
+    }
+
+    /// Ends all feeds, and waits for that.
+    pub(crate) async fn stop(&self) {
+        self.cancel();
+        self.shared.tasks.tracker.close();
+        self.shared.tasks.tracker.wait().await;
+        lock(&self.feeds).clear();
+    }
+}
+
+impl GivesWay for Feeds {
     /// Lets go what can be read from the log again, until there is room: the states that nobody has asked for longest,
     /// then half of the pages, then half of the longest rings.
-    pub(crate) async fn give_way(&self, memory: &Memory) {
+    async fn give_way(&self, memory: &Memory) {
         let feeds: Vec<Arc<Feed>> = lock(&self.feeds).values().cloned().collect();
         let kept_since = |feed: &Arc<Feed>| Some((feed.warm.try_lock().ok()?.kept_since()?, feed.clone()));
         let mut states: Vec<_> = feeds.iter().filter_map(kept_since).collect();
@@ -91,18 +107,5 @@ impl Feeds {
             }
             feed.let_half_of_the_ring_go();
         }
-    }
-
-    /// Tells all feeds to end.
-    pub(crate) fn cancel(&self) {
-        self.shared.tasks.stop.cancel();
-    }
-
-    /// Ends all feeds, and waits for that.
-    pub(crate) async fn stop(&self) {
-        self.cancel();
-        self.shared.tasks.tracker.close();
-        self.shared.tasks.tracker.wait().await;
-        lock(&self.feeds).clear();
     }
 }

@@ -29,7 +29,7 @@ pub(crate) enum RingRead<T> {
     /// The events behind the position; none when it is the head.
     Events(Vec<T>),
     /// The position has left the ring: read the log.
-    Left,
+    Evicted,
 }
 
 impl Ring {
@@ -119,7 +119,7 @@ impl Ring {
     /// At most `max` events behind `position`.
     pub(crate) fn read(&self, position: EventId, max: usize) -> RingRead<Arc<Entry>> {
         if position < self.base {
-            return RingRead::Left;
+            return RingRead::Evicted;
         }
         let start = self.entries.partition_point(|entry| entry.id <= position);
         let start = if faults::broken("ring_repeats") { start.saturating_sub(1) } else { start };
@@ -142,7 +142,7 @@ mod tests {
     fn ids(read: RingRead<Arc<Entry>>) -> Option<Vec<u64>> {
         match read {
             RingRead::Events(entries) => Some(entries.iter().map(|entry| entry.id.0).collect()),
-            RingRead::Left => None,
+            RingRead::Evicted => None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The task of a feed: live events in, gaps filled from the log, head moved.
 
+use crate::frontend::admission::registry::DisconnectReason;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -10,33 +11,38 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::event::Entry;
-use super::{Feed, Feeds, report_hole, report_unreadable, went_back};
+use super::partition::Feed;
+use super::report::{report_hole, report_unreadable};
 use crate::event::EventId;
 use crate::faults;
-use crate::frontend::{lock, metrics};
+use crate::frontend::metrics;
 use crate::log::{LiveEvent, LiveFeed, LogError, StoredEvent};
 use crate::telemetry::traces::{Span, TraceParent};
+use crate::util::sync::lock;
 
 /// The most live events that are taken in before the head is moved.
 const LIVE_EVENTS_PER_TURN: usize = 256;
 const RETRY_MS: u64 = 50;
 const RETRY_MS_MAX: u64 = 2_000;
 
+/// Takes the feed out of the registry if nobody watches it; tells whether it did.
+type Retire<'a> = &'a (dyn Fn() -> bool + Send + Sync);
+
 /// Runs a feed until it is stopped, or has had no watcher for a while.
-pub(crate) async fn run(feed: &Arc<Feed>, feeds: &Feeds, stop: &CancellationToken) {
+pub(crate) async fn run(feed: &Arc<Feed>, retire: Retire<'_>, stop: &CancellationToken) {
     let mut pause = Pause::default();
     loop {
         let followed = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            followed = follow(feed, feeds) => followed,
+            followed = follow(feed, retire) => followed,
         };
         match followed {
             Ok(()) => return,
             // What went wrong is that the log could not be reached; from the start again.
             Err(error) => {
                 warn!(partition = %feed.partition, %error, "a feed lost the log; trying again");
-                if !feed.has_watchers() && feeds.retire(feed) {
+                if !feed.has_watchers() && retire() {
                     return;
                 }
             }
@@ -50,7 +56,7 @@ pub(crate) async fn run(feed: &Arc<Feed>, feeds: &Feeds, stop: &CancellationToke
 }
 
 /// Follows the log. Ends well when nobody watches any more.
-async fn follow(feed: &Arc<Feed>, feeds: &Feeds) -> Result<(), LogError> {
+async fn follow(feed: &Arc<Feed>, retire: Retire<'_>) -> Result<(), LogError> {
     let settings = &feed.shared.settings;
     let mut state = feed.shared.log.state();
     state.mark_unchanged();
@@ -82,21 +88,21 @@ async fn follow(feed: &Arc<Feed>, feeds: &Feeds) -> Result<(), LogError> {
                     check_at = Instant::now();
                 }
             }
-            () = feed.nudge.notified() => {
+            () = feed.request_check.notified() => {
                 if feed.has_watchers() { check_at = Instant::now() }
             }
             () = sleep_until(check_at) => {
                 match compare(feed).await {
-                    Ok(Standing::InStep) => {
+                    Ok(FeedStatus::InStep) => {
                         pause = Pause::default();
                         behind_since = None;
                         check_at = Instant::now() + jittered(settings.gap_check_ms);
                     }
-                    Ok(Standing::LogIsBehind(last)) => {
+                    Ok(FeedStatus::LogIsBehind(last)) => {
                         let since = *behind_since.get_or_insert_with(Instant::now);
                         if since.elapsed() >= Duration::from_millis(settings.head_gone_ms) {
                             behind_since = None;
-                            start_anew(feed, last).await?;
+                            reset(feed, last).await?;
                         }
                         check_at = Instant::now() + pause.next();
                     }
@@ -109,7 +115,7 @@ async fn follow(feed: &Arc<Feed>, feeds: &Feeds) -> Result<(), LogError> {
                 forget_state(feed).await;
             }
             () = sleep_until(idle_until.unwrap_or(check_at)), if idle_until.is_some() => {
-                if feeds.retire(feed) {
+                if retire() {
                     debug!(partition = %feed.partition, "no watchers left; feed ended");
                     return Ok(());
                 }
@@ -131,12 +137,12 @@ async fn open(feed: &Feed) -> Result<(), LogError> {
 
 /// The last events that the feed has are gone from the log: it begins anew with what there is, and without those
 /// who were shown more.
-async fn start_anew(feed: &Feed, last: EventId) -> Result<(), LogError> {
+async fn reset(feed: &Feed, last: EventId) -> Result<(), LogError> {
     let head = feed.shared.log.head(&feed.token).await?;
     if head.as_ref().is_some_and(|head| head.id >= feed.ring().head()) {
         return Ok(());
     }
-    went_back(feed, last);
+    report_truncation(feed, last);
     feed.shared.pages.forget(&feed.token);
     feed.warm.lock().await.forget_idle(Duration::ZERO);
     begin(feed, head);
@@ -160,7 +166,7 @@ fn begin(feed: &Feed, head: Option<StoredEvent>) {
     };
     let settings = &feed.shared.settings;
     *feed.ring.write().unwrap_or_else(PoisonError::into_inner) =
-        super::Ring::new(head, ordinal, settings.ring_events_max, settings.ring_bytes_max);
+        super::ring::Ring::new(head, ordinal, settings.ring_events_max, settings.ring_bytes_max);
     feed.forget_runs();
     info!(partition = %feed.partition, %head, ordinal = feed.ordinal(), "feed started");
     feed.head.send_replace(Some(head));
@@ -203,7 +209,7 @@ fn broadcast_span(feed: &Feed, id: EventId, trace: &str) -> Option<Span> {
 }
 
 /// How the feed and the log stand to each other.
-enum Standing {
+enum FeedStatus {
     /// The feed has what the log has.
     InStep,
     /// The log ends before the feed does, at this event: a replica that lags, or events that are gone.
@@ -211,19 +217,19 @@ enum Standing {
 }
 
 /// Compares with the log, whatever the live events said.
-async fn compare(feed: &Feed) -> Result<Standing, LogError> {
+async fn compare(feed: &Feed) -> Result<FeedStatus, LogError> {
     if faults::broken("never_compare") {
-        return Ok(Standing::InStep);
+        return Ok(FeedStatus::InStep);
     }
     let had = feed.ring().head();
     let last = feed.shared.log.head(&feed.token).await?.map_or(EventId::NONE, |last| last.id);
     if last < had {
-        return Ok(Standing::LogIsBehind(last));
+        return Ok(FeedStatus::LogIsBehind(last));
     }
     if last > feed.ring().head() {
         fill(feed, last).await?;
     }
-    Ok(Standing::InStep)
+    Ok(FeedStatus::InStep)
 }
 
 /// Reads from the log what is missing up to `upto`, an event of the partition.
@@ -284,7 +290,7 @@ struct Hole {
 /// missing before it are an error, and it is not taken.
 fn append(feed: &Feed, stored: StoredEvent) -> Result<(), Box<Hole>> {
     let id = stored.id;
-    feed.shared.log.note_seen(id);
+    feed.shared.log.observe(id);
     let entry = match Entry::parse(stored) {
         Ok(entry) => Arc::new(entry),
         Err(error) => {
@@ -364,4 +370,16 @@ impl Pause {
 /// A time between three quarters and five quarters of `ms`.
 fn jittered(ms: u64) -> Duration {
     Duration::from_millis(ms * 3 / 4 + rand::random::<u64>() % (ms / 2 + 1))
+}
+
+/// The partition's last events are gone from the log. Everybody who was shown them is sent away.
+pub(crate) fn report_truncation(feed: &Feed, last: EventId) {
+    metrics::count(metrics::WENT_BACK);
+    let head = feed.ring().head();
+    tracing::error!(partition = %feed.partition, %head, %last, "events are gone from the log: the partition ended with an event that is no longer there");
+    let connections = feed
+        .shared
+        .registry
+        .disconnect(|_, partition| (*partition == feed.partition).then_some(DisconnectReason::LogWentBack));
+    tracing::warn!(partition = %feed.partition, connections, "connections that were shown what is gone are closed");
 }

@@ -15,11 +15,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{Instrument, debug, error, error_span};
 
-use super::Edge;
 use super::head;
 use super::head::NoHead;
 use super::http;
 use super::http::Granted;
+use super::policy::Listener;
 use crate::faults;
 use crate::frontend::admission::connection_limits;
 use crate::frontend::net::{AddressKey, Stream};
@@ -33,11 +33,11 @@ const REFUSED_LINGER: Duration = Duration::from_secs(1);
 const REFUSED_BYTES_MAX: u64 = 64 * 1024;
 
 /// Serves a connection until it ends.
-pub(crate) async fn serve(edge: Arc<Edge>, stream: TcpStream, peer: IpAddr, seat: Seat<AddressKey>) {
-    let wait = Duration::from_millis(edge.hub.settings.handshake_timeout_ms);
+pub(crate) async fn serve(edge: Arc<Listener>, stream: TcpStream, peer: IpAddr, seat: Seat<AddressKey>) {
+    let wait = Duration::from_millis(edge.shared.settings.handshake_timeout_ms);
     let port = stream.peer_addr().map_or(0, |peer| peer.port());
     // Boxed, so that the task does not keep its room for as long as the session lasts.
-    let greeting = Box::pin(edge.hub.drain.run_until_cancelled(shake_hands(&edge, stream, peer)));
+    let greeting = Box::pin(edge.shared.drain.run_until_cancelled(shake_hands(&edge, stream, peer)));
     let upgraded = tokio::select! {
         biased;
         // What is here already is looked at first: nobody gives way whose request has come.
@@ -66,12 +66,13 @@ pub(crate) async fn serve(edge: Arc<Edge>, stream: TcpStream, peer: IpAddr, seat
         client = tracing::field::Empty,
         partition = tracing::field::Empty
     );
-    let hub = edge.hub.clone();
+    let shared = edge.shared.clone();
     drop(edge);
     // The room for a token and no more, until it is known who it is.
-    let bytes_max = connection_limits::before_connect_bytes_max(&hub.settings, hub.auth.token_bytes_max());
+    let bytes_max =
+        connection_limits::before_connect_bytes_max(&shared.settings, shared.auth.token_bytes_max());
     let socket = WebSocket::new(stream, read, bytes_max);
-    let serving = session::serve(hub, connection, socket, granted.entrance, granted.came_with);
+    let serving = session::serve(shared, connection, socket, granted.entrance, granted.came_with);
     let serving = Box::pin(serving.instrument(span.clone()));
     if AssertUnwindSafe(serving).catch_unwind().await.is_err() {
         let _in_span = span.enter();
@@ -81,7 +82,7 @@ pub(crate) async fn serve(edge: Arc<Edge>, stream: TcpStream, peer: IpAddr, seat
 
 /// Takes a connection's one request and answers it. Gives the stream back, and what was read of it beyond the
 /// request, if that was granted an upgrade.
-async fn shake_hands(edge: &Edge, stream: TcpStream, peer: IpAddr) -> Option<(Stream, Vec<u8>, Granted)> {
+async fn shake_hands(edge: &Listener, stream: TcpStream, peer: IpAddr) -> Option<(Stream, Vec<u8>, Granted)> {
     // A frame is flushed when nothing more is to come just now: the kernel has nothing to wait for.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "cannot switch off a socket's delay");
@@ -100,7 +101,7 @@ async fn shake_hands(edge: &Edge, stream: TcpStream, peer: IpAddr) -> Option<(St
     request(edge, peer, stream).await
 }
 
-async fn request(edge: &Edge, peer: IpAddr, mut stream: Stream) -> Option<(Stream, Vec<u8>, Granted)> {
+async fn request(edge: &Listener, peer: IpAddr, mut stream: Stream) -> Option<(Stream, Vec<u8>, Granted)> {
     let (answer, read, granted) = match head::read(&mut stream).await {
         Ok((head, read)) => {
             let (answer, granted) = http::answer(edge, peer, &head);

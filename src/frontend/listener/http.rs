@@ -9,12 +9,12 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::Authority;
 use hyper::{Method, Response, StatusCode};
 
-use super::Edge;
 use super::head::Head;
+use super::policy::Listener;
 use super::refusal::Refusal;
 use crate::frontend::admission::connection_limits::Entrance;
 use crate::frontend::net::AddressKey;
-use crate::frontend::session::CameWith;
+use crate::frontend::session::state::CameWith;
 use crate::frontend::websocket;
 
 /// What an upgrade that was granted leaves behind.
@@ -33,7 +33,7 @@ const SUBPROTOCOL_BYTES_MAX: usize = 256;
 
 /// Answers a request, and says what was granted if it was an upgrade. If not, the connection is closed: whoever
 /// wants something else has a place to wait for.
-pub(crate) fn answer(edge: &Edge, peer: IpAddr, head: &Head) -> (Vec<u8>, Option<Granted>) {
+pub(crate) fn answer(edge: &Listener, peer: IpAddr, head: &Head) -> (Vec<u8>, Option<Granted>) {
     let (mut response, granted) = match look(edge, peer, head) {
         Ok((response, granted)) => (response, granted),
         Err((refusal, retry_after)) => (refusal.answer(retry_after), None),
@@ -75,7 +75,7 @@ fn on_the_wire(mut response: Response<String>, with_body: bool) -> Vec<u8> {
     wire
 }
 
-fn look(edge: &Edge, peer: IpAddr, head: &Head) -> Result<(Response<String>, Option<Granted>), Refused> {
+fn look(edge: &Listener, peer: IpAddr, head: &Head) -> Result<(Response<String>, Option<Granted>), Refused> {
     if !names_a_host(head) {
         return Err((Refusal::Host, None));
     }
@@ -118,8 +118,8 @@ fn version() -> Response<String> {
     response
 }
 
-fn ready(edge: &Edge) -> Response<String> {
-    match edge.hub.unready() {
+fn ready(edge: &Listener) -> Response<String> {
+    match edge.shared.unready() {
         None => text(StatusCode::OK, "ok"),
         Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
     }
@@ -136,7 +136,7 @@ fn text(status: StatusCode, body: &str) -> Response<String> {
 
 type Refused = (Refusal, Option<Duration>);
 
-fn upgrade(edge: &Edge, peer: IpAddr, head: &Head) -> Result<(Response<String>, Granted), Refused> {
+fn upgrade(edge: &Listener, peer: IpAddr, head: &Head) -> Result<(Response<String>, Granted), Refused> {
     let headers = &head.headers;
     if !head.is_1_1 {
         return Err((Refusal::HttpVersion, None));
@@ -166,11 +166,11 @@ fn upgrade(edge: &Edge, peer: IpAddr, head: &Head) -> Result<(Response<String>, 
             return Err((Refusal::Origin, None));
         }
     }
-    if edge.hub.drain.is_cancelled() {
-        return Err((Refusal::GoingAway, Some(edge.hub.limits.retry_after())));
+    if edge.shared.drain.is_cancelled() {
+        return Err((Refusal::GoingAway, Some(edge.shared.limits.retry_after())));
     }
     let address = edge.gate.proxies.client(peer, &forwarded_for(headers));
-    let entrance = edge.hub.limits.enter(AddressKey::of(address))?;
+    let entrance = edge.shared.limits.enter(AddressKey::of(address))?;
     let accept = websocket::accept_key(key.as_bytes());
     let mut response = Response::new(String::new());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

@@ -9,8 +9,11 @@
 mod connection;
 mod head;
 mod http;
-mod refusal;
+pub(crate) mod policy;
+pub(crate) mod refusal;
 
+use crate::frontend::listener::policy::{AccessPolicy, Listener};
+use crate::serving::seats::per_address_max;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,8 +28,8 @@ use tracing::{debug, warn};
 pub(crate) use refusal::Refusal;
 
 use super::metrics;
-use super::net::{AddressKey, Origins, Proxies, Tls};
-use super::session::Hub;
+use super::net::AddressKey;
+use super::shared::FrontendShared;
 use crate::serving::{Seat, Seats};
 
 /// The first pause after an accept that failed for want of something; it doubles.
@@ -34,34 +37,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// The longest such pause.
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// The edge of a frontend.
-pub(crate) struct Edge {
-    pub hub: Arc<Hub>,
-    /// The tasks of all connections: the frontend does not end before they have.
-    pub sessions: TaskTracker,
-    /// The number of the last connection.
-    pub connections: AtomicU64,
-    /// Whom it believes, and whom it lets in.
-    pub gate: Gate,
-    /// Seats for connections that are not upgraded yet.
-    handshakes: Arc<Seats<AddressKey>>,
-}
-
-/// Whom an edge believes, and whom it lets in.
-pub(crate) struct Gate {
-    /// Those whose word on a client's address is taken.
-    pub proxies: Proxies,
-    /// The pages whose visitors may connect.
-    pub origins: Origins,
-    /// TLS, if connections are to have it.
-    pub tls: Option<Arc<Tls>>,
-}
-
-impl Edge {
-    pub(crate) fn new(hub: Arc<Hub>, sessions: TaskTracker, gate: Gate, first_connection: u64) -> Arc<Self> {
-        let max = hub.settings.handshakes_max;
+impl Listener {
+    pub(crate) fn new(
+        shared: Arc<FrontendShared>,
+        sessions: TaskTracker,
+        gate: AccessPolicy,
+        first_connection: u64,
+    ) -> Arc<Self> {
+        let max = shared.settings.handshakes_max;
         let handshakes = Seats::new(max, per_address_max(max));
-        Arc::new(Self { hub, sessions, connections: AtomicU64::new(first_connection), gate, handshakes })
+        Arc::new(Self { shared, sessions, connections: AtomicU64::new(first_connection), gate, handshakes })
     }
 
     /// Accepts connections until told to stop. No error ends it: what one client does is no reason, and what
@@ -98,12 +83,6 @@ impl Edge {
         let seat = self.handshakes.wait(AddressKey::of(peer), is_bounded).await;
         Ok((stream, peer, seat))
     }
-}
-
-/// How many of the seats for connections of which nothing is known one address may have: so few that it takes more
-/// than a handful of addresses to fill them.
-pub(crate) fn per_address_max(seats: usize) -> usize {
-    (seats / 4).max(1)
 }
 
 /// Whether an error of `accept` is about the connection that was to be accepted, and not about us.

@@ -41,7 +41,7 @@ struct InForce {
 }
 
 /// Files as they were read.
-struct Pair {
+struct PemPair {
     certificates: Vec<u8>,
     key: Vec<u8>,
 }
@@ -50,9 +50,9 @@ struct Pair {
 pub(crate) type Fingerprint = [u8; 32];
 
 impl Tls {
-    /// Reads the files; the fingerprint is for [`Tls::keep_up`].
+    /// Reads the files; the fingerprint is for [`Tls::reload_loop`].
     pub(crate) fn load(certificates: &Path, key: &Path) -> Result<(Self, Fingerprint), String> {
-        let pair = Pair::read(certificates, key)?;
+        let pair = PemPair::read(certificates, key)?;
         let tls = Self {
             certificates: certificates.to_owned(),
             key: key.to_owned(),
@@ -67,12 +67,12 @@ impl Tls {
     }
 
     /// Takes changed files, until told to stop. Connections that stand keep what they have.
-    pub(crate) async fn keep_up(&self, mut known: Fingerprint, every: Duration, stop: CancellationToken) {
-        self.tell_end();
+    pub(crate) async fn reload_loop(&self, mut known: Fingerprint, every: Duration, stop: CancellationToken) {
+        self.report_expiry();
         // The reason of a failure is told once, not at every look.
         let mut told = String::new();
         while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
-            let looked = Pair::read(&self.certificates, &self.key).and_then(|pair| {
+            let looked = PemPair::read(&self.certificates, &self.key).and_then(|pair| {
                 let fingerprint = pair.fingerprint();
                 if fingerprint == known {
                     return Ok(None);
@@ -85,7 +85,7 @@ impl Tls {
                     known = fingerprint;
                     told.clear();
                     self.in_force.store(Arc::new(parsed));
-                    self.tell_end();
+                    self.report_expiry();
                     metrics::count_by(metrics::TLS_RELOADS, "result", "ok");
                     info!(file = %self.certificates.display(), "a new certificate is in force");
                 }
@@ -99,7 +99,7 @@ impl Tls {
         }
     }
 
-    fn tell_end(&self) {
+    fn report_expiry(&self) {
         match self.in_force.load().ends {
             Some(ends) => metrics::certificate_ends(ends),
             None => {
@@ -109,7 +109,7 @@ impl Tls {
     }
 }
 
-impl Pair {
+impl PemPair {
     fn read(certificates: &Path, key: &Path) -> Result<Self, String> {
         Ok(Self { certificates: read(certificates)?, key: read(key)? })
     }

@@ -10,10 +10,11 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::socket::End;
-use super::{Hub, Session};
+use super::state::Session;
 use crate::event::EventId;
 use crate::frontend::feed::Watched;
 use crate::frontend::metrics;
+use crate::frontend::shared::FrontendShared;
 use crate::log::LogError;
 use crate::protocol::{CloseCode, Dialect, ErrorCode};
 
@@ -29,7 +30,7 @@ pub(crate) async fn head_after(feed: &Watched, seen: EventId) -> EventId {
         if seen <= feed.head_now() {
             break;
         }
-        feed.nudge();
+        feed.request_check();
         // When the time is up, the head is looked at again.
         let _ = timeout(HEAD_LOOK_PAUSE, head.wait_for(|head| head.is_some_and(|head| head >= seen))).await;
     }
@@ -42,11 +43,15 @@ const LOG_WAIT: Duration = Duration::from_secs(2);
 /// Whether an event that a client has seen and this frontend has not is lost, so that the client is to give up what it
 /// keeps. That is no matter of this frontend alone, which may be cut off from NATS and lag: either the log ends before
 /// the event, as its leader says, or another event is in its place.
-pub(crate) async fn is_lost(hub: &Hub, feed: &Watched, seen: EventId) -> Result<bool, LogError> {
+pub(crate) async fn is_lost(
+    shared: &FrontendShared,
+    feed: &Watched,
+    seen: EventId,
+) -> Result<bool, LogError> {
     const WHAT: &str = "asking how far the log is";
-    let last = timeout(LOG_WAIT, hub.latest.since(Instant::now())).await;
+    let last = timeout(LOG_WAIT, shared.latest.since(Instant::now())).await;
     let last = last.map_err(|_| LogError::Unavailable { what: WHAT, why: "timed out".to_owned() })?;
-    Ok(last < seen || hub.log.holds(feed.token(), seen).await? == Some(false))
+    Ok(last < seen || shared.log.holds(feed.token(), seen).await? == Some(false))
 }
 
 /// What a client is told that has seen more than this frontend.
@@ -78,10 +83,16 @@ impl Session {
             Dialect::V1 => {
                 let message = beyond("sinceCommittedId", seen, head);
                 warn!(client, %seen, %head, "stopped a client that has seen events which the log does not have");
-                self.hub.reconnects.stopped(&self.identity.client_id);
+                self.shared.reconnects.stopped(&self.identity.client_id);
                 let code = ErrorCode::CursorBeyondLog;
-                Err(self.socket.last_word(id, code, &message, CloseCode::Policy).await)
+                Err(self.socket.error_and_close(id, code, &message, CloseCode::Policy).await)
             }
         }
     }
+}
+
+/// The end of a connection that would be sent events with a gap: the log is damaged there.
+pub(crate) fn missing_events(after: EventId) -> End {
+    let why = format!("the log lacks events after {after}; connect without `lastEventId`");
+    End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway)
 }

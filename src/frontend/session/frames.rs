@@ -9,7 +9,7 @@ use crate::frontend::settings::FrontendSettings;
 use crate::protocol::{BadRequest, CloseCode, DecodeError, Dialect, ErrorCode, Frame, Notice, Request};
 
 /// The allowance of one connection.
-pub(crate) struct Frames {
+pub(crate) struct FrameReader {
     limit: FrameLimit,
     over_limit: u32,
     bad_requests: u32,
@@ -30,7 +30,7 @@ pub(crate) enum Refusal {
     Bad(BadRequest),
 }
 
-impl Frames {
+impl FrameReader {
     pub(crate) fn new(settings: &FrontendSettings) -> Self {
         Self {
             limit: FrameLimit::new(settings),
@@ -48,7 +48,7 @@ impl Frames {
         socket: &mut Socket,
         incoming: &Incoming,
     ) -> Result<Option<Frame>, End> {
-        match self.look_at(socket, incoming) {
+        match self.decode(socket, incoming) {
             Some(Ok(frame)) => Ok(Some(frame)),
             Some(Err(refusal)) => self.answer(socket, refusal).await.map(|()| None),
             None => Ok(None),
@@ -56,7 +56,7 @@ impl Frames {
     }
 
     /// Understands a frame, or says why not. A sign of life counts as a frame, and asks for nothing.
-    pub(crate) fn look_at(
+    pub(crate) fn decode(
         &mut self,
         socket: &mut Socket,
         incoming: &Incoming,
@@ -70,13 +70,13 @@ impl Frames {
         self.over_limit = 0;
         let text = match incoming {
             Incoming::Text(text) => text.as_str(),
-            Incoming::Alive => return None,
+            Incoming::PingPong => return None,
             Incoming::Binary(_) => {
                 let message = "frames must be text".to_owned();
                 return Some(Err(Refusal::Bad(BadRequest { reply_to: None, message })));
             }
         };
-        socket.listen_to(text);
+        socket.detect_dialect(text);
         Some(match socket.dialect().decode(text, self.depth_max) {
             Ok(Frame { id, request: Request::UnsupportedVersion }) => Err(Refusal::UnsupportedVersion(id)),
             Ok(frame) => Ok(frame),
@@ -101,13 +101,15 @@ impl Frames {
                 let why = "the frame is nested deeper than allowed";
                 Err(End::Close(ErrorCode::MessageTooLarge, why.into(), CloseCode::TooLarge))
             }
-            Refusal::UnsupportedVersion(id) => Err(super::unsupported_version(socket, id.as_deref()).await),
+            Refusal::UnsupportedVersion(id) => {
+                Err(super::socket::unsupported_version(socket, id.as_deref()).await)
+            }
             Refusal::Bad(bad) => self.refuse(socket, bad).await,
         }
     }
 
     /// A frame was understood and in its place: the bad ones in a row are counted anew.
-    pub(crate) fn good(&mut self) {
+    pub(crate) fn reset_errors(&mut self) {
         self.bad_requests = 0;
     }
 

@@ -7,26 +7,28 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{Span, info, warn};
 
-use super::frames::Frames;
+use super::frames::FrameReader;
 use super::sending::{Sending, form_of};
 use super::socket::{End, Socket};
-use super::{CameWith, Hub, ahead, token};
+use super::state::CameWith;
+use super::{ahead, token};
 use crate::auth::{AuthError, Identity};
-use crate::event::{EventId, ReplyTo, Submission, Units};
+use crate::event::{AtomicGroups, EventId, ReplyTo, Submission};
 use crate::frontend::admission::connection_limits::{Admission, Entrance};
 use crate::frontend::admission::memory::Account;
-use crate::frontend::admission::registry::{ClientInfo, Dismissal, Dismissals, Listed};
-use crate::frontend::feed::{StateAt, Watched};
+use crate::frontend::admission::registry::{ClientInfo, DisconnectReason, Disconnects, Registration};
+use crate::frontend::feed::{SerializedState, Watched};
 use crate::frontend::listener::Refusal;
 use crate::frontend::metrics;
+use crate::frontend::shared::FrontendShared;
 use crate::protocol::{BadRequest, CloseCode, Connect, Dialect, ErrorCode, Notice, Request};
 
 /// What a greeting leaves behind.
-pub(crate) struct Greeted {
+pub(crate) struct Handshake {
     pub admission: Admission,
-    pub frames: Frames,
+    pub frames: FrameReader,
     pub identity: Arc<Identity>,
-    pub listed: Listed,
+    pub listed: Registration,
     pub feed: Watched,
     pub position: EventId,
     pub account: Arc<Account>,
@@ -38,15 +40,15 @@ pub(crate) struct Greeted {
 struct Refused(ErrorCode, String);
 
 /// Waits for `connect` and answers it.
-pub(crate) async fn greet(
-    hub: &Arc<Hub>,
+pub(crate) async fn handshake(
+    shared: &Arc<FrontendShared>,
     connection: u64,
     socket: &mut Socket,
-    mut frames: Frames,
+    mut frames: FrameReader,
     entrance: Entrance,
     came_with: CameWith,
-) -> Result<(Greeted, Dismissals), End> {
-    let by = tokio::time::Instant::now() + Duration::from_millis(hub.settings.connect_timeout_ms);
+) -> Result<(Handshake, Disconnects), End> {
+    let by = tokio::time::Instant::now() + Duration::from_millis(shared.settings.connect_timeout_ms);
     let gave_way = || {
         metrics::count_by(metrics::GAVE_WAY, "stage", "connect");
         let why = "others needed the place of a connection that sent no `connect`";
@@ -61,7 +63,7 @@ pub(crate) async fn greet(
         }
         let (id, connect) = tokio::select! {
             biased;
-            () = hub.drain.cancelled() => {
+            () = shared.drain.cancelled() => {
                 let why = "this frontend is going away; reconnect";
                 return Err(End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway));
             }
@@ -84,11 +86,11 @@ pub(crate) async fn greet(
         Span::current().record("client", connect.client_id.as_str());
         Span::current().record("partition", connect.partition.as_str());
         let token = connect.token.as_deref().or(came_with.token.as_deref());
-        let identity = match hub.auth.authenticate(&connect.client_id, token).await {
+        let identity = match shared.auth.authenticate(&connect.client_id, token).await {
             Ok(identity) => Arc::new(identity),
             Err(AuthError::Refused(why)) => {
                 let (code, why) = (ErrorCode::AuthFailed, why.to_string());
-                return Err(socket.last_word(id.as_deref(), code, &why, CloseCode::Policy).await);
+                return Err(socket.error_and_close(id.as_deref(), code, &why, CloseCode::Policy).await);
             }
             Err(error @ AuthError::Unavailable(_)) => {
                 let refused = Refused(ErrorCode::Unavailable, error.to_string());
@@ -107,7 +109,7 @@ pub(crate) async fn greet(
             continue;
         }
         if socket.dialect() == Dialect::V1
-            && let Err(wait) = hub.reconnects.connect(&identity.client_id)
+            && let Err(wait) = shared.reconnects.connect(&identity.client_id)
         {
             let (code, why) = (ErrorCode::RateLimited, "this client id connects too often");
             socket.error(id.as_deref(), code, why, Some(wait)).await?;
@@ -131,40 +133,40 @@ pub(crate) async fn greet(
         let (dialect, address) = (socket.dialect(), admission.address());
         let info = ClientInfo { about: connect.about.clone(), user_agent: came_with.user_agent.clone() };
         let (listed, mut dismissals) =
-            hub.roster.list(connection, &identity, &connect.partition, dialect, address, info);
+            shared.registry.list(connection, &identity, &connect.partition, dialect, address, info);
         // Whoever revokes finds it from here on; what was revoked before that is found here.
-        if hub.auth.is_revoked(&identity) {
-            return Err(token::end_of(Dismissal::Revoked));
+        if shared.auth.is_revoked(&identity) {
+            return Err(token::end_of(DisconnectReason::Revoked));
         }
-        let account = hub.memory.account(connection, &identity.client_id);
+        let account = shared.memory.account(connection, &identity.client_id);
         socket.count_on(&account);
-        let feed = hub.feeds.watch(&connect.partition);
+        let feed = shared.feeds.watch(&connect.partition);
         let joined = tokio::select! {
             biased;
             why = dismissals.next() => return Err(token::end_of(why)),
-            joined = join(hub, connection, &connect, &identity, &feed) => joined,
+            joined = join(shared, connection, &connect, &identity, &feed) => joined,
         };
         match joined {
-            Ok(Joined { head, since_snapshot, state, position }) => {
+            Ok(Attached { head, since_snapshot, state, position }) => {
                 let notice = Notice::Connected {
-                    server_id: &hub.settings.id,
+                    server_id: &shared.settings.id,
                     client_id: connect.client_id.as_str(),
                     partition: connect.partition.as_str(),
                     head,
                     since_snapshot,
                     initial_state: state.as_deref().map(form_of),
-                    heartbeat_interval_ms: hub.settings.heartbeat_interval_ms,
+                    heartbeat_interval_ms: shared.settings.heartbeat_interval_ms,
                 };
                 socket.send(id.as_deref(), &notice).await?;
-                frames.good();
-                socket.allow(hub.settings.frame_bytes_max);
+                frames.reset_errors();
+                socket.allow(shared.settings.frame_bytes_max);
                 info!(%position, "connected");
                 if let Some(state) = &state {
-                    hub.outflow.take(&identity.client_id, state.bytes);
+                    shared.outflow.take(&identity.client_id, state.bytes);
                 }
                 let sending = state.and_then(|state| Sending::of(state, id));
                 let greeted =
-                    Greeted { admission, frames, identity, listed, feed, position, account, sending };
+                    Handshake { admission, frames, identity, listed, feed, position, account, sending };
                 return Ok((greeted, dismissals));
             }
             Err(refused) => {
@@ -183,30 +185,30 @@ async fn refuse(socket: &mut Socket, id: Option<&str>, refused: Refused) -> Resu
             ErrorCode::Unavailable => CloseCode::TryAgainLater,
             _ => CloseCode::Policy,
         };
-        return Err(socket.last_word(id, code, &message, close).await);
+        return Err(socket.error_and_close(id, code, &message, close).await);
     }
     socket.error(id, code, &message, None).await
 }
 
 /// Where in the log a connection begins, and what it is told of that.
-struct Joined {
+struct Attached {
     head: EventId,
     since_snapshot: u64,
     /// The state at the head, where the client has nothing yet.
-    state: Option<Arc<StateAt>>,
+    state: Option<Arc<SerializedState>>,
     position: EventId,
 }
 
 /// Finds the place in the log where the connection begins. Cancel safe.
 async fn join(
-    hub: &Hub,
+    shared: &FrontendShared,
     connection: u64,
     connect: &Connect,
     identity: &Identity,
     feed: &Watched,
-) -> Result<Joined, Refused> {
+) -> Result<Attached, Refused> {
     let unavailable = |why: &str| Err(Refused(ErrorCode::Unavailable, why.to_owned()));
-    let settings = &hub.settings;
+    let settings = &shared.settings;
     let mut head = feed.head();
     let feed_wait = Duration::from_millis(settings.feed_wait_ms);
     let Some(mut now) = wait_for(&mut head, feed_wait, |_| true).await else {
@@ -214,7 +216,7 @@ async fn join(
     };
     if now == EventId::NONE
         && settings.open_empty_partitions
-        && ask_to_open(hub, connection, identity, feed).await
+        && ask_to_open(shared, connection, identity, feed).await
     {
         let wait = Duration::from_millis(settings.open_wait_ms);
         let Some(opened) = wait_for(&mut head, wait, |head| head > EventId::NONE).await else {
@@ -223,11 +225,11 @@ async fn join(
         now = opened;
     }
     if connect.live {
-        return Ok(Joined { head: now, since_snapshot: 0, state: None, position: now });
+        return Ok(Attached { head: now, since_snapshot: 0, state: None, position: now });
     }
     let Some(last) = connect.last_event_id else {
         // Who was told much a moment ago waits for its turn.
-        if let Some(from) = hub.outflow.not_before(&connect.client_id) {
+        if let Some(from) = shared.outflow.not_before(&connect.client_id) {
             tokio::time::sleep_until(from.into()).await;
         }
         let state = match feed.state(EventId::NONE).await {
@@ -239,11 +241,11 @@ async fn join(
         };
         let since_snapshot = feed.since_snapshot(state.ordinal).await;
         let head = state.event_id;
-        return Ok(Joined { head, since_snapshot, position: head, state: Some(state) });
+        return Ok(Attached { head, since_snapshot, position: head, state: Some(state) });
     };
     let now = ahead::head_after(feed, last).await;
     if last > now {
-        match ahead::is_lost(hub, feed, last).await {
+        match ahead::is_lost(shared, feed, last).await {
             Ok(true) => {}
             Ok(false) => return unavailable(ahead::LAGS),
             Err(error) => {
@@ -255,7 +257,7 @@ async fn join(
         return Err(Refused(ErrorCode::CursorBeyondLog, message));
     }
     let since_snapshot = feed.since_snapshot(feed.ordinal()).await;
-    Ok(Joined { head: now, since_snapshot, state: None, position: last })
+    Ok(Attached { head: now, since_snapshot, state: None, position: last })
 }
 
 /// The head, once there is one that `is_it`.
@@ -269,12 +271,12 @@ async fn wait_for(
 }
 
 /// Asks the partition's validator to commit the initial state. False when that could not be asked.
-async fn ask_to_open(hub: &Hub, connection: u64, identity: &Identity, feed: &Watched) -> bool {
+async fn ask_to_open(shared: &FrontendShared, connection: u64, identity: &Identity, feed: &Watched) -> bool {
     let submission: Submission = Submission {
         partition: feed.partition().clone(),
         submitter: identity.submitter(),
         reply_to: ReplyTo {
-            frontend: hub.settings.id.clone(),
+            frontend: shared.settings.id.clone(),
             connection,
             submission: 0,
             attempt: 1,
@@ -282,11 +284,11 @@ async fn ask_to_open(hub: &Hub, connection: u64, identity: &Identity, feed: &Wat
             publish: 0,
             storable_until: None,
         },
-        units: Units::default(),
+        units: AtomicGroups::default(),
         drafts: Vec::new(),
     };
     let Ok(body) = serde_json::to_vec(&submission) else { return false };
-    match hub.log.publish_draft(feed.partition(), feed.token(), body.into()).await {
+    match shared.log.publish_draft(feed.partition(), feed.token(), body.into()).await {
         Ok(()) => true,
         Err(error) => {
             warn!(%error, "cannot ask for a partition to be opened");

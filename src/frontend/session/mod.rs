@@ -1,181 +1,57 @@
 //! A connection: one task that owns the socket, a position in its partition's log, and the drafts that it
 //! has not answered yet.
 //!
-//! It greets (`greet`), and then waits for whatever comes next: a frame, the outcome of a draft (`drafts`),
+//! It greets (`handshake`), and then waits for whatever comes next: a frame, the outcome of a draft (`drafts`),
 //! a new head, a time. Nothing is queued for it: it writes what lies between its position and the head, as
 //! fast as its client reads. Writing is awaited, so a client that does not read is not read from either.
 
 mod ahead;
-mod batch;
-mod frames;
+pub(crate) mod batch;
+pub(crate) mod batches;
+pub(crate) mod frames;
 mod handshake;
-mod outcomes;
-mod sending;
-mod socket;
-mod submissions;
-mod sync;
+pub(crate) mod outcomes;
+pub(crate) mod publishing;
+pub(crate) mod sending;
+pub(crate) mod socket;
+pub(crate) mod state;
+pub(crate) mod submissions;
+pub(crate) mod sync;
+pub(crate) mod sync_cursor;
 mod token;
 mod too_large;
 
+use crate::frontend::session::ahead::missing_events;
+use crate::frontend::session::socket::unsupported_version;
+use crate::frontend::session::state::{CameWith, Leaving, Session};
+use crate::frontend::shared::FrontendShared;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use self::batch::Batches;
-use self::frames::{Frames, Refusal};
-use self::outcomes::{Outcome, Outcomes};
-use self::sending::Sending;
+use self::batches::Batches;
+use self::frames::{FrameReader, Refusal};
+use self::outcomes::Outcome;
+use self::publishing::Publishing;
 use self::socket::{End, Socket};
-use self::submissions::Publishing;
-use self::sync::Cycle;
-use super::admission::connection_limits::{Admission, Entrance, Limits};
-use super::admission::memory::{Account, Hold, Memory};
-use super::admission::outflow::Outflow;
-use super::admission::reconnects::Reconnects;
-use super::admission::registry::{Dismissals, Listed, Roster};
+use super::admission::connection_limits::Entrance;
+use super::admission::registry::Disconnects;
 use super::feed::event::Entry;
 use super::feed::page_cache::Place;
-use super::feed::{Feeds, Watched};
-use super::log_tail::Latest;
 use super::metrics;
 use super::net::Stream;
-use super::replies::AnswerDesk;
-use super::settings::FrontendSettings;
 use super::websocket::WebSocket;
-use crate::auth::{Authenticator, Identity};
-use crate::control::Keeper;
-use crate::event::{DraftKey, EventId};
-use crate::log::{ConnectionState, Log, LogError};
+use crate::event::EventId;
+use crate::log::LogError;
 use crate::outbox::Pending;
 use crate::protocol::{BadRequest, CloseCode, ErrorCode, Frame, Notice, Request};
-use crate::telemetry::traces::Span;
-
-/// What all sessions share.
-pub(crate) struct Hub {
-    pub settings: Arc<FrontendSettings>,
-    pub log: Log,
-    pub feeds: Arc<Feeds>,
-    pub answers: Arc<AnswerDesk>,
-    pub latest: Arc<Latest>,
-    pub limits: Arc<Limits>,
-    pub memory: Arc<Memory>,
-    pub outflow: Arc<Outflow>,
-    pub reconnects: Reconnects,
-    pub roster: Arc<Roster>,
-    /// Keeps what was revoked; `None` where no tokens are asked for.
-    pub keeper: Option<Arc<Keeper>>,
-    pub auth: Authenticator,
-    /// Cancelled when the frontend is told to go away.
-    pub closing: CancellationToken,
-    /// Cancelled when it does.
-    pub drain: CancellationToken,
-}
-
-impl Hub {
-    /// Why nobody should be sent here just now; `None` if there is no reason.
-    pub(crate) fn unready(&self) -> Option<&'static str> {
-        if self.closing.is_cancelled() || self.drain.is_cancelled() {
-            return Some("going away");
-        }
-        if !self.log.state().borrow().connected {
-            return Some("NATS cannot be reached");
-        }
-        if !self.answers.is_alive() {
-            return Some("no answers can be heard");
-        }
-        if self.answers.silent_for().is_some() {
-            return Some("no validator decides: drafts have waited for seconds, and none was decided");
-        }
-        self.auth.unready()
-    }
-}
-
-/// What an upgrade request holds for the session.
-pub(super) struct CameWith {
-    /// A token.
-    pub token: Option<String>,
-    /// What it names as its user agent.
-    pub user_agent: Option<String>,
-}
-
-/// A connection that has been greeted.
-struct Session {
-    hub: Arc<Hub>,
-    connection: u64,
-    socket: Socket,
-    frames: Frames,
-    identity: Arc<Identity>,
-    /// When the identity ends.
-    expires: Option<Instant>,
-    feed: Watched,
-    head: watch::Receiver<Option<EventId>>,
-    log_state: watch::Receiver<ConnectionState>,
-    epoch: u64,
-    /// The last event that was sent, or that the client had when it came.
-    position: EventId,
-    /// A position that it had, with the ordinal of the event there: what is sent next must be the next one.
-    counted: Place,
-    /// When the log can be tried again, if a read of it failed.
-    read_after: Option<Instant>,
-    cycle: Option<Cycle>,
-    batches: Batches,
-    /// A frame that waits until the batches before it are answered. Nothing is read behind it.
-    held: Option<Box<Result<Frame, Refusal>>>,
-    /// The length of that frame.
-    held_bytes: usize,
-    /// A state that is being sent in parts. No event behind it is sent before it is.
-    sending: Option<Sending>,
-    /// What this connection makes the process hold.
-    account: Arc<Account>,
-    hold: Hold,
-    /// Until when nothing is read, since its client was answered with so much.
-    answered_until: Option<Instant>,
-    /// Events ahead of the position that are not to be sent, because a batch's answer tells of them; and
-    /// whether it has. Until then nothing behind them is sent either, since the answer may not tell of them.
-    own: BTreeMap<EventId, bool>,
-    pending: Pending,
-    pending_share: metrics::Share,
-    /// 1 while there is more than one event to be written.
-    behind_share: metrics::Share,
-    /// The traces of those of its drafts that are traced.
-    traces: HashMap<DraftKey, Span>,
-    /// Since when it catches up with the head as it was at the greeting.
-    catching_up: Option<Instant>,
-    /// How far the log was, at some time since the connection began; `None` until that is needed and known.
-    began_at: Option<EventId>,
-    publishing: Publishing,
-    outcomes: Option<Box<Outcomes>>,
-    look_at: Instant,
-    looks_without_life: u32,
-    leaving: Option<Leaving>,
-    /// The client has left: until when what it sent before is handed in.
-    departed: Option<Instant>,
-    listed: Listed,
-    _admission: Admission,
-}
-
-/// A connection that is to end because its frontend goes away.
-struct Leaving {
-    /// When it takes no more drafts, and ends as soon as it owes no answer.
-    from: Instant,
-    /// When it ends whatever it owes.
-    by: Instant,
-}
-
-/// The end of a connection that would be sent events with a gap: the log is damaged there.
-fn missing_events(after: EventId) -> End {
-    let why = format!("the log lacks events after {after}; connect without `lastEventId`");
-    End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway)
-}
 
 /// Serves a connection until it ends.
 pub(crate) async fn serve(
-    hub: Arc<Hub>,
+    shared: Arc<FrontendShared>,
     connection: u64,
     socket: WebSocket<Stream>,
     entrance: Entrance,
@@ -183,10 +59,10 @@ pub(crate) async fn serve(
 ) {
     let _counted = metrics::Counted::one(metrics::CONNECTIONS);
     metrics::count(metrics::OPENED);
-    let linger = Duration::from_millis(hub.settings.close_linger_ms);
-    let socket = Socket::new(socket, connection, &hub.settings);
-    let (socket, end) = match Box::pin(begin(hub, connection, socket, entrance, came_with)).await {
-        Ok((session, dismissals)) => Box::pin(carry_on(session, dismissals)).await,
+    let linger = Duration::from_millis(shared.settings.close_linger_ms);
+    let socket = Socket::new(socket, connection, &shared.settings);
+    let (socket, end) = match Box::pin(begin(shared, connection, socket, entrance, came_with)).await {
+        Ok((session, dismissals)) => Box::pin(serve_events(session, dismissals)).await,
         Err(ended) => *ended,
     };
     if let End::Close(ErrorCode::ServerError, why, _) = &end {
@@ -198,23 +74,23 @@ pub(crate) async fn serve(
 
 /// Greets a connection; gives its session, or why there is none.
 async fn begin(
-    hub: Arc<Hub>,
+    shared: Arc<FrontendShared>,
     connection: u64,
     mut socket: Socket,
     entrance: Entrance,
     came_with: CameWith,
-) -> Result<(Box<Session>, Dismissals), Box<(Socket, End)>> {
-    let frames = Frames::new(&hub.settings);
-    match handshake::greet(&hub, connection, &mut socket, frames, entrance, came_with).await {
+) -> Result<(Box<Session>, Disconnects), Box<(Socket, End)>> {
+    let frames = FrameReader::new(&shared.settings);
+    match handshake::handshake(&shared, connection, &mut socket, frames, entrance, came_with).await {
         Ok((greeted, dismissals)) => {
-            Ok((Box::new(Session::new(hub, connection, socket, greeted)), dismissals))
+            Ok((Box::new(Session::new(shared, connection, socket, greeted)), dismissals))
         }
         Err(end) => Err(Box::new((socket, end))),
     }
 }
 
 /// Serves a connection that has been greeted.
-async fn carry_on(mut session: Box<Session>, mut dismissals: Dismissals) -> (Socket, End) {
+async fn serve_events(mut session: Box<Session>, mut dismissals: Disconnects) -> (Socket, End) {
     // Beside whatever the connection waits for, be it a client that does not read.
     let account = session.account.clone();
     let end = tokio::select! {
@@ -231,15 +107,20 @@ async fn carry_on(mut session: Box<Session>, mut dismissals: Dismissals) -> (Soc
 }
 
 impl Session {
-    fn new(hub: Arc<Hub>, connection: u64, socket: Socket, greeted: handshake::Greeted) -> Self {
-        let handshake::Greeted { admission, frames, identity, listed, feed, position, account, sending } =
+    fn new(
+        shared: Arc<FrontendShared>,
+        connection: u64,
+        socket: Socket,
+        greeted: handshake::Handshake,
+    ) -> Self {
+        let handshake::Handshake { admission, frames, identity, listed, feed, position, account, sending } =
             greeted;
-        let settings = &hub.settings;
-        let mut log_state = hub.log.state();
+        let settings = &shared.settings;
+        let mut log_state = shared.log.state();
         let epoch = log_state.borrow_and_update().epoch;
-        let pending = Pending::new(settings, identity.client_id.clone(), hub.log.message_bytes_max());
+        let pending = Pending::new(settings, identity.client_id.clone(), shared.log.message_bytes_max());
         let catching_up = (position < feed.head_now()).then(Instant::now);
-        let look_at = Instant::now() + Duration::from_millis(settings.heartbeat_interval_ms);
+        let decode = Instant::now() + Duration::from_millis(settings.heartbeat_interval_ms);
         Self {
             connection,
             socket,
@@ -261,22 +142,22 @@ impl Session {
             hold: account.hold(),
             account,
             answered_until: None,
-            own: BTreeMap::new(),
+            own_events: BTreeMap::new(),
             pending,
             pending_share: metrics::Share::of(&metrics::hot().pending),
             behind_share: metrics::Share::of(&metrics::hot().behind),
             catching_up,
             traces: HashMap::new(),
-            began_at: None,
+            log_end_at_connect: None,
             publishing: Publishing::default(),
             outcomes: None,
-            look_at,
+            decode,
             looks_without_life: 0,
             leaving: None,
             departed: None,
             listed,
             _admission: admission,
-            hub,
+            shared,
         }
     }
 
@@ -314,7 +195,7 @@ impl Session {
         }
         tokio::select! {
             biased;
-            () = self.hub.drain.cancelled(), if self.leaving.is_none() => {
+            () = self.shared.drain.cancelled(), if self.leaving.is_none() => {
                 self.leaving = Some(self.leaving());
                 Ok(())
             }
@@ -335,7 +216,7 @@ impl Session {
                     Err(End::Gone) => return Box::pin(self.depart()).await,
                     incoming => incoming?,
                 };
-                let Some(looked) = self.frames.look_at(&mut self.socket, &incoming) else { return Ok(()) };
+                let Some(looked) = self.frames.decode(&mut self.socket, &incoming) else { return Ok(()) };
                 if self.must_wait(&looked) {
                     self.held = Some(Box::new(looked));
                     self.held_bytes = incoming.bytes();
@@ -373,15 +254,15 @@ impl Session {
             return Ok(true);
         }
         if self.position >= head {
-            self.in_step();
+            self.mark_caught_up();
             return Ok(false);
         }
         if self.cycle.is_some() || self.read_after.is_some() {
             return Ok(false);
         }
-        let turn_max = self.hub.settings.frames_per_turn_max;
+        let turn_max = self.shared.settings.frames_per_turn_max;
         // As long as none of them is to be kept from it, a connection is written what all others are.
-        if self.own.is_empty()
+        if self.own_events.is_empty()
             && let Some(run) = self.feed.run(self.position, head, turn_max, self.socket.dialect())
         {
             self.counted = Place { after: run.end, ordinal: run.end_ordinal };
@@ -390,7 +271,7 @@ impl Session {
                 self.socket.send_encoded(run.wire, run.frames).await?;
             }
             count_broadcasts(run.frames as u64, run.bytes as u64);
-            return Ok(self.written_to(run.end, head, run.came));
+            return Ok(self.written_to(run.end, head, run.received_at));
         }
         let stretch = match self.feed.read(self.place_of(self.position), head, turn_max).await {
             Ok(stretch) => stretch,
@@ -406,14 +287,14 @@ impl Session {
         }
         let (mut bytes, mut broadcasts) = (0, 0);
         for entry in &stretch.entries {
-            match self.own.get(&entry.id) {
+            match self.own_events.get(&entry.id) {
                 Some(false) => {
                     count_broadcasts(broadcasts, bytes);
                     return Ok(false);
                 }
                 Some(true) => {
                     self.move_to(entry);
-                    self.own.remove(&entry.id);
+                    self.own_events.remove(&entry.id);
                     continue;
                 }
                 None => self.move_to(entry),
@@ -424,7 +305,7 @@ impl Session {
             self.socket.send_encoded(frame, 1).await?;
         }
         count_broadcasts(broadcasts, bytes);
-        Ok(self.written_to(stretch.end, head, stretch.entries.first().map(|entry| entry.came)))
+        Ok(self.written_to(stretch.end, head, stretch.entries.first().map(|entry| entry.received_at)))
     }
 
     /// A position with the ordinal of the event there, if that is known.
@@ -438,24 +319,24 @@ impl Session {
         self.counted = Place { after: entry.id, ordinal: Some(entry.ordinal) };
     }
 
-    /// All up to `end` is written, of which the first event came here at `came`. Tells whether it ends before the
+    /// All up to `end` is written, of which the first event came here at `received_at`. Tells whether it ends before the
     /// head.
-    fn written_to(&mut self, end: EventId, head: EventId, came: Option<std::time::Instant>) -> bool {
+    fn written_to(&mut self, end: EventId, head: EventId, received_at: Option<std::time::Instant>) -> bool {
         // Of those that are written together the first has waited longest. What was read again from the log
         // for a connection that catches up has not been waited for.
-        if let Some(came) = came.filter(|_| self.catching_up.is_none()) {
-            metrics::hot().broadcast.record(came.elapsed());
+        if let Some(received_at) = received_at.filter(|_| self.catching_up.is_none()) {
+            metrics::hot().broadcast.record(received_at.elapsed());
         }
         self.position = self.position.max(end);
         if self.position < head {
             return true;
         }
-        self.in_step();
+        self.mark_caught_up();
         false
     }
 
     /// It has been written all there is.
-    fn in_step(&mut self) {
+    fn mark_caught_up(&mut self) {
         self.behind_share.set(0);
         if let Some(since) = self.catching_up.take() {
             metrics::duration(metrics::CATCH_UP_SECONDS, since.elapsed().as_secs_f64());
@@ -470,7 +351,7 @@ impl Session {
         };
         let id = frame.id;
         if !matches!(frame.request, Request::Connect(_)) {
-            self.frames.good();
+            self.frames.reset_errors();
         }
         self.end_cycle_unless_continued(&frame.request);
         match frame.request {
@@ -489,14 +370,14 @@ impl Session {
 
     async fn error(&mut self, reply_to: Option<&str>, code: ErrorCode, message: &str) -> Result<(), End> {
         if self.socket.dialect().closes_on(code) {
-            return Err(self.socket.last_word(reply_to, code, message, CloseCode::TryAgainLater).await);
+            return Err(self.socket.error_and_close(reply_to, code, message, CloseCode::TryAgainLater).await);
         }
         self.socket.error(reply_to, code, message, None).await
     }
 
     async fn time_passed(&mut self) -> Result<(), End> {
         let now = Instant::now();
-        if self.look_at <= now {
+        if self.decode <= now {
             if self.looks_without_life >= LOOKS_WITHOUT_LIFE_MAX {
                 let why = "no sign of life from the client";
                 return Err(End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway));
@@ -505,7 +386,7 @@ impl Session {
             if self.pending.is_empty() {
                 self.outcomes = None;
             }
-            self.look_at = now + Duration::from_millis(self.hub.settings.heartbeat_interval_ms);
+            self.decode = now + Duration::from_millis(self.shared.settings.heartbeat_interval_ms);
             self.socket.ping().await?;
         }
         if self.cycle.as_ref().is_some_and(|cycle| cycle.idle_at <= now) {
@@ -525,7 +406,7 @@ impl Session {
         [self.expires, idle, drafts, leave, self.read_after, self.departed]
             .into_iter()
             .flatten()
-            .fold(self.look_at, Instant::min)
+            .fold(self.decode, Instant::min)
     }
 
     /// The client has closed the connection, or it broke. What was read before is handed in: pages send their last
@@ -536,7 +417,7 @@ impl Session {
         }
         self.departed = Some(Instant::now() + HAND_IN_MAX);
         self.cycle = None;
-        self.socket.depart(Duration::from_millis(self.hub.settings.close_linger_ms)).await;
+        self.socket.depart(Duration::from_millis(self.shared.settings.close_linger_ms)).await;
         Ok(())
     }
 
@@ -550,11 +431,11 @@ impl Session {
 
     /// When to leave: each connection at a time of its own, so that not all come to other frontends at once.
     fn leaving(&self) -> Leaving {
-        let settings = &self.hub.settings;
+        let settings = &self.shared.settings;
         let patience = Duration::from_millis(settings.drain_ms_max);
         let spread = match settings.drain_connections_per_second {
             0 => Duration::ZERO,
-            rate => Duration::from_secs(self.hub.limits.connections() as u64) / rate,
+            rate => Duration::from_secs(self.shared.limits.connections() as u64) / rate,
         };
         let now = Instant::now();
         let from = now + spread.min(patience / 2).mul_f64(rand::random());
@@ -590,9 +471,3 @@ const HAND_IN_MAX: Duration = Duration::from_secs(10);
 const READ_PAUSE: Duration = Duration::from_millis(100);
 /// How many looks for a sign of life may go by without one.
 const LOOKS_WITHOUT_LIFE_MAX: u32 = 2;
-
-/// Says that this version of the dialect is not spoken here.
-async fn unsupported_version(socket: &mut Socket, id: Option<&str>) -> End {
-    let code = ErrorCode::ProtocolVersionUnsupported;
-    socket.last_word(id, code, "Unsupported protocol version", CloseCode::Policy).await
-}

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{Hub, Session};
-use crate::event::{Answer, DraftKey};
+use crate::event::Answer;
 use crate::frontend::feed::event::Entry;
-use crate::frontend::replies::AnswerInbox;
+use crate::frontend::replies::ReplyReceiver;
+use crate::frontend::shared::FrontendShared;
 
 /// Where a connection hears of its drafts.
 pub(crate) struct Outcomes {
-    committed: mpsc::Receiver<Arc<Entry>>,
-    committed_sender: mpsc::Sender<Arc<Entry>>,
-    answers: AnswerInbox,
+    pub(crate) committed: mpsc::Receiver<Arc<Entry>>,
+    pub(crate) committed_sender: mpsc::Sender<Arc<Entry>>,
+    pub(crate) answers: ReplyReceiver,
 }
 
 /// What was heard.
@@ -26,9 +26,9 @@ pub(crate) enum Outcome {
 }
 
 impl Outcomes {
-    fn open(hub: &Hub, connection: u64) -> Box<Self> {
-        let (committed_sender, committed) = mpsc::channel(hub.settings.pending_drafts_max);
-        Box::new(Self { committed, committed_sender, answers: hub.answers.open(connection) })
+    pub(crate) fn open(shared: &FrontendShared, connection: u64) -> Box<Self> {
+        let (committed_sender, committed) = mpsc::channel(shared.settings.pending_drafts_max);
+        Box::new(Self { committed, committed_sender, answers: shared.answers.open(connection) })
     }
 }
 
@@ -43,17 +43,4 @@ pub(crate) async fn next(outcomes: &mut Option<Box<Outcomes>>) -> Outcome {
         }
     }
     std::future::pending().await
-}
-
-impl Session {
-    /// Looks out for a draft's commit.
-    pub(crate) fn look_out(&mut self, key: DraftKey) {
-        let outcomes = self.outcomes.get_or_insert_with(|| Outcomes::open(&self.hub, self.connection));
-        self.feed.look_out(key, self.connection, &outcomes.committed_sender);
-    }
-
-    /// An event that was found for a draft, if one was.
-    pub(crate) fn found(&mut self) -> Option<Arc<Entry>> {
-        self.outcomes.as_mut()?.committed.try_recv().ok()
-    }
 }

@@ -13,7 +13,7 @@ use crate::frontend::admission::memory::{Account, Hold};
 use crate::frontend::metrics;
 use crate::frontend::net::Stream;
 use crate::frontend::settings::FrontendSettings;
-use crate::frontend::websocket::{Message, ReadError, WebSocket, Wire};
+use crate::frontend::websocket::{EncodedFrames, Message, ReadError, WebSocket};
 use crate::protocol::{CloseCode, Details, Dialect, ErrorCode, Header, Notice};
 use crate::util::time;
 
@@ -37,7 +37,7 @@ pub(crate) enum Incoming {
     /// A binary frame of so many bytes.
     Binary(usize),
     /// A ping or pong.
-    Alive,
+    PingPong,
 }
 
 impl Incoming {
@@ -46,7 +46,7 @@ impl Incoming {
         match self {
             Incoming::Text(text) => text.len(),
             Incoming::Binary(bytes) => *bytes,
-            Incoming::Alive => 0,
+            Incoming::PingPong => 0,
         }
     }
 }
@@ -106,12 +106,12 @@ impl Socket {
     }
 
     /// Takes the client's first frame for what it speaks. A frame that says nothing of that decides nothing.
-    pub(crate) fn listen_to(&mut self, text: &str) {
+    pub(crate) fn detect_dialect(&mut self, text: &str) {
         self.dialect = self.dialect.or_else(|| Dialect::of_first_frame(text));
     }
 
     /// Answers a message with an error after which the connection is closed.
-    pub(crate) async fn last_word(
+    pub(crate) async fn error_and_close(
         &mut self,
         reply_to: Option<&str>,
         code: ErrorCode,
@@ -152,7 +152,7 @@ impl Socket {
         let incoming = match self.socket.next().await {
             Ok(Message::Text(text)) => Incoming::Text(text),
             Ok(Message::Binary(bytes)) => Incoming::Binary(bytes),
-            Ok(Message::Alive) => return Ok(Incoming::Alive),
+            Ok(Message::PingPong) => return Ok(Incoming::PingPong),
             Ok(Message::Close) => return Err(End::Gone),
             Err(error) => {
                 self.deaf = true;
@@ -180,7 +180,7 @@ impl Socket {
     }
 
     /// Writes so many frames that were encoded before; they leave with the next [`Socket::flush`].
-    pub(crate) async fn send_encoded(&mut self, wire: Wire, frames: usize) -> Result<(), End> {
+    pub(crate) async fn send_encoded(&mut self, wire: EncodedFrames, frames: usize) -> Result<(), End> {
         if self.departed {
             return Ok(());
         }
@@ -190,7 +190,7 @@ impl Socket {
 
     /// Asks for a sign of life.
     pub(crate) async fn ping(&mut self) -> Result<(), End> {
-        self.write(Wire::ping()).await
+        self.write(EncodedFrames::ping()).await
     }
 
     /// Sends off what was written.
@@ -258,7 +258,7 @@ impl Socket {
             if let Some((code, message)) = &error {
                 self.error(None, *code, message, None).await?;
             }
-            self.write(Wire::close(close.as_u16(), close.as_str())).await?;
+            self.write(EncodedFrames::close(close.as_u16(), close.as_str())).await?;
             self.flush().await
         };
         if sent.await.is_err() {
@@ -278,7 +278,7 @@ impl Socket {
         close.as_str()
     }
 
-    async fn write(&mut self, frame: Wire) -> Result<(), End> {
+    async fn write(&mut self, frame: EncodedFrames) -> Result<(), End> {
         self.send_encoded(frame, 1).await
     }
 }
@@ -304,4 +304,10 @@ fn broken(error: ReadError) -> End {
             End::Gone
         }
     }
+}
+
+/// Says that this version of the dialect is not spoken here.
+pub(crate) async fn unsupported_version(socket: &mut Socket, id: Option<&str>) -> End {
+    let code = ErrorCode::ProtocolVersionUnsupported;
+    socket.error_and_close(id, code, "Unsupported protocol version", CloseCode::Policy).await
 }

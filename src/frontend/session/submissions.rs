@@ -1,16 +1,15 @@
 //! A connection's drafts: taken in, published, answered.
 
+use crate::frontend::session::outcomes::Outcomes;
+use crate::frontend::session::publishing::Progress;
 use std::borrow::Borrow;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime};
 
 use tracing::{debug, warn};
 
-use super::Session;
 use super::socket::End;
+use super::state::Session;
 use crate::event::{Answer, Draft, DraftKey, EventId, FieldError, Reason, ReplyTo, Submission};
 use crate::faults;
 use crate::frontend::feed::event::Entry;
@@ -21,37 +20,6 @@ use crate::outbox::{Asked, Committed, Done, Published, Taken};
 use crate::protocol::{Details, ErrorCode, Notice, Submit};
 use crate::telemetry::traces;
 use crate::telemetry::traces::Span;
-
-/// The publish that is under way, if one is, or what the first one waits for.
-#[derive(Default)]
-pub(crate) struct Publishing(Option<Pin<Box<dyn Future<Output = Progress> + Send>>>);
-
-/// What has become of it.
-pub(crate) enum Progress {
-    /// How far the log was is known: the first publish may go.
-    MayBegin(EventId),
-    /// The publish has ended.
-    Published(Published),
-}
-
-impl Publishing {
-    /// Whether there is none.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.0.is_none()
-    }
-
-    /// Waits for it; for ever when there is none. Cancel safe.
-    pub(crate) fn done(&mut self) -> impl Future<Output = Progress> {
-        std::future::poll_fn(|context: &mut Context<'_>| {
-            let Some(publish) = &mut self.0 else { return Poll::Pending };
-            let result = publish.as_mut().poll(context);
-            if result.is_ready() {
-                self.0 = None;
-            }
-            result
-        })
-    }
-}
 
 impl Session {
     /// Takes a draft in, or says why not.
@@ -67,7 +35,7 @@ impl Session {
             let errors = [FieldError::new("event.partition", "FORBIDDEN", why)];
             return self.reject(&id, &draft_id, Reason::Forbidden, &errors, None).await;
         }
-        if let Err(wait) = self.hub.limits.submission(&self.identity.client_id) {
+        if let Err(wait) = self.shared.limits.submission(&self.identity.client_id) {
             let retry_after_ms = Some(wait.as_millis() as u64 + 1);
             return self.reject(&id, &draft_id, Reason::RateLimited, &[], retry_after_ms).await;
         }
@@ -80,7 +48,7 @@ impl Session {
         self.pending.begin_unit();
         match self.pending.submit(draft, Asked::Request(id.clone()), Instant::now()) {
             Taken::Queued(key) => {
-                self.look_out(key);
+                self.watch_draft(key);
                 self.begin_trace(key, &draft_id);
             }
             Taken::Attached => debug!(draft = draft_id, "the same draft again; it is pending already"),
@@ -100,7 +68,7 @@ impl Session {
     }
 
     /// The spans of a publish, and what goes along with it.
-    fn publish_spans(&self, drafts: &[Arc<Draft>]) -> (Vec<Span>, Vec<PlacedTrace>) {
+    pub(crate) fn publish_spans(&self, drafts: &[Arc<Draft>]) -> (Vec<Span>, Vec<PlacedTrace>) {
         if self.traces.is_empty() {
             return (Vec::new(), Vec::new());
         }
@@ -114,7 +82,7 @@ impl Session {
         traced.unzip()
     }
 
-    async fn reject(
+    pub(crate) async fn reject(
         &mut self,
         id: &str,
         draft_id: &str,
@@ -130,7 +98,7 @@ impl Session {
     }
 
     /// When to send a draft again that was rejected for this reason, where only time can help.
-    fn retry_after_ms(&self, reason: Reason) -> Option<u64> {
+    pub(crate) fn retry_after_ms(&self, reason: Reason) -> Option<u64> {
         matches!(reason, Reason::Unavailable | Reason::RateLimited).then(|| self.socket.retry_after_ms())
     }
 
@@ -139,14 +107,16 @@ impl Session {
         if !self.publishing.is_idle() {
             return;
         }
-        let Some(began_at) = self.began_at else {
-            let (latest, now) = (Arc::clone(&self.hub.latest), Instant::now());
-            self.publishing.0 = Some(Box::pin(async move { Progress::MayBegin(latest.since(now).await) }));
+        let Some(log_end_at_connect) = self.log_end_at_connect else {
+            let (latest, now) = (Arc::clone(&self.shared.latest), Instant::now());
+            self.publishing.0 = Some(Box::pin(async move { Progress::TailKnown(latest.since(now).await) }));
             return;
         };
-        let known = self.feed.head_now().max(began_at);
-        self.pending.set_message_bytes_max(self.hub.log.message_bytes_max());
-        let Some(publish) = self.pending.next(Instant::now(), known, self.hub.log.now_ms()) else { return };
+        let known = self.feed.head_now().max(log_end_at_connect);
+        self.pending.set_message_bytes_max(self.shared.log.message_bytes_max());
+        let Some(publish) = self.pending.next(Instant::now(), known, self.shared.log.now_ms()) else {
+            return;
+        };
         if publish.attempt == 1 {
             metrics::hot().received.record(publish.oldest.elapsed());
         } else {
@@ -158,7 +128,7 @@ impl Session {
             partition: self.feed.partition().clone(),
             submitter: self.identity.submitter(),
             reply_to: ReplyTo {
-                frontend: self.hub.settings.id.clone(),
+                frontend: self.shared.settings.id.clone(),
                 connection: self.connection,
                 submission: publish.number,
                 attempt: publish.attempt,
@@ -170,8 +140,8 @@ impl Session {
             drafts: publish.drafts,
         };
         let (mut spans, traces) = self.publish_spans(&submission.drafts);
-        let (log, feed) = (self.hub.log.clone(), Arc::clone(&self.feed));
-        let desk = Arc::clone(&self.hub.answers);
+        let (log, feed) = (self.shared.log.clone(), Arc::clone(&self.feed));
+        let desk = Arc::clone(&self.shared.answers);
         self.publishing.0 = Some(Box::pin(async move {
             let Ok(body) = serde_json::to_vec(&submission) else {
                 return Progress::Published(Published::NotStored);
@@ -204,8 +174,8 @@ impl Session {
     /// What was under way has ended.
     pub(crate) async fn progress(&mut self, progress: Progress) -> Result<(), End> {
         let result = match progress {
-            Progress::MayBegin(latest) => {
-                self.began_at = Some(latest);
+            Progress::TailKnown(latest) => {
+                self.log_end_at_connect = Some(latest);
                 return Ok(());
             }
             Progress::Published(result) => result,
@@ -248,10 +218,10 @@ impl Session {
 
     /// Answers a draft that a validator found in the log, with the event from there. If that cannot be had
     /// now, the draft stays pending and is asked for again.
-    async fn answer_committed(&mut self, committed: Committed) -> Result<(), End> {
+    pub(crate) async fn answer_committed(&mut self, committed: Committed) -> Result<(), End> {
         if committed.event_id > self.feed.head_now() {
             // It is on its way here; the feed tells of it before its broadcast.
-            self.feed.nudge();
+            self.feed.request_check();
             return Ok(());
         }
         match self.event(committed.event_id).await {
@@ -270,11 +240,11 @@ impl Session {
         Ok(())
     }
 
-    async fn event(&mut self, id: EventId) -> Result<Option<Arc<Entry>>, LogError> {
+    pub(crate) async fn event(&mut self, id: EventId) -> Result<Option<Arc<Entry>>, LogError> {
         if let Some(entry) = self.feed.recent(id) {
             return Ok(Some(entry));
         }
-        let Some((token, stored)) = self.hub.log.event(id).await? else { return Ok(None) };
+        let Some((token, stored)) = self.shared.log.event(id).await? else { return Ok(None) };
         Ok((token == *self.feed.token()).then(|| Entry::parse(stored).ok()).flatten().map(Arc::new))
     }
 
@@ -286,7 +256,7 @@ impl Session {
         }
         metrics::hot().answer.record(since.elapsed());
         if matches!(end, outbox::End::Accepted | outbox::End::Rejected(..)) {
-            self.hub.answers.decided();
+            self.shared.answers.decided();
         }
         let draft_id = draft.draft_id.as_str();
         if let Some(mut span) = self.traces.remove(&key) {
@@ -331,7 +301,7 @@ impl Session {
 
     /// What is told of drafts whose outcome is not known in time.
     pub(crate) fn outcome_unknown(&self, what: &str) -> String {
-        match self.hub.answers.silent_for() {
+        match self.shared.answers.silent_for() {
             Some(silent) => format!(
                 "outcome unknown: no validator has decided anything for {} s; resubmit the {what} with the same id",
                 silent.as_secs()
@@ -368,5 +338,18 @@ impl<D: Borrow<Draft>> std::fmt::Display for DraftIds<'_, D> {
             0 => Ok(()),
             more => write!(f, " and {more} more"),
         }
+    }
+}
+
+impl Session {
+    /// Looks out for a draft's commit.
+    pub(crate) fn watch_draft(&mut self, key: DraftKey) {
+        let outcomes = self.outcomes.get_or_insert_with(|| Outcomes::open(&self.shared, self.connection));
+        self.feed.watch_draft(key, self.connection, &outcomes.committed_sender);
+    }
+
+    /// An event that was found for a draft, if one was.
+    pub(crate) fn found(&mut self) -> Option<Arc<Entry>> {
+        self.outcomes.as_mut()?.committed.try_recv().ok()
     }
 }

@@ -4,15 +4,19 @@
 //! nothing of pages: a cycle that it does not go on with ends by itself, and the rest comes as broadcasts, from the end
 //! of the last page on.
 
+use crate::frontend::admission::memory;
+use crate::frontend::feed::StateText;
+use crate::frontend::session::sync_cursor::Cycle;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::ahead;
 use super::sending::{Sending, form_of};
 use super::socket::End;
-use super::{Session, ahead};
+use super::state::Session;
 use crate::event::EventId;
 use crate::faults;
 use crate::log::LogError;
@@ -20,16 +24,6 @@ use crate::protocol::{Dialect, ErrorCode, Notice, Request, Snapshot, Sync};
 
 /// How long a classic client may take to ask for the next page.
 const CLASSIC_IDLE: Duration = Duration::from_secs(1);
-
-/// A cycle of pages that is not through.
-pub(crate) struct Cycle {
-    /// Where it ends: the head when it began.
-    upto: EventId,
-    /// Where the next page begins.
-    next: EventId,
-    /// When its client is taken to have lost interest.
-    pub idle_at: Instant,
-}
 
 impl Session {
     /// Answers with a page.
@@ -40,7 +34,7 @@ impl Session {
         if let Some(since) = sync.since.filter(|since| *since > self.feed.head_now()) {
             let head = ahead::head_after(&self.feed, since).await;
             if since > head {
-                return match ahead::is_lost(&self.hub, &self.feed, since).await {
+                return match ahead::is_lost(&self.shared, &self.feed, since).await {
                     Ok(true) => self.sync_beyond(id, since, head).await,
                     Ok(false) => self.error(id, ErrorCode::Unavailable, ahead::LAGS).await,
                     Err(error) => {
@@ -70,14 +64,18 @@ impl Session {
     }
 
     /// The end of the cycle that a request for what comes after `since` goes on with.
-    fn continues(&self, since: EventId) -> Option<EventId> {
+    pub(crate) fn continues(&self, since: EventId) -> Option<EventId> {
         // In the v1 dialect a cycle lasts until its last page, whatever is asked for.
         let lasts = self.socket.dialect() == Dialect::V1;
         self.cycle.as_ref().filter(|cycle| lasts || cycle.next == since).map(|cycle| cycle.upto)
     }
 
-    async fn sync_page(&mut self, id: Option<&str>, sync: &Sync) -> Result<Result<(), End>, LogError> {
-        let settings = self.hub.settings.clone();
+    pub(crate) async fn sync_page(
+        &mut self,
+        id: Option<&str>,
+        sync: &Sync,
+    ) -> Result<Result<(), End>, LogError> {
+        let settings = self.shared.settings.clone();
         let dialect = self.socket.dialect();
         let wants_state = dialect == Dialect::Classic && (sync.snapshot || sync.since.is_none());
         let state = if wants_state { Some(self.feed.state(self.position).await?) } else { None };
@@ -141,5 +139,47 @@ impl Session {
             Dialect::V1 => self.position.max(end),
         };
         Ok(sent)
+    }
+}
+
+impl Session {
+    /// Sends the next part of a state, if one is being sent. Between parts all else goes on but the events behind it.
+    pub(crate) async fn send_part(&mut self) -> Result<bool, End> {
+        let Some(Sending { state, reply_to, sent }) = &mut self.sending else { return Ok(false) };
+        let StateText::Parts(parts) = &state.text else { return Ok(false) };
+        let Some(text) = parts.get(*sent) else {
+            self.sending = None;
+            return Ok(false);
+        };
+        *sent += 1;
+        let notice = Notice::StatePart {
+            partition: self.feed.partition().as_str(),
+            event_id: state.event_id,
+            part: *sent,
+            parts: parts.len(),
+            text,
+        };
+        self.socket.send(reply_to.as_deref(), &notice).await?;
+        Ok(true)
+    }
+
+    /// The client was answered with so many bytes.
+    pub(crate) fn answered_with(&mut self, bytes: usize) {
+        let client = &self.identity.client_id;
+        self.shared.outflow.take(client, bytes);
+        self.answered_until = self.shared.outflow.not_before(client).map(Instant::from_std);
+    }
+
+    /// Says what the connection holds, and whether it may be read from. If not, when that is to be looked at again.
+    pub(crate) fn may_read(&mut self) -> Result<(), Instant> {
+        // Each draft as it came, and once more in what is published of it.
+        self.hold.set(2 * (self.pending.bytes() + self.held_bytes));
+        let now = Instant::now();
+        self.answered_until = self.answered_until.filter(|until| *until > now);
+        match self.answered_until {
+            Some(until) => Err(until),
+            None if self.account.is_full() => Err(now + memory::LOOK_EVERY),
+            None => Ok(()),
+        }
     }
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Session;
 use super::socket::End;
+use super::state::Session;
 use crate::auth::{AuthError, Identity, Refusal};
-use crate::frontend::admission::registry::Dismissal;
+use crate::frontend::admission::registry::DisconnectReason;
 use crate::protocol::{CloseCode, ErrorCode, Notice};
 use crate::util::time;
 
@@ -22,20 +22,20 @@ pub(crate) fn ends_at(identity: &Identity) -> Option<Instant> {
 }
 
 /// How a connection that is dismissed ends.
-pub(crate) fn end_of(why: Dismissal) -> End {
+pub(crate) fn end_of(why: DisconnectReason) -> End {
     match why {
-        Dismissal::Closed => {
+        DisconnectReason::Closed => {
             let why = "an operator has closed this client's connections";
             End::Close(ErrorCode::AuthFailed, why.into(), CloseCode::Policy)
         }
-        Dismissal::Revoked => {
+        DisconnectReason::Revoked => {
             End::Close(ErrorCode::AuthFailed, Refusal::Revoked.to_string().into(), CloseCode::Policy)
         }
-        Dismissal::Reconnect => {
+        DisconnectReason::Reconnect => {
             let why = "an operator asks this client to reconnect";
             End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway)
         }
-        Dismissal::LogWentBack => {
+        DisconnectReason::LogWentBack => {
             let why = "events of this partition that were sent are missing from the log";
             End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway)
         }
@@ -56,11 +56,11 @@ impl Session {
 
     /// Goes on under a fresh token, or ends if that is not good.
     pub(crate) async fn refresh(&mut self, id: Option<&str>, token: &str) -> Result<(), End> {
-        let fresh = match self.hub.auth.refresh(&self.identity, token).await {
+        let fresh = match self.shared.auth.refresh(&self.identity, token).await {
             Ok(fresh) => Arc::new(fresh),
             Err(AuthError::Refused(why)) => {
                 let (code, why) = (ErrorCode::AuthFailed, why.to_string());
-                return Err(self.socket.last_word(id, code, &why, CloseCode::Policy).await);
+                return Err(self.socket.error_and_close(id, code, &why, CloseCode::Policy).await);
             }
             // Whether it is good will be known later: the client may ask again while its token lasts.
             Err(error @ AuthError::Unavailable(_)) => {
@@ -69,12 +69,12 @@ impl Session {
         };
         if !(fresh.may_read() && fresh.may_enter(self.feed.partition().as_str())) {
             let why = "the fresh token does not permit what this connection is for";
-            return Err(self.socket.last_word(id, ErrorCode::Forbidden, why, CloseCode::Policy).await);
+            return Err(self.socket.error_and_close(id, ErrorCode::Forbidden, why, CloseCode::Policy).await);
         }
         self.expires = ends_at(&fresh);
         self.listed.refresh(&fresh);
-        if self.hub.auth.is_revoked(&fresh) {
-            return Err(end_of(Dismissal::Revoked));
+        if self.shared.auth.is_revoked(&fresh) {
+            return Err(end_of(DisconnectReason::Revoked));
         }
         self.identity = fresh;
         let notice = Notice::TokenRefreshed { expires_at: self.identity.expires_at };

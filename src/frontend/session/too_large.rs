@@ -1,6 +1,6 @@
 //! What the log cannot take: rejected here, with the limit, and not sent to a validator over and over.
 
-use super::Session;
+use super::state::Session;
 use crate::event::{Draft, FieldError, json_text_bytes};
 use crate::faults;
 
@@ -13,7 +13,7 @@ impl Session {
     pub(crate) fn drafts_bytes_max(&self) -> usize {
         let partition = json_text_bytes(self.feed.partition().as_str());
         let besides = ENVELOPE_BYTES + partition + self.identity.submitter_json_bytes();
-        self.hub.log.message_bytes_max().saturating_sub(besides)
+        self.shared.log.message_bytes_max().saturating_sub(besides)
     }
 
     /// Why a draft cannot be stored, if it is too large.

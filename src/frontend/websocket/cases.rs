@@ -89,7 +89,7 @@ fn section_1_text_and_binary_of_every_length() {
 #[test]
 fn section_2_pings_and_pongs() {
     let binary: &[u8] = &[0x00, 0xFF, 0xFE, 0xFD, 0xFC, 0xFB, 0x00, 0xFF];
-    let alive = |count: usize| (0..count).map(|_| Message::Alive).collect::<Vec<_>>();
+    let alive = |count: usize| (0..count).map(|_| Message::PingPong).collect::<Vec<_>>();
     let ten: Vec<(u8, &[u8])> = (0..10).map(|_| (PING, &b"payload"[..])).collect();
     let cases = vec![
         case("2.1", &[(PING, b"")], alive(1), Open),
@@ -141,7 +141,7 @@ fn section_4_reserved_opcodes() {
 #[test]
 fn section_5_fragments() {
     let whole = || said("fragment1fragment2");
-    let two = || Message::Alive;
+    let two = || Message::PingPong;
     let cases = vec![
         // Control frames are not cut into fragments.
         case("5.1", &[(PING & 0x0F, b"fragment1"), (ENDS, b"fragment2")], vec![], Protocol),
@@ -311,7 +311,7 @@ fn section_6_utf_8() {
         cases.push(case("6.3/6.6/6.8-6.21", &[(TEXT, bytes)], vec![], NotUtf8));
         for at in 0..=bytes.len() {
             let frames = [(TEXT_BEGINS, &bytes[..at]), (PING, &[]), (ENDS, &bytes[at..])];
-            cases.push(case("6.4", &frames, vec![Message::Alive], NotUtf8));
+            cases.push(case("6.4", &frames, vec![Message::PingPong], NotUtf8));
         }
         // As binary it is nobody's business.
         cases.push(case("6.4", &[(BINARY, bytes)], vec![Message::Binary(bytes.len())], Open));

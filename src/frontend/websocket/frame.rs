@@ -49,7 +49,7 @@ impl Opcode {
 
 /// A frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Head {
+pub(crate) struct FrameHeader {
     /// Whether it is its message's last frame.
     pub last: bool,
     pub opcode: Opcode,
@@ -61,7 +61,7 @@ pub(crate) struct Head {
 }
 
 /// Reads the header at the front of `bytes`: `None` while it is not all there; an error says what is wrong.
-pub(crate) fn head(bytes: &[u8]) -> Result<Option<Head>, &'static str> {
+pub(crate) fn head(bytes: &[u8]) -> Result<Option<FrameHeader>, &'static str> {
     let [first, second, rest @ ..] = bytes else { return Ok(None) };
     if first & 0x70 != 0 {
         return Err("a reserved bit is set, though no extension was agreed on");
@@ -86,7 +86,7 @@ pub(crate) fn head(bytes: &[u8]) -> Result<Option<Head>, &'static str> {
         return Err("a control frame is fragmented or too long");
     }
     let Some(mask) = rest.get(length..).and_then(|rest| rest.first_chunk::<4>()) else { return Ok(None) };
-    Ok(Some(Head { last, opcode, mask: *mask, bytes: 2 + length + 4, payload }))
+    Ok(Some(FrameHeader { last, opcode, mask: *mask, bytes: 2 + length + 4, payload }))
 }
 
 /// Takes the mask off a payload, or puts it on.

@@ -24,7 +24,7 @@ use bytes::{Buf, Bytes};
 use sha1::{Digest, Sha1};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use self::frame::{HEADER_BYTES_MAX, Head, Opcode};
+use self::frame::{FrameHeader, HEADER_BYTES_MAX, Opcode};
 use super::admission::memory::Hold;
 
 /// How much is read at once; on the stack, so that nobody keeps it.
@@ -48,7 +48,7 @@ pub(crate) enum Message {
     /// Binary, of so many bytes; the backend has no use for what is in it.
     Binary(usize),
     /// A ping, which is answered already, or a pong.
-    Alive,
+    PingPong,
     /// The peer has closed; the answer is ready to be flushed.
     Close,
 }
@@ -70,12 +70,12 @@ pub(crate) enum ReadError {
 
 /// A frame as it goes over the wire: what goes to many is encoded once.
 #[derive(Debug, Clone)]
-pub(crate) struct Wire {
+pub(crate) struct EncodedFrames {
     bytes: Bytes,
     payload: usize,
 }
 
-impl Wire {
+impl EncodedFrames {
     /// A text.
     pub(crate) fn text(text: &str) -> Self {
         let bytes = frame::encode(Opcode::Text, text.as_bytes());
@@ -134,7 +134,7 @@ pub(crate) struct WebSocket<S> {
     /// What was read and not taken; no room while there is none.
     input: Vec<u8>,
     /// The header of the frame that is being read, already taken out of the input.
-    head: Option<Head>,
+    head: Option<FrameHeader>,
     message: Option<Box<Fragments>>,
     bytes_max: usize,
     output: VecDeque<Bytes>,
@@ -238,7 +238,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 
     /// Checks a frame's header against the message that it is part of, before room is made for the frame.
-    fn check(&self, head: &Head) -> Result<(), ReadError> {
+    fn check(&self, head: &FrameHeader) -> Result<(), ReadError> {
         if head.opcode.is_control() {
             return Ok(());
         }
@@ -262,13 +262,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 
     /// Takes a frame; gives the message if it was its last.
-    fn frame(&mut self, head: Head, mut payload: Vec<u8>) -> Result<Option<Message>, ReadError> {
+    fn frame(&mut self, head: FrameHeader, mut payload: Vec<u8>) -> Result<Option<Message>, ReadError> {
         match head.opcode {
             Opcode::Ping => {
                 self.pong = Some(frame::encode(Opcode::Pong, &payload));
-                Ok(Some(Message::Alive))
+                Ok(Some(Message::PingPong))
             }
-            Opcode::Pong => Ok(Some(Message::Alive)),
+            Opcode::Pong => Ok(Some(Message::PingPong)),
             Opcode::Close => {
                 let code = match payload.as_slice() {
                     [] => None,
@@ -329,7 +329,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 
     /// Takes a frame to be written; tells whether there is a fair amount, that should be [`WebSocket::drain`]ed.
-    pub(crate) fn feed(&mut self, frame: Wire) -> bool {
+    pub(crate) fn feed(&mut self, frame: EncodedFrames) -> bool {
         self.push(frame.bytes);
         self.output_bytes >= OUT_BYTES_MAX
     }

@@ -67,10 +67,10 @@ fn the_example_of_the_rfc_reads_and_the_key_is_answered() {
     let hello = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
     assert_eq!(read(&hello, 64).0, [text("Hello")]);
     let parts = [masked(0x01, b"Hel"), masked(0x89, b"?"), masked(0x80, b"lo")].concat();
-    assert_eq!(read(&parts, 3).0, [Message::Alive, text("Hello")]);
+    assert_eq!(read(&parts, 3).0, [Message::PingPong, text("Hello")]);
     assert_eq!(accept_key(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-    assert_eq!(&Wire::text("Hello").bytes[..], [0x81, 5, b'H', b'e', b'l', b'l', b'o']);
-    assert_eq!(Wire::text(&"x".repeat(70_000)).len(), 70_000);
+    assert_eq!(&EncodedFrames::text("Hello").bytes[..], [0x81, 5, b'H', b'e', b'l', b'l', b'o']);
+    assert_eq!(EncodedFrames::text(&"x".repeat(70_000)).len(), 70_000);
 }
 
 #[test]
@@ -125,11 +125,11 @@ async fn pings_are_answered_by_the_next_flush_and_a_silent_socket_holds_nothing(
     let mut socket = WebSocket::new(server, masked(0x89, b"one"), BYTES_MAX);
     client.write_all(&masked(0x89, b"two")).await.unwrap();
     client.write_all(&masked(0x81, &vec![b'x'; 90_000])).await.unwrap();
-    assert_eq!(socket.next().await.unwrap(), Message::Alive);
-    assert_eq!(socket.next().await.unwrap(), Message::Alive);
+    assert_eq!(socket.next().await.unwrap(), Message::PingPong);
+    assert_eq!(socket.next().await.unwrap(), Message::PingPong);
     assert!(matches!(socket.next().await.unwrap(), Message::Text(text) if text.len() == 90_000));
     for _ in 0..500 {
-        if socket.feed(Wire::text("some text")) {
+        if socket.feed(EncodedFrames::text("some text")) {
             socket.drain().await.unwrap();
         }
     }

@@ -199,7 +199,7 @@ impl Log {
         out.sync_all().await.map_err(file(&path))?;
         let description = Description {
             stream: stream.to_owned(),
-            sha256: hex::of(&hash.finalize()),
+            sha256: hex::encode(&hash.finalize()),
             bytes,
             config,
             state,
@@ -311,7 +311,7 @@ async fn checked(stream: &str, folder: &Path) -> Result<Description, BackupError
         }
         hash.update(piece.get(..read).unwrap_or_default());
     }
-    let found = hex::of(&hash.finalize());
+    let found = hex::encode(&hash.finalize());
     if found == description.sha256 {
         Ok(description)
     } else {

@@ -8,9 +8,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::event::{EventId, PartitionKey, Slot, Token};
+use crate::log::api::ApiError;
 use crate::log::client::Log;
 use crate::log::error::LogError;
-use crate::log::queue::publish::ApiError;
 use crate::log::read::replay::StoredEvent;
 use crate::log::streams::bootstrap::NO_STREAM;
 use crate::log::subjects;
@@ -21,7 +21,7 @@ const SUBJECTS_MAX: u64 = 2_000_000;
 
 /// A partition in the log.
 #[derive(Debug, Clone)]
-pub struct SurveyedPartition {
+pub struct PartitionStats {
     /// The partition.
     pub partition: PartitionKey,
     /// How many events it has.
@@ -36,7 +36,7 @@ pub struct PartitionPage {
     /// How many partitions there are in all.
     pub total: u64,
     /// The partitions.
-    pub partitions: Vec<SurveyedPartition>,
+    pub partitions: Vec<PartitionStats>,
     /// Whether there are more behind them.
     pub more: bool,
 }
@@ -80,7 +80,7 @@ impl Log {
         for (subject, events) in page {
             match subjects::token_of_committed(&subject).map(Token::parse) {
                 Some(Ok((_, partition))) => {
-                    partitions.push(SurveyedPartition { partition, events, last: last.remove(&subject) });
+                    partitions.push(PartitionStats { partition, events, last: last.remove(&subject) });
                 }
                 // Not ours; said, so that somebody finds out who wrote it.
                 _ => tracing::warn!(subject, "a subject in the log that is no partition's; left out"),

@@ -6,14 +6,14 @@ use serde::Serialize;
 use crate::event::{EventId, Token};
 use crate::log::client::Log;
 use crate::log::error::LogError;
-use crate::log::integrity::monitor::Damage;
+use crate::log::integrity::damage::LogDamage;
 use crate::log::read::replay::StoredEvent;
 use crate::log::subjects;
 
 /// An event that was taken out, as it is kept: one line of JSON, with all that it takes to see what it was.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct TakenOut {
+pub struct RemovedEvent {
     /// Its id.
     pub event_id: EventId,
     /// Its subject.
@@ -26,7 +26,7 @@ pub struct TakenOut {
 
 impl Log {
     /// An event with all that belongs to it.
-    pub async fn whole_event(&self, id: EventId) -> Result<TakenOut, LogError> {
+    pub async fn whole_event(&self, id: EventId) -> Result<RemovedEvent, LogError> {
         use base64::Engine;
         const WHAT: &str = "reading an event";
         let stored = self
@@ -38,7 +38,7 @@ impl Log {
         let headers = stored.headers.iter().flat_map(|(name, values)| {
             values.iter().map(|value| (name.to_string(), value.as_str().to_owned()))
         });
-        Ok(TakenOut {
+        Ok(RemovedEvent {
             event_id: id,
             headers: headers.collect(),
             subject: stored.subject.to_string(),
@@ -58,7 +58,8 @@ impl Log {
             }
         }
         let (before, now, damages) = self.compare_with_mark().await?;
-        let meant = |damage: &Damage| matches!(damage, Damage::Deleted { .. } | Damage::Purged { .. });
+        let meant =
+            |damage: &LogDamage| matches!(damage, LogDamage::Deleted { .. } | LogDamage::Purged { .. });
         match now {
             Some(now) if damages.iter().all(meant) => self.accept(before, now).await.map(drop),
             _ => Ok(()),

@@ -16,9 +16,9 @@ use serde::Deserialize;
 use super::replay::StoredEvent;
 use crate::event::{EventId, Token};
 use crate::faults;
+use crate::log::api::ApiError;
 use crate::log::client::Log;
 use crate::log::error::LogError;
-use crate::log::queue::publish::ApiError;
 use crate::log::subjects;
 
 #[derive(Deserialize)]

@@ -4,3 +4,4 @@ pub(crate) mod batch_get;
 mod leader;
 pub(crate) mod live;
 pub(crate) mod replay;
+pub(crate) mod server_time;

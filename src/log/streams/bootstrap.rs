@@ -5,10 +5,10 @@ use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetS
 use async_nats::jetstream::stream::{Config, Info, StorageType};
 use tracing::{info, warn};
 
+use super::settings::KEYS_EXPIRE;
 use super::settings::SLOTS_METADATA;
 use crate::log::client::Log;
 use crate::log::error::LogError;
-use crate::log::ownership::KEYS_EXPIRE;
 use crate::log::subjects;
 
 /// The oldest server that has atomic batches.

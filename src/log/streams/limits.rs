@@ -7,7 +7,7 @@ use tracing::{debug, warn};
 use super::bootstrap::{BootstrapError, stream_info};
 use super::settings::LogSettings;
 use crate::log::client::Log;
-use crate::log::queue::publish::UNDECIDED_MAX;
+use crate::log::queue::consumer::UNDECIDED_MAX;
 use crate::log::subjects::OWNERSHIP_STREAM;
 
 /// The smallest `max_payload` that will do: snapshots are written in pieces of 128 KiB, as NATS's clients do it.

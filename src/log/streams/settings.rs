@@ -1,13 +1,12 @@
 //! How to reach NATS, and what the streams and buckets must look like.
 
+use crate::log::subjects;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::jetstream::object_store;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType};
-
-use crate::log::subjects;
 
 /// How to reach NATS, and the few settings of the streams that are an operator's to choose.
 #[derive(Debug, Clone)]
@@ -195,3 +194,8 @@ fn unlimited() -> Config {
         ..Default::default()
     }
 }
+
+/// What to do about a bucket of an older version.
+pub(crate) const KEYS_EXPIRE: &str = "the bucket SLOTS was made by an older version: its keys expire, so a validator waits for the queue's \
+     confirmation of each rejection as well. Allow it to keep them with \
+     `nats stream edit KV_SLOTS --allow-msg-ttl`, and restart the validators";

@@ -15,10 +15,10 @@ use tokio::time::MissedTickBehavior;
 use tracing::{debug, warn};
 
 use super::bootstrap::stream_info;
+use crate::log::api::ApiError;
 use crate::log::client::Log;
 use crate::log::error::LogError;
 use crate::log::metrics;
-use crate::log::queue::publish::ApiError;
 use crate::log::subjects;
 
 /// How many slots that there are not are emptied at a look. More wait for the next.

@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 
 use super::{CLASSIC_LABEL, CLASSIC_SCHEMA_VERSION, PROTOCOL_VERSION};
 use crate::event::{CommittedEvent, EventId, FieldError, Reason};
-use crate::protocol::EncodedEvent;
 use crate::protocol::json::{push_json, push_list};
+use crate::protocol::notice::EncodedEvent;
 use crate::protocol::notice::{ErrorCode, Header, ItemResult, Notice};
 
 /// Writes a notice.

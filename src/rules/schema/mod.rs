@@ -170,6 +170,6 @@ fn to_value(node: &Node) -> Value {
             Value::Object(fields.iter().map(|(key, value)| (key.to_owned(), to_value(value))).collect())
         }
         // Payloads are plain.
-        Json::Other(_) => Value::Null,
+        Json::Opaque(_) => Value::Null,
     }
 }

@@ -177,7 +177,7 @@ fn every_broken_file_is_named_with_its_line_and_reason() {
 
 #[test]
 fn schemas_are_replaced_whole_and_the_fold_stays() {
-    let in_force = RulesInForce::new(Rules::new(RulesConfig::default()).unwrap());
+    let in_force = LiveRules::new(Rules::new(RulesConfig::default()).unwrap());
     let (before, fold) = (in_force.now(), in_force.fold());
     in_force.replace_schemas(set(FILES));
     assert_eq!((before.schemas().len(), in_force.now().schemas().len()), (0, FILES.len()));

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::payload_schema;
 use crate::rules::{Check, EventType};
-use crate::state::{Document, FoldError, Node, Touch};
+use crate::state::{Document, FoldError, Node, WriteSet};
 
 pub(crate) struct DomainEvent;
 
@@ -35,7 +35,7 @@ impl EventType for DomainEvent {
         Ok(())
     }
 
-    fn touch(&self, _: &Node) -> Touch {
-        Touch::Nothing
+    fn touch(&self, _: &Node) -> WriteSet {
+        WriteSet::Nothing
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{malformed, payload_schema, take};
 use crate::rules::{Check, EventType};
-use crate::state::{Document, FoldError, Node, Touch};
+use crate::state::{Document, FoldError, Node, WriteSet};
 
 pub(crate) struct Init;
 
@@ -41,7 +41,7 @@ impl EventType for Init {
         Ok(doc.init(take(&mut payload, "value").ok_or_else(|| malformed(self.name()))?)?)
     }
 
-    fn touch(&self, _: &Node) -> Touch {
-        Touch::Everything
+    fn touch(&self, _: &Node) -> WriteSet {
+        WriteSet::Everything
     }
 }

@@ -21,7 +21,7 @@ pub(crate) use unset::Unset;
 use serde_json::{Value, json};
 
 use crate::json::Json;
-use crate::state::{FoldError, Node, Position, Touch};
+use crate::state::{FoldError, Node, Position, WriteSet};
 
 /// Takes the field `key` out of a payload.
 fn take(payload: &mut Node, key: &str) -> Option<Node> {
@@ -90,10 +90,10 @@ fn place_ids(payload: &Node) -> Vec<(&'static str, &str)> {
 }
 
 /// What a tree action on a node touches.
-fn touch_node(target: Option<&str>, id: Option<&str>) -> Touch {
+fn touch_node(target: Option<&str>, id: Option<&str>) -> WriteSet {
     match (target, id) {
-        (Some(target), Some(id)) => Touch::Node { target: target.into(), id: id.into() },
-        _ => Touch::Nothing,
+        (Some(target), Some(id)) => WriteSet::Node { target: target.into(), id: id.into() },
+        _ => WriteSet::Nothing,
     }
 }
 

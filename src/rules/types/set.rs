@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{malformed, name_schema, payload_schema, replace, take, target};
 use crate::json::Json;
 use crate::rules::{Check, EventType};
-use crate::state::{Document, FoldError, Node, Touch};
+use crate::state::{Document, FoldError, Node, WriteSet};
 
 pub(crate) struct Set;
 
@@ -45,7 +45,7 @@ impl EventType for Set {
         }
     }
 
-    fn touch(&self, payload: &Node) -> Touch {
-        target(payload).map_or(Touch::Nothing, |target| Touch::Path(target.into()))
+    fn touch(&self, payload: &Node) -> WriteSet {
+        target(payload).map_or(WriteSet::Nothing, |target| WriteSet::Path(target.into()))
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{id, malformed, name_schema, payload_schema, target, touch_node};
 use crate::rules::{Check, EventType};
-use crate::state::{Document, FoldError, Node, Touch};
+use crate::state::{Document, FoldError, Node, WriteSet};
 
 pub(crate) struct TreeDelete;
 
@@ -35,7 +35,7 @@ impl EventType for TreeDelete {
         }
     }
 
-    fn touch(&self, payload: &Node) -> Touch {
+    fn touch(&self, payload: &Node) -> WriteSet {
         touch_node(target(payload), id(payload))
     }
 }

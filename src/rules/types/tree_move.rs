@@ -7,7 +7,7 @@ use super::{
     touch_node,
 };
 use crate::rules::{Check, EventType};
-use crate::state::{Document, FoldError, Node, Touch};
+use crate::state::{Document, FoldError, Node, WriteSet};
 
 pub(crate) struct TreeMove;
 
@@ -51,7 +51,7 @@ impl EventType for TreeMove {
         }
     }
 
-    fn touch(&self, payload: &Node) -> Touch {
+    fn touch(&self, payload: &Node) -> WriteSet {
         touch_node(target(payload), id(payload))
     }
 }

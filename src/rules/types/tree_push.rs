@@ -8,7 +8,7 @@ use super::{
 };
 use crate::json::Json;
 use crate::rules::{Check, EventType};
-use crate::state::{Document, FoldError, Node, Touch};
+use crate::state::{Document, FoldError, Node, WriteSet};
 
 pub(crate) struct TreePush;
 
@@ -61,7 +61,7 @@ impl EventType for TreePush {
         }
     }
 
-    fn touch(&self, payload: &Node) -> Touch {
+    fn touch(&self, payload: &Node) -> WriteSet {
         touch_node(target(payload), id(payload))
     }
 }

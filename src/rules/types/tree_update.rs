@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{id, malformed, name_schema, payload_schema, replace, take, target, touch_node};
 use crate::json::Json;
 use crate::rules::{Check, EventType};
-use crate::state::{Document, FoldError, Node, Touch};
+use crate::state::{Document, FoldError, Node, WriteSet};
 
 pub(crate) struct TreeUpdate;
 
@@ -49,7 +49,7 @@ impl EventType for TreeUpdate {
         }
     }
 
-    fn touch(&self, payload: &Node) -> Touch {
+    fn touch(&self, payload: &Node) -> WriteSet {
         touch_node(target(payload), id(payload))
     }
 }

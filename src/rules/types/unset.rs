@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{malformed, name_schema, payload_schema, target};
 use crate::rules::{Check, EventType};
-use crate::state::{Document, FoldError, Node, Touch};
+use crate::state::{Document, FoldError, Node, WriteSet};
 
 pub(crate) struct Unset;
 
@@ -27,7 +27,7 @@ impl EventType for Unset {
         Ok(doc.unset(target(&payload).ok_or_else(|| malformed(self.name()))?)?)
     }
 
-    fn touch(&self, payload: &Node) -> Touch {
-        target(payload).map_or(Touch::Nothing, |target| Touch::Path(target.into()))
+    fn touch(&self, payload: &Node) -> WriteSet {
+        target(payload).map_or(WriteSet::Nothing, |target| WriteSet::Path(target.into()))
     }
 }

@@ -8,25 +8,11 @@ use super::{Child, NOT_AN_ARRAY, Tree, child, field_count};
 use crate::json::Json;
 use crate::json::canonical::{commas, field_size, string_size};
 use crate::state::document::{Document, Effect, OpError, merge_sizes};
+use crate::state::tree::position::Position;
+use crate::state::tree::position::ROOT_ID;
 use crate::state::{Fields, Node};
 
 use std::sync::Arc;
-
-/// The name by which the top of a tree is given as a parent.
-pub(crate) const ROOT_ID: &str = "_root";
-
-/// Where among its siblings a node goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Position<'a> {
-    /// Before all.
-    First,
-    /// Behind all.
-    Last,
-    /// Behind this sibling; behind all if it is not there.
-    After(&'a str),
-    /// Before this sibling; before all if it is not there.
-    Before(&'a str),
-}
 
 /// A tree as it stands, to plan on.
 struct View<'a> {
@@ -269,17 +255,17 @@ impl Document {
         match node {
             Json::Object(fields) => {
                 let tree = Tree::index(fields).map_err(OpError::NotATree)?;
-                *node = Json::Other(Box::new(tree));
+                *node = Json::Opaque(Box::new(tree));
                 Ok(())
             }
-            Json::Other(_) => Ok(()),
+            Json::Opaque(_) => Ok(()),
             _ => Err(OpError::TargetNotFound),
         }
     }
 
     fn tree_mut(&mut self, target: &str) -> Result<&mut Tree, OpError> {
         match self.at_mut(target) {
-            Some(Json::Other(tree)) => Ok(tree),
+            Some(Json::Opaque(tree)) => Ok(tree),
             _ => Err(OpError::TargetNotFound),
         }
     }

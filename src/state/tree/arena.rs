@@ -104,7 +104,7 @@ impl<I: Borrow<str> + Hash + Eq + Clone> Arena<I> {
 
     /// The slot of the node `id`; of `_root`, the parent of the top.
     pub(crate) fn find_parent(&self, id: &str) -> Option<u32> {
-        if id == super::actions::ROOT_ID { Some(ROOT) } else { self.find(id) }
+        if id == super::position::ROOT_ID { Some(ROOT) } else { self.find(id) }
     }
 
     /// The slot of the node `id`.

@@ -6,6 +6,7 @@
 
 pub(crate) mod actions;
 pub(crate) mod arena;
+pub(crate) mod position;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use self::arena::{Arena, ROOT};
 use super::{Fields, Node};
 use crate::json::canonical;
 use crate::json::canonical::{commas, compare, field_size, write_key, write_string};
-use crate::json::{Form, Json};
+use crate::json::{Json, Opaque};
 
 /// An object whose `tree` array is kept as an index.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ pub(crate) enum Child<'a> {
 
 impl Child<'_> {
     pub(crate) fn is_object(self) -> bool {
-        matches!(self, Child::Node(Json::Object(_) | Json::Other(_)))
+        matches!(self, Child::Node(Json::Object(_) | Json::Opaque(_)))
     }
 
     pub(crate) fn size(self) -> usize {
@@ -65,8 +66,8 @@ impl Child<'_> {
 pub(crate) fn child<'a>(node: &'a Node, key: &str) -> Option<Child<'a>> {
     match node {
         Json::Object(fields) => fields.get(key).map(Child::Node),
-        Json::Other(tree) if key == "tree" => tree.nodes.as_ref().map(Child::Array),
-        Json::Other(tree) => tree.fields.get(key).map(Child::Node),
+        Json::Opaque(tree) if key == "tree" => tree.nodes.as_ref().map(Child::Array),
+        Json::Opaque(tree) => tree.fields.get(key).map(Child::Node),
         _ => None,
     }
 }
@@ -75,7 +76,7 @@ pub(crate) fn child<'a>(node: &'a Node, key: &str) -> Option<Child<'a>> {
 pub(crate) fn field_count(node: &Node) -> usize {
     match node {
         Json::Object(fields) => fields.len(),
-        Json::Other(tree) => tree.fields.len() + usize::from(tree.nodes.is_some()),
+        Json::Opaque(tree) => tree.fields.len() + usize::from(tree.nodes.is_some()),
         _ => 0,
     }
 }
@@ -88,14 +89,14 @@ pub(crate) fn fields_mut<'a>(node: &'a mut Node, key: &str) -> Option<&'a mut Fi
     }
     match node {
         Json::Object(fields) => Some(fields),
-        Json::Other(tree) => Some(&mut tree.fields),
+        Json::Opaque(tree) => Some(&mut tree.fields),
         _ => None,
     }
 }
 
 /// Turns an indexed tree back into a plain object; leaves everything else.
 pub(crate) fn make_plain(node: &mut Node) {
-    if let Json::Other(tree) = node {
+    if let Json::Opaque(tree) = node {
         let mut fields = std::mem::take(&mut tree.fields);
         if let Some(nodes) = tree.nodes.take() {
             fields.insert("tree".into(), nodes.into_array());
@@ -138,7 +139,7 @@ impl Tree {
 /// What is wrong with a `tree` that is none.
 pub(crate) const NOT_AN_ARRAY: &str = "`tree` is not an array";
 
-impl Form for Box<Tree> {
+impl Opaque for Box<Tree> {
     fn write(&self, out: &mut Vec<u8>) {
         let mut entries: Vec<(&str, Child<'_>)> =
             self.fields.iter().map(|(key, value)| (key, Child::Node(value))).collect();

@@ -15,10 +15,10 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 
-use super::costs::{Costs, Room};
+use super::costs::{BatchLimit, CommitCosts};
 use crate::event::{EventId, Token};
 use crate::log::{BATCH_EVENTS_MAX, CommitError, CommitPart, PlacedTrace};
-use crate::validator::log_backend::Port;
+use crate::validator::log_backend::LogBackend;
 use crate::validator::metrics;
 use crate::validator::settings::ValidatorSettings;
 
@@ -44,7 +44,7 @@ pub(crate) struct Committer {
     /// How many more events than one may be committed one by one before a batch would be quicker, as last
     /// measured; 0 while others wait.
     singles_worthwhile: Arc<AtomicUsize>,
-    /// What [`Room`] gives just now.
+    /// What [`BatchLimit`] gives just now.
     room: Arc<AtomicUsize>,
 }
 
@@ -54,12 +54,12 @@ const REQUESTS_MAX: usize = 1024;
 
 impl Committer {
     /// Makes a committer, and the future that does its work until the last handle is gone.
-    pub(crate) fn new<P: Port>(
+    pub(crate) fn new<P: LogBackend>(
         log: P,
         settings: &ValidatorSettings,
     ) -> (Self, impl Future<Output = ()> + use<P>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-        let singles_worthwhile = Arc::new(AtomicUsize::new(Costs::default().break_even()));
+        let singles_worthwhile = Arc::new(AtomicUsize::new(CommitCosts::default().break_even()));
         let room = Arc::new(AtomicUsize::new(settings.batch_bytes_max));
         let worker = Worker {
             singles_worthwhile: singles_worthwhile.clone(),
@@ -70,8 +70,8 @@ impl Committer {
             batches: 0,
             singles_max: settings.singles_in_flight_max.max(1),
             batches_max: settings.batches_in_flight_max.max(1),
-            room: Room::new(settings.batch_bytes_max),
-            costs: Costs::default(),
+            room: BatchLimit::new(settings.batch_bytes_max),
+            costs: CommitCosts::default(),
         };
         (Self { requests, singles_worthwhile, room }, worker.run(receiver))
     }
@@ -106,11 +106,11 @@ impl Committer {
 
 enum Done {
     Single { took: Duration, beside: usize, stored: bool },
-    Batch { took: Duration, retry: Vec<Request>, fate: Fate },
+    Batch { took: Duration, retry: Vec<Request>, fate: BatchResult },
 }
 
 /// What became of an atomic batch.
-enum Fate {
+enum BatchResult {
     Stored,
     /// NATS did not store it, for want of room, say; the bytes that were in it.
     Refused(usize),
@@ -125,13 +125,13 @@ struct Worker<P> {
     batches: usize,
     singles_max: usize,
     batches_max: usize,
-    room: Room,
-    costs: Costs,
+    room: BatchLimit,
+    costs: CommitCosts,
     singles_worthwhile: Arc<AtomicUsize>,
     room_now: Arc<AtomicUsize>,
 }
 
-impl<P: Port> Worker<P> {
+impl<P: LogBackend> Worker<P> {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let mut under_way: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
         let mut open = true;
@@ -149,9 +149,9 @@ impl<P: Port> Worker<P> {
                     Done::Batch { took, retry, fate } => {
                         self.batches -= 1;
                         match fate {
-                            Fate::Stored => self.room.stored(),
-                            Fate::Refused(bytes) => self.room.refused(bytes),
-                            Fate::Other => {}
+                            BatchResult::Stored => self.room.stored(),
+                            BatchResult::Refused(bytes) => self.room.refused(bytes),
+                            BatchResult::Other => {}
                         }
                         self.costs.batch_took(took);
                         // Each alone, so that the one partition that has moved on stops nobody else.
@@ -209,7 +209,7 @@ impl<P: Port> Worker<P> {
     }
 }
 
-async fn send_single<P: Port>(log: P, request: Request, beside: usize) -> Done {
+async fn send_single<P: LogBackend>(log: P, request: Request, beside: usize) -> Done {
     let Request { part, traces, reply } = request;
     let timer = metrics::commit_started(1);
     let body = part.bodies.into_iter().next().unwrap_or_default();
@@ -221,7 +221,7 @@ async fn send_single<P: Port>(log: P, request: Request, beside: usize) -> Done {
     Done::Single { took, beside, stored }
 }
 
-fn send_batch<P: Port>(log: P, group: Vec<Request>) -> BoxFuture<'static, Done> {
+fn send_batch<P: LogBackend>(log: P, group: Vec<Request>) -> BoxFuture<'static, Done> {
     Box::pin(async move {
         let (mut parts, mut traces, mut replies) = (Vec::new(), Vec::new(), Vec::new());
         let bytes = group.iter().map(Request::bytes).sum();
@@ -238,21 +238,21 @@ fn send_batch<P: Port>(log: P, group: Vec<Request>) -> BoxFuture<'static, Done> 
                 for (reply, first) in replies.into_iter().zip(firsts) {
                     answer(reply, Ok(first));
                 }
-                Done::Batch { took, retry: Vec::new(), fate: Fate::Stored }
+                Done::Batch { took, retry: Vec::new(), fate: BatchResult::Stored }
             }
             // Nothing was stored, because of one of several: each goes again by itself.
             Err(CommitError::Conflict) if parts.len() > 1 => {
                 let retry = parts.into_iter().zip(traces).zip(replies);
                 let retry = retry.map(|((part, traces), reply)| Request { part, traces, reply });
-                Done::Batch { took, retry: retry.collect(), fate: Fate::Other }
+                Done::Batch { took, retry: retry.collect(), fate: BatchResult::Other }
             }
             Err(error) => {
                 for reply in replies {
                     answer(reply, Err(error.clone()));
                 }
                 let fate = match error {
-                    CommitError::NotStored(_) => Fate::Refused(bytes),
-                    CommitError::Conflict | CommitError::Unknown(_) => Fate::Other,
+                    CommitError::NotStored(_) => BatchResult::Refused(bytes),
+                    CommitError::Conflict | CommitError::Unknown(_) => BatchResult::Other,
                 };
                 Done::Batch { took, retry: Vec::new(), fate }
             }

@@ -6,21 +6,21 @@ use std::time::Duration;
 ///
 /// Only the way that is taken is measured. So that a bad moment of one does not rule it out for good, a measurement
 /// counts for little however bad it is, and what is not measured gets cheaper little by little, until it is tried.
-pub(crate) struct Costs {
+pub(crate) struct CommitCosts {
     /// What a single publish adds to the time of those beside it.
     single: f64,
     /// What an atomic batch takes.
     batch: f64,
 }
 
-impl Default for Costs {
+impl Default for CommitCosts {
     /// Measured on two cores with an ordinary disk; a few commits make it right for others.
     fn default() -> Self {
         Self { single: 0.000_25, batch: 0.002 }
     }
 }
 
-impl Costs {
+impl CommitCosts {
     /// How much a new measurement counts.
     const WEIGHT: f64 = 0.05;
     /// The most, in times of the average, that a measurement counts for.
@@ -57,12 +57,12 @@ impl Costs {
 /// How large batches may be. NATS stages a batch before it stores it, and where that takes more room than there
 /// is the batch is refused, and would be for ever: then the next ones are smaller, down to single events,
 /// which NATS does not stage, and grow again with each one that is stored.
-pub(crate) struct Room {
+pub(crate) struct BatchLimit {
     now: usize,
     max: usize,
 }
 
-impl Room {
+impl BatchLimit {
     pub(crate) fn new(max: usize) -> Self {
         Self { now: max, max }
     }
@@ -98,14 +98,14 @@ mod tests {
 
     #[test]
     fn one_bad_moment_does_not_rule_singles_out() {
-        let mut costs = Costs::default();
+        let mut costs = CommitCosts::default();
         costs.single_took(Duration::from_secs(1), 1);
         assert!(costs.favour_singles(5, 0));
     }
 
     #[test]
     fn what_was_slow_for_long_is_tried_again() {
-        let mut costs = Costs::default();
+        let mut costs = CommitCosts::default();
         (0..1_000).for_each(|_| costs.single_took(Duration::from_millis(50), 1));
         assert!(!costs.favour_singles(8, 0) && costs.favour_singles(1, 0), "one alone never goes as a batch");
         let tried = (0..1_000).find(|_| {
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_batch_that_has_no_room_is_halved_until_it_has() {
-        let mut room = Room::new(8 << 20);
+        let mut room = BatchLimit::new(8 << 20);
         room.refused(300_000);
         assert_eq!(room.now(), 150_000);
         room.refused(2 * 150_000);

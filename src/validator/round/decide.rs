@@ -19,8 +19,9 @@ use crate::log::{BATCH_EVENTS_MAX, COMMIT_HEADERS_BYTES, PlacedTrace};
 use crate::rules::{Decision, Rules};
 use crate::state::{DraftLookup, PartitionState};
 use crate::telemetry::traces::TraceParent;
-use crate::validator::log_backend::Port;
-use crate::validator::{Shared, metrics};
+use crate::validator::log_backend::LogBackend;
+use crate::validator::metrics;
+use crate::validator::shared::Shared;
 
 /// How long a round goes on deciding. What is left is the next one's, so that a partition with much to decide takes
 /// its turn with the others.
@@ -34,7 +35,7 @@ const LIGHT_BYTES_MAX: usize = 128 * 1024;
 const AHEAD_MAX_MS: u64 = 5_000;
 
 /// A submission that was taken off the queue and is not yet answered.
-pub(crate) struct Work<D> {
+pub(crate) struct PendingSubmission<D> {
     /// The message that it came in.
     pub message: D,
     /// What it says.
@@ -56,7 +57,7 @@ pub(crate) struct Work<D> {
     pub traces: Vec<(usize, TraceParent)>,
 }
 
-impl<D> Work<D> {
+impl<D> PendingSubmission<D> {
     pub(crate) fn new(message: D, submission: Submission) -> Self {
         Self {
             message,
@@ -117,7 +118,7 @@ impl<D> Work<D> {
     }
 
     /// Forgets what was decided on a state that did not come to be.
-    pub(crate) fn unsettle(&mut self) {
+    pub(crate) fn rollback(&mut self) {
         self.outcomes.truncate(self.settled);
     }
 }
@@ -133,7 +134,7 @@ pub(crate) struct Staged {
 }
 
 /// Why a round could not be decided. Nothing is staged, or the state is to be thrown away.
-pub(crate) enum Break {
+pub(crate) enum RoundBlocked {
     /// A draft's `baseEventId` lies before what the state remembers: events behind this one are needed.
     NeedsHistory(EventId),
     /// The log must be asked which of the drafts are committed: [`to_be_found`] says of which.
@@ -143,7 +144,7 @@ pub(crate) enum Break {
 }
 
 /// Whether deciding may take so long that others should not wait behind it.
-pub(crate) fn is_heavy<D>(works: &VecDeque<Work<D>>) -> bool {
+pub(crate) fn is_heavy<D>(works: &VecDeque<PendingSubmission<D>>) -> bool {
     let drafts = works.iter().flat_map(|work| work.submission.drafts.iter().skip(work.outcomes.len()));
     let mut bytes = 0;
     drafts.map(|draft| draft.payload.get().len()).any(|length| {
@@ -155,15 +156,15 @@ pub(crate) fn is_heavy<D>(works: &VecDeque<Work<D>>) -> bool {
 /// Decides drafts until there is enough for one commit, or it has taken long enough, nothing is left, or the next one can be decided
 /// only once those before it are committed. Returns what is to be committed; if that is nothing, every
 /// outcome reached is final.
-pub(crate) fn decide_round<P: Port>(
+pub(crate) fn decide_round<P: LogBackend>(
     shared: &Shared<P>,
     partition: &PartitionKey,
     state: &mut PartitionState,
-    works: &mut VecDeque<Work<P::Draft>>,
+    works: &mut VecDeque<PendingSubmission<P::Draft>>,
     now_ms: u64,
-) -> Result<Vec<Staged>, Break> {
+) -> Result<Vec<Staged>, RoundBlocked> {
     let settings = &shared.settings;
-    let waiting: usize = works.iter().map(Work::undecided).sum();
+    let waiting: usize = works.iter().map(PendingSubmission::undecided).sum();
     // Few waiting drafts go one by one, which is quicker than an atomic batch of them.
     let events_max = if shared.committer.favours_singles(waiting) { 1 } else { settings.batch_events_max };
     let bytes_max = shared.committer.room();
@@ -176,12 +177,12 @@ pub(crate) fn decide_round<P: Port>(
     for (index, work) in works.iter_mut().enumerate() {
         match decided_before(round.state, &work.submission, work.outcomes.len()) {
             Some(place) => work.decided_before = place,
-            None if round.staged.is_empty() => return Err(Break::NeedsDrafts),
+            None if round.staged.is_empty() => return Err(RoundBlocked::NeedsDrafts),
             None => return Ok(round.staged),
         }
         while !work.is_decided() {
             let place = work.outcomes.len();
-            let unit = work.submission.units.around(place);
+            let unit = work.submission.units.group_of(place);
             // A unit of work is committed whole, so it is begun only where it has room.
             let room = round.staged.len() + (unit.end - place) <= events_max.min(BATCH_EVENTS_MAX)
                 && round.bytes < bytes_max;
@@ -208,7 +209,7 @@ enum Step {
     Blocked,
 }
 
-struct Round<'a, P: Port> {
+struct Round<'a, P: LogBackend> {
     shared: &'a Shared<P>,
     /// Those in force when the round began.
     rules: &'a Rules,
@@ -219,7 +220,7 @@ struct Round<'a, P: Port> {
     now_ms: u64,
 }
 
-impl<P: Port> Round<'_, P> {
+impl<P: LogBackend> Round<'_, P> {
     /// Stages the configured initial state of an empty partition. True if it did.
     fn open_partition(&mut self) -> bool {
         let Some((server, init)) = &self.shared.initial else { return false };
@@ -240,9 +241,9 @@ impl<P: Port> Round<'_, P> {
     }
 
     /// Decides the next draft of `work`.
-    fn decide(&mut self, index: usize, work: &mut Work<P::Draft>) -> Result<Step, Break> {
+    fn decide(&mut self, index: usize, work: &mut PendingSubmission<P::Draft>) -> Result<Step, RoundBlocked> {
         let place = work.outcomes.len();
-        let Work { submission, outcomes, needs_answer, poisoned, decided_before, .. } = work;
+        let PendingSubmission { submission, outcomes, needs_answer, poisoned, decided_before, .. } = work;
         let Some(draft) = submission.drafts.get(place) else { return Ok(Step::Decided) };
         let submitter = &submission.submitter;
         // What it was rejected for is not known any more, but may still be the case.
@@ -255,7 +256,7 @@ impl<P: Port> Round<'_, P> {
                 "the server failed on this event; it was reported, and nothing is stored",
             ));
         } else {
-            let panicked = |_| Break::Panicked { work: index, draft: place };
+            let panicked = |_| RoundBlocked::Panicked { work: index, draft: place };
             let decision = catch_unwind(AssertUnwindSafe(|| self.rules.decide(self.state, submitter, draft)))
                 .map_err(panicked)?;
             match decision {
@@ -295,12 +296,12 @@ impl<P: Port> Round<'_, P> {
                 Decision::NeedHistory { .. } | Decision::NeedDraft if !self.staged.is_empty() => {
                     return Ok(Step::Blocked);
                 }
-                Decision::NeedDraft => return Err(Break::NeedsDrafts),
-                Decision::NeedHistory { from } => return Err(Break::NeedsHistory(from)),
+                Decision::NeedDraft => return Err(RoundBlocked::NeedsDrafts),
+                Decision::NeedHistory { from } => return Err(RoundBlocked::NeedsHistory(from)),
             }
         }
         if matches!(outcomes.last(), Some(Outcome::Rejected { .. })) && !faults::broken("batch_goes_on") {
-            outcomes.resize(submission.units.around(place).end, Outcome::NotProcessed);
+            outcomes.resize(submission.units.group_of(place).end, Outcome::NotProcessed);
         }
         Ok(Step::Decided)
     }
@@ -347,16 +348,19 @@ impl<P: Port> Round<'_, P> {
 /// Whether a draft is in the log, or will be with this round.
 fn is_known(state: &PartitionState, submitter: &Submitter, draft: &Draft) -> bool {
     let key = draft.key(&submitter.client_id);
-    state.is_staged(&key) || !matches!(state.lookup(&key), DraftLookup::Fresh)
+    state.is_staged(&key) || !matches!(state.lookup(&key), DraftLookup::NotFound)
 }
 
 /// The drafts not decided yet of which the log must be asked whether they are committed.
-pub(crate) fn to_be_found<D>(state: &PartitionState, works: &VecDeque<Work<D>>) -> Vec<DraftKey> {
+pub(crate) fn to_be_found<D>(
+    state: &PartitionState,
+    works: &VecDeque<PendingSubmission<D>>,
+) -> Vec<DraftKey> {
     let undecided = works.iter().flat_map(|work| {
         let client = &work.submission.submitter.client_id;
         work.submission.drafts.iter().skip(work.outcomes.len()).map(|draft| draft.key(client))
     });
-    undecided.filter(|key| state.lookup(key) == DraftLookup::Perhaps).collect()
+    undecided.filter(|key| state.lookup(key) == DraftLookup::Maybe).collect()
 }
 
 /// Up to which place a submission was decided before, by an earlier copy of it or by an earlier owner: the unit
@@ -372,12 +376,12 @@ fn decided_before(state: &PartitionState, submission: &Submission, from: usize) 
     for (place, draft) in submission.drafts.iter().enumerate().skip(from).rev() {
         let key = draft.key(&submission.submitter.client_id);
         let in_log = match state.lookup(&key) {
-            DraftLookup::Fresh => state.is_staged(&key),
+            DraftLookup::NotFound => state.is_staged(&key),
             DraftLookup::Committed(event_id, _) => event_id > since,
-            DraftLookup::Perhaps => return None,
+            DraftLookup::Maybe => return None,
         };
         if in_log {
-            return Some(submission.units.around(place).start);
+            return Some(submission.units.group_of(place).start);
         }
     }
     Some(0)

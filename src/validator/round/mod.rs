@@ -14,11 +14,13 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use self::decide::{Break, Staged, Work, decide_round, is_heavy, rejection, timestamp, to_be_found};
-use super::Shared;
+use self::decide::{
+    PendingSubmission, RoundBlocked, Staged, decide_round, is_heavy, rejection, timestamp, to_be_found,
+};
 use super::cache::{Cached, SnapshotProgress};
-use super::log_backend::{DraftPort, Port};
+use super::log_backend::{LogBackend, QueuedDraft};
 use super::metrics;
+use super::shared::Shared;
 use super::slots::hold::{Hold, NotHeld};
 use crate::event::{Answer, EventId, EventRecord, Outcome, PartitionKey, Reason, Token};
 use crate::faults;
@@ -43,16 +45,19 @@ pub(crate) enum RoundError {
 }
 
 /// The place in the log that one partition is decided at, for the time of one ownership.
-pub(crate) struct Partition<P: Port> {
+pub(crate) struct Partition<P: LogBackend> {
     pub key: PartitionKey,
     pub token: Token,
     pub hold: Arc<Hold<P>>,
     pub shared: Arc<Shared<P>>,
 }
 
-impl<P: Port> Partition<P> {
+impl<P: LogBackend> Partition<P> {
     /// Decides and answers all of `works`, in order.
-    pub(crate) async fn run(&self, mut works: VecDeque<Work<P::Draft>>) -> Result<(), RoundError> {
+    pub(crate) async fn run(
+        &self,
+        mut works: VecDeque<PendingSubmission<P::Draft>>,
+    ) -> Result<(), RoundError> {
         let mut cached = None;
         let result = self.run_with(&mut cached, &mut works).await;
         // A state with anything staged is one that may never come to be: it is let go.
@@ -66,7 +71,7 @@ impl<P: Port> Partition<P> {
     async fn run_with(
         &self,
         slot: &mut Option<Cached>,
-        works: &mut VecDeque<Work<P::Draft>>,
+        works: &mut VecDeque<PendingSubmission<P::Draft>>,
     ) -> Result<(), RoundError> {
         let mut pause = Pause::new(self.shared.settings.retry_pause_max_ms);
         while !works.is_empty() {
@@ -86,7 +91,7 @@ impl<P: Port> Partition<P> {
             let Some(cached) = slot else { continue };
             let staged = match decided {
                 Ok(staged) => staged,
-                Err(Break::NeedsHistory(from)) => {
+                Err(RoundBlocked::NeedsHistory(from)) => {
                     match self
                         .shared
                         .log
@@ -104,7 +109,7 @@ impl<P: Port> Partition<P> {
                     pause.wait(&self.hold.stop).await?;
                     continue;
                 }
-                Err(Break::NeedsDrafts) => {
+                Err(RoundBlocked::NeedsDrafts) => {
                     match self.find_drafts(&mut cached.state, works).await {
                         Ok(()) => continue,
                         Err(LoadError::Log(error)) => {
@@ -118,7 +123,7 @@ impl<P: Port> Partition<P> {
                     pause.wait(&self.hold.stop).await?;
                     continue;
                 }
-                Err(Break::Panicked { work, draft }) => {
+                Err(RoundBlocked::Panicked { work, draft }) => {
                     metrics::poisoned();
                     *slot = None;
                     self.poison(works, work, draft);
@@ -126,12 +131,12 @@ impl<P: Port> Partition<P> {
                 }
             };
             metrics::round(started.elapsed());
-            works.iter_mut().for_each(Work::note_decided);
+            works.iter_mut().for_each(PendingSubmission::note_decided);
             let decided = Instant::now();
             let committing = !staged.is_empty();
             if committing && !self.commit(slot, works, staged).await {
                 for work in works.iter_mut() {
-                    work.unsettle();
+                    work.rollback();
                 }
                 *slot = None;
                 pause.wait(&self.hold.stop).await?;
@@ -139,7 +144,7 @@ impl<P: Port> Partition<P> {
             }
             if !committing && !self.is_fenced(slot, works) && !self.fence(slot).await {
                 for work in works.iter_mut() {
-                    work.unsettle();
+                    work.rollback();
                 }
                 *slot = None;
                 pause.wait(&self.hold.stop).await?;
@@ -160,8 +165,8 @@ impl<P: Port> Partition<P> {
     async fn decide(
         &self,
         slot: &mut Option<Cached>,
-        works: &mut VecDeque<Work<P::Draft>>,
-    ) -> Result<Result<Vec<Staged>, Break>, RoundError> {
+        works: &mut VecDeque<PendingSubmission<P::Draft>>,
+    ) -> Result<Result<Vec<Staged>, RoundBlocked>, RoundError> {
         let now_ms = self.shared.log.now_ms();
         let heavy = is_heavy(works);
         let Some(mut cached) = slot.take_if(|_| heavy) else {
@@ -237,7 +242,7 @@ impl<P: Port> Partition<P> {
     async fn find_drafts(
         &self,
         state: &mut PartitionState,
-        works: &VecDeque<Work<P::Draft>>,
+        works: &VecDeque<PendingSubmission<P::Draft>>,
     ) -> Result<(), LoadError> {
         let drafts = to_be_found(state, works).into_iter().map(|key| {
             let candidates = state.draft_candidates(&key);
@@ -249,7 +254,7 @@ impl<P: Port> Partition<P> {
         let found: Vec<_> = stream::iter(drafts).buffer_unordered(FINDS_AT_ONCE).try_collect().await?;
         metrics::sought(found.len());
         for (key, commit) in found {
-            state.tell_draft(key, commit);
+            state.resolve_lookup(key, commit);
         }
         Ok(())
     }
@@ -259,7 +264,7 @@ impl<P: Port> Partition<P> {
     async fn commit(
         &self,
         slot: &mut Option<Cached>,
-        works: &mut VecDeque<Work<P::Draft>>,
+        works: &mut VecDeque<PendingSubmission<P::Draft>>,
         staged: Vec<Staged>,
     ) -> bool {
         let Some(cached) = slot else { return false };
@@ -312,8 +317,9 @@ impl<P: Port> Partition<P> {
     /// Whether what was decided may be told, once the slot's key is written. A rejection rests on a state that may be
     /// an old one, and something that was decided on the same state before, by an earlier owner or by other rules,
     /// may be on its way into the log still. Neither can be where this owner has committed the state's last event.
-    fn is_fenced(&self, slot: &Option<Cached>, works: &VecDeque<Work<P::Draft>>) -> bool {
-        let is_new = |work: &Work<P::Draft>| work.outcomes.iter().skip(work.settled).any(is_rejection);
+    fn is_fenced(&self, slot: &Option<Cached>, works: &VecDeque<PendingSubmission<P::Draft>>) -> bool {
+        let is_new =
+            |work: &PendingSubmission<P::Draft>| work.outcomes.iter().skip(work.settled).any(is_rejection);
         slot.as_ref().is_none_or(|cached| cached.fenced)
             || !works.iter().any(is_new)
             || faults::broken("reject_unfenced")
@@ -350,7 +356,7 @@ impl<P: Port> Partition<P> {
     }
 
     /// Everything decided so far holds: acknowledges and answers the submissions that are through.
-    async fn settle(&self, works: &mut VecDeque<Work<P::Draft>>) -> Result<(), RoundError> {
+    async fn settle(&self, works: &mut VecDeque<PendingSubmission<P::Draft>>) -> Result<(), RoundError> {
         let mut through = Vec::new();
         while let Some(work) = works.front_mut() {
             work.settled = work.outcomes.len();
@@ -364,8 +370,9 @@ impl<P: Port> Partition<P> {
 
     /// Acknowledges and answers submissions that are decided. Of rejections nobody hears before the slot's key says
     /// that they are decided.
-    async fn finish(&self, works: Vec<Work<P::Draft>>) -> Result<(), RoundError> {
-        let rejected: Vec<&Work<P::Draft>> = works.iter().filter(|work| work.is_rejected()).collect();
+    async fn finish(&self, works: Vec<PendingSubmission<P::Draft>>) -> Result<(), RoundError> {
+        let rejected: Vec<&PendingSubmission<P::Draft>> =
+            works.iter().filter(|work| work.is_rejected()).collect();
         if !rejected.is_empty() {
             self.hold.tell(rejected.iter().map(|work| work.message.sequence())).await?;
             if self.shared.confirms.load(Ordering::Relaxed) {
@@ -380,7 +387,7 @@ impl<P: Port> Partition<P> {
         Ok(())
     }
 
-    async fn answer(&self, work: Work<P::Draft>) {
+    async fn answer(&self, work: PendingSubmission<P::Draft>) {
         metrics::decided(&work.outcomes);
         self.log_outcomes(&work);
         self.hold.floor().settle(work.message.sequence());
@@ -403,7 +410,7 @@ impl<P: Port> Partition<P> {
     }
 
     /// One line a draft, for whoever looks for one.
-    fn log_outcomes(&self, work: &Work<P::Draft>) {
+    fn log_outcomes(&self, work: &PendingSubmission<P::Draft>) {
         if !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
@@ -427,7 +434,7 @@ impl<P: Port> Partition<P> {
     }
 
     /// Tells what was decided before it is committed: one of the ways in which a test breaks the product.
-    async fn answer_too_early(&self, works: &VecDeque<Work<P::Draft>>) {
+    async fn answer_too_early(&self, works: &VecDeque<PendingSubmission<P::Draft>>) {
         for work in works.iter().filter(|work| work.is_decided()) {
             let reply_to = &work.submission.reply_to;
             let answer = Answer {
@@ -445,7 +452,7 @@ impl<P: Port> Partition<P> {
     /// Stops the partition: its log is not one that a state can be made of.
     async fn stop_at(
         &self,
-        works: &mut VecDeque<Work<P::Draft>>,
+        works: &mut VecDeque<PendingSubmission<P::Draft>>,
         broken: &LoadError,
     ) -> Result<(), RoundError> {
         metrics::partition_stopped();
@@ -454,7 +461,11 @@ impl<P: Port> Partition<P> {
     }
 
     /// Answers everything with `unavailable`: nothing is stored in a partition whose log does not fold.
-    async fn refuse_all(&self, works: &mut VecDeque<Work<P::Draft>>, why: &str) -> Result<(), RoundError> {
+    async fn refuse_all(
+        &self,
+        works: &mut VecDeque<PendingSubmission<P::Draft>>,
+        why: &str,
+    ) -> Result<(), RoundError> {
         while let Some(mut work) = works.pop_front() {
             let refusal = rejection(Reason::Unavailable, "partition", "PARTITION_STOPPED", why);
             work.outcomes.truncate(work.settled);
@@ -465,9 +476,9 @@ impl<P: Port> Partition<P> {
     }
 
     /// Rejects the draft that made a rule panic.
-    fn poison(&self, works: &mut VecDeque<Work<P::Draft>>, index: usize, draft: usize) {
+    fn poison(&self, works: &mut VecDeque<PendingSubmission<P::Draft>>, index: usize, draft: usize) {
         for work in works.iter_mut() {
-            work.unsettle();
+            work.rollback();
         }
         let Some(work) = works.get_mut(index) else { return };
         let client = &work.submission.submitter.client_id;
@@ -496,7 +507,10 @@ fn is_rejection(outcome: &Outcome) -> bool {
 }
 
 /// The spans of the commits of traced drafts, and what goes along with their events.
-fn commit_spans<D>(works: &VecDeque<Work<D>>, staged: &[Staged]) -> (Vec<Span>, Vec<PlacedTrace>) {
+fn commit_spans<D>(
+    works: &VecDeque<PendingSubmission<D>>,
+    staged: &[Staged],
+) -> (Vec<Span>, Vec<PlacedTrace>) {
     if works.iter().all(|work| work.traces.is_empty()) {
         return (Vec::new(), Vec::new());
     }
@@ -513,7 +527,7 @@ fn commit_spans<D>(works: &VecDeque<Work<D>>, staged: &[Staged]) -> (Vec<Span>, 
 }
 
 /// The drafts of some submissions, for a log line: connection, client and draft id of the first few.
-struct Named<'a, D>(&'a VecDeque<Work<D>>);
+struct Named<'a, D>(&'a VecDeque<PendingSubmission<D>>);
 
 /// How many drafts a line names.
 const DRAFTS_NAMED_MAX: usize = 8;

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::validator::log_backend::DraftPort;
+use crate::validator::log_backend::QueuedDraft;
 
 /// So many are acknowledged without waiting for more.
 const WAITING_MAX: usize = 1024;
@@ -23,7 +23,7 @@ pub(crate) struct Acknowledger<D> {
     after: Duration,
 }
 
-impl<D: DraftPort> Acknowledger<D> {
+impl<D: QueuedDraft> Acknowledger<D> {
     /// One that waits so long for others to go along.
     pub(crate) fn new(after: Duration) -> Self {
         Self { waiting: Mutex::default(), first: Notify::new(), after }
@@ -78,8 +78,8 @@ mod tests {
     /// A draft that counts its acknowledgements.
     struct Counted(Arc<AtomicUsize>);
 
-    impl DraftPort for Counted {
-        type Port = ();
+    impl QueuedDraft for Counted {
+        type LogBackend = ();
 
         fn body(&self) -> &Bytes {
             unreachable!("an acknowledger reads no drafts")

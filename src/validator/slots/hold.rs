@@ -18,8 +18,9 @@ use super::floor::Floor;
 use crate::event::{Decided, Slot};
 use crate::faults;
 use crate::log::OwnedSlot;
-use crate::validator::log_backend::Port;
-use crate::validator::{Shared, metrics};
+use crate::validator::log_backend::LogBackend;
+use crate::validator::metrics;
+use crate::validator::shared::Shared;
 
 /// The pause after a write without an answer.
 const RETRY: Duration = Duration::from_millis(100);
@@ -30,7 +31,7 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(crate) struct NotHeld;
 
 /// A hold on a slot, from its taking to its release.
-pub(crate) struct Hold<P: Port> {
+pub(crate) struct Hold<P: LogBackend> {
     shared: Arc<Shared<P>>,
     /// The slot.
     pub slot: Slot,
@@ -54,7 +55,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<P: Port> Hold<P> {
+impl<P: LogBackend> Hold<P> {
     /// The hold that `owned` began; `before` is what its key says of decided drafts.
     pub(crate) fn new(shared: Arc<Shared<P>>, owned: OwnedSlot, before: Decided) -> Arc<Self> {
         Arc::new(Self {

@@ -21,8 +21,9 @@ use super::worker::SlotEnd;
 use crate::event::{Decided, Slot};
 use crate::faults;
 use crate::log::{LogError, OwnedSlot, OwnershipView, SlotKey};
-use crate::validator::log_backend::{ChangesPort, Port};
-use crate::validator::{Shared, metrics};
+use crate::validator::log_backend::{LogBackend, OwnershipFeed};
+use crate::validator::metrics;
+use crate::validator::shared::Shared;
 
 /// How many slots are taken at the same time.
 const SLOTS_AT_ONCE: usize = 16;
@@ -32,7 +33,7 @@ const SLOTS_AT_ONCE: usize = 16;
 const LEAVE_WAIT: Duration = Duration::from_secs(10);
 
 /// Holds a slot and works on it until it is lost or to be given up; then releases it.
-async fn work<P: Port>(shared: Arc<Shared<P>>, hold: Arc<Hold<P>>, owned: OwnedSlot) -> SlotEnd {
+async fn work<P: LogBackend>(shared: Arc<Shared<P>>, hold: Arc<Hold<P>>, owned: OwnedSlot) -> SlotEnd {
     // A task of its own: the key is written while drafts are being decided.
     let keeper = AbortOnDropHandle::new(tokio::spawn(hold.clone().keep(owned)));
     let end = worker::run(shared.clone(), hold.clone()).await;
@@ -51,7 +52,7 @@ async fn work<P: Port>(shared: Arc<Shared<P>>, hold: Arc<Hold<P>>, owned: OwnedS
 }
 
 /// The slots of this validator, and the workers on them.
-pub(crate) struct Slots<P: Port> {
+pub(crate) struct SlotManager<P: LogBackend> {
     shared: Arc<Shared<P>>,
     held: BTreeMap<Slot, Arc<Hold<P>>>,
     workers: JoinSet<SlotEnd>,
@@ -62,7 +63,7 @@ pub(crate) struct Slots<P: Port> {
     takes_anew: bool,
 }
 
-impl<P: Port> Slots<P> {
+impl<P: LogBackend> SlotManager<P> {
     pub(crate) fn new(shared: Arc<Shared<P>>) -> Self {
         Self {
             shared,
@@ -125,7 +126,7 @@ impl<P: Port> Slots<P> {
                     let now = connection.borrow_and_update().reconnects;
                     if now != reconnects {
                         reconnects = now;
-                        self.take_all_anew().await;
+                        self.restart_all().await;
                     }
                 }
             }
@@ -138,7 +139,7 @@ impl<P: Port> Slots<P> {
     /// The consumer would keep it back until a later owner takes the slot, and that one could accept it, when
     /// the client was told long ago that a copy of it is rejected. A new consumer begins with what there is. And if NATS
     /// was restarted, what it had in memory is made again.
-    async fn take_all_anew(&mut self) {
+    async fn restart_all(&mut self) {
         if faults::broken("keep_consumers") {
             return;
         }

@@ -18,21 +18,21 @@ const FRONTENDS_MAX: usize = 4096;
 ///
 /// What another validator has taken before it is not known here: a copy that is overtaken by a later one *and*
 /// stored only after the slot has changed hands is decided all the same.
-pub(crate) struct Latecomers {
+pub(crate) struct StalePublishFilter {
     /// Frontends by name, so that a connection is two numbers.
     frontends: LruCache<String, u64>,
     next_frontend: u64,
     latest: LruCache<(u64, u64), u64>,
 }
 
-impl Latecomers {
+impl StalePublishFilter {
     pub(crate) fn new() -> Self {
         // It grows with what it holds: most validators see few connections.
         Self { frontends: LruCache::unbounded(), next_frontend: 0, latest: LruCache::unbounded() }
     }
 
     /// Whether a later publish of the same connection was taken already.
-    pub(crate) fn is_late(&mut self, reply_to: &ReplyTo) -> bool {
+    pub(crate) fn is_stale(&mut self, reply_to: &ReplyTo) -> bool {
         if reply_to.publish == 0 {
             return false;
         }
@@ -70,28 +70,28 @@ mod tests {
 
     #[test]
     fn what_was_overtaken_by_a_later_publish_of_its_connection_is_late() {
-        let mut latecomers = Latecomers::new();
-        assert!(!latecomers.is_late(&from("a", 1, 2)));
-        assert!(latecomers.is_late(&from("a", 1, 1)));
-        assert!(!latecomers.is_late(&from("a", 1, 2)), "the same one again is not");
-        assert!(!latecomers.is_late(&from("a", 2, 1)), "another connection");
-        assert!(!latecomers.is_late(&from("b", 1, 1)), "another frontend");
-        assert!(!latecomers.is_late(&from("a", 1, 0)), "not known");
+        let mut stale_publishes = StalePublishFilter::new();
+        assert!(!stale_publishes.is_stale(&from("a", 1, 2)));
+        assert!(stale_publishes.is_stale(&from("a", 1, 1)));
+        assert!(!stale_publishes.is_stale(&from("a", 1, 2)), "the same one again is not");
+        assert!(!stale_publishes.is_stale(&from("a", 2, 1)), "another connection");
+        assert!(!stale_publishes.is_stale(&from("b", 1, 1)), "another frontend");
+        assert!(!stale_publishes.is_stale(&from("a", 1, 0)), "not known");
     }
 
     #[test]
     fn it_remembers_so_many_connections_and_no_more() {
-        let mut latecomers = Latecomers::new();
+        let mut stale_publishes = StalePublishFilter::new();
         for connection in 0..70_000 {
-            assert!(!latecomers.is_late(&from("a", connection, 2)));
+            assert!(!stale_publishes.is_stale(&from("a", connection, 2)));
         }
-        assert_eq!(latecomers.latest.len(), CONNECTIONS_MAX);
-        assert!(latecomers.is_late(&from("a", 69_999, 1)));
-        assert!(!latecomers.is_late(&from("a", 0, 1)), "forgotten");
+        assert_eq!(stale_publishes.latest.len(), CONNECTIONS_MAX);
+        assert!(stale_publishes.is_stale(&from("a", 69_999, 1)));
+        assert!(!stale_publishes.is_stale(&from("a", 0, 1)), "forgotten");
         for frontend in 0..5_000 {
-            assert!(!latecomers.is_late(&from(&frontend.to_string(), 0, 2)));
+            assert!(!stale_publishes.is_stale(&from(&frontend.to_string(), 0, 2)));
         }
-        assert_eq!(latecomers.frontends.len(), FRONTENDS_MAX);
-        assert!(latecomers.is_late(&from("4999", 0, 1)));
+        assert_eq!(stale_publishes.frontends.len(), FRONTENDS_MAX);
+        assert!(stale_publishes.is_stale(&from("4999", 0, 1)));
     }
 }

@@ -13,10 +13,11 @@ use super::floor::Arrival;
 use super::hold::{Hold, NotHeld};
 use crate::event::{Answer, PartitionKey, Reason, Slot, Submission, Token};
 use crate::faults;
-use crate::validator::log_backend::{ConsumerPort, DraftPort, Port};
-use crate::validator::round::decide::{Work, rejection};
+use crate::validator::log_backend::{LogBackend, QueuedDraft, SlotDrafts};
+use crate::validator::metrics;
+use crate::validator::round::decide::{PendingSubmission, rejection};
 use crate::validator::round::{Partition, RoundError};
-use crate::validator::{Shared, metrics};
+use crate::validator::shared::Shared;
 
 /// How a slot's worker ended.
 #[derive(Debug)]
@@ -31,16 +32,16 @@ pub(crate) enum SlotEnd {
 type RoundEnd = (PartitionKey, Token, Result<(), RoundError>);
 
 /// The partitions of one slot that have work.
-struct SlotWorker<P: Port> {
+struct SlotWorker<P: LogBackend> {
     shared: Arc<Shared<P>>,
     hold: Arc<Hold<P>>,
     /// Drafts that wait behind a round of their partition that is under way.
-    waiting: HashMap<PartitionKey, VecDeque<Work<P::Draft>>>,
+    waiting: HashMap<PartitionKey, VecDeque<PendingSubmission<P::Draft>>>,
     rounds: FuturesUnordered<BoxFuture<'static, RoundEnd>>,
 }
 
 /// Works on a slot until told to stop or until the slot is lost.
-pub(crate) async fn run<P: Port>(shared: Arc<Shared<P>>, hold: Arc<Hold<P>>) -> SlotEnd {
+pub(crate) async fn run<P: LogBackend>(shared: Arc<Shared<P>>, hold: Arc<Hold<P>>) -> SlotEnd {
     let stop = hold.stop.clone();
     // One that was lost while it waited must not evict whoever has it now.
     let Some(place) = stop.run_until_cancelled(shared.takeovers.acquire()).await else {
@@ -70,7 +71,7 @@ pub(crate) async fn run<P: Port>(shared: Arc<Shared<P>>, hold: Arc<Hold<P>>) -> 
     end
 }
 
-impl<P: Port> SlotWorker<P> {
+impl<P: LogBackend> SlotWorker<P> {
     async fn work(&mut self, consumer: &mut P::Consumer) -> SlotEnd {
         let stop = self.hold.stop.clone();
         loop {
@@ -135,13 +136,13 @@ impl<P: Port> SlotWorker<P> {
             debug!(partition = %key, "a copy that was stored too late; a later one counts");
             return drop_copy(&self.shared, &self.hold, message).await;
         }
-        if self.shared.is_late(reply_to) {
+        if self.shared.is_stale(reply_to) {
             metrics::late();
             debug!(partition = %key, "a copy that a later one has overtaken; the later one counts");
             return drop_copy(&self.shared, &self.hold, message).await;
         }
         let traces = message.traces();
-        let mut work = Work::new(message, submission);
+        let mut work = PendingSubmission::new(message, submission);
         if !traces.is_empty() {
             work.follow(traces);
         }
@@ -166,7 +167,7 @@ impl<P: Port> SlotWorker<P> {
         }
     }
 
-    fn start_round(&mut self, key: PartitionKey, token: Token, works: VecDeque<Work<P::Draft>>) {
+    fn start_round(&mut self, key: PartitionKey, token: Token, works: VecDeque<PendingSubmission<P::Draft>>) {
         let partition = Partition {
             key: key.clone(),
             token: token.clone(),
@@ -181,14 +182,18 @@ impl<P: Port> SlotWorker<P> {
 }
 
 /// Takes a copy off the queue of which nobody hears.
-async fn drop_copy<P: Port>(shared: &Shared<P>, hold: &Hold<P>, message: P::Draft) -> Result<(), NotHeld> {
+async fn drop_copy<P: LogBackend>(
+    shared: &Shared<P>,
+    hold: &Hold<P>,
+    message: P::Draft,
+) -> Result<(), NotHeld> {
     hold.floor().settle(message.sequence());
     shared.acknowledger.settled(message).await;
     Ok(())
 }
 
 /// Takes a message that is no submission out of the way: answered if it says whom to, counted.
-async fn poison<P: Port>(
+async fn poison<P: LogBackend>(
     shared: &Shared<P>,
     hold: &Hold<P>,
     message: P::Draft,

@@ -26,7 +26,7 @@ struct Request {
 
 /// For every second that a snapshot took, so many are none made: who commits goes first. Partitions that are written at
 /// the same pace come due together, and without a rest each such time was felt by everybody.
-const REST: u32 = 4;
+const COOLDOWN_FACTOR: u32 = 4;
 
 /// The handle through which snapshots are asked for.
 #[derive(Clone)]
@@ -107,7 +107,11 @@ impl Work {
                     request.progress.index_not_written();
                 }
             }
-            if stop.run_until_cancelled(tokio::time::sleep(started.elapsed() * REST)).await.is_none() {
+            if stop
+                .run_until_cancelled(tokio::time::sleep(started.elapsed() * COOLDOWN_FACTOR))
+                .await
+                .is_none()
+            {
                 return;
             }
         }

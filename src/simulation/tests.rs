@@ -64,14 +64,14 @@ fn every_broken_promise_is_found() {
     let all = [
         (UncheckedCommit, false, 0),
         (AnyoneWrites, false, 0),
-        (NoOwnerCheck, false, 0),
+        (NoOwnerCheck, false, 120),
         (NoFloor, false, 0),
-        (NoFence, false, 0),
+        (NoFence, false, 90),
         (ForgottenIndex, false, 0),
         (UnsoughtDraft, false, 0),
         (AnyAttempt, false, 0),
         (NoSince, false, 0),
-        (NoLastMoment, true, 0),
+        (NoLastMoment, true, 220),
     ];
     let only = std::env::var("INSIEME_TEST_SIMULATION_MUTATION").ok();
     let mut missed = Vec::new();

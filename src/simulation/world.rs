@@ -213,13 +213,15 @@ impl Servers {
         self.drafts.values().filter(|waiting| waiting.gone_at.is_none()).count()
     }
 
-    /// The one server is killed, and its queue, which was in memory, is gone with all consumers. The next one begins
-    /// at 1 again.
+    /// The one server is killed, and what was in memory is gone: the queue with all consumers, and the bucket. The next
+    /// queue begins at 1 again, and the next bucket where none has been.
     pub(crate) fn crash(&mut self) {
         self.drafts.clear();
         self.consumers.clear();
         self.next_draft = 1;
         self.queue += 1;
+        self.bucket.clear();
+        self.comings_and_goings += 1;
     }
 
     /// Writes the key of a slot that is held since `since`.

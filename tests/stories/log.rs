@@ -6,7 +6,11 @@ use insieme_backend::log::{
     CommitError, CommitPart, Log, LogError, LogSettings, SnapshotInfo, SnapshotPart, bootstrap,
 };
 
+use tokio::time::timeout;
+
+use crate::harness::DEADLINE;
 use crate::harness::nats::NatsServer;
+use crate::harness::proxy::{Link, Proxy};
 
 async fn log() -> (NatsServer, Log) {
     let nats = NatsServer::start().await;
@@ -129,6 +133,59 @@ async fn who_has_lost_a_slot_can_confirm_nothing() {
     let again = new.next().await.unwrap();
     assert_eq!(&again.body()[..], b"d1");
     again.confirm(&log).await.unwrap();
+}
+
+/// One NATS server holds the queue and the slots' keys in memory. Whoever is cut off when it is restarted holds on to its
+/// slots for a while after it is back, and pulls and writes as before.
+#[tokio::test]
+async fn who_held_a_slot_before_nats_was_restarted_has_no_part_in_what_is_made_again() {
+    // Given an owner of a slot, with a draft in hand, that is cut off while NATS is restarted,
+    let (mut nats, log) = log().await;
+    let proxy = Proxy::start(nats.port()).await;
+    let settings = LogSettings { urls: vec![proxy.url()], slots: 4, ..LogSettings::default() };
+    let cut_off = Log::connect(&settings, "test").await.unwrap();
+    let (key, token) = partition("p");
+    let slot = key.slot(log.slots());
+    let held = cut_off.take_slot(slot, "one", None).await.unwrap().unwrap();
+    let mut old = cut_off.slot_consumer(slot, held.since).await.unwrap();
+    log.publish_draft(&key, &token, body("lost")).await.unwrap();
+    let in_hand = old.next().await.unwrap();
+    proxy.set(Link::Cut);
+    nats.kill9();
+    nats.restart().await;
+
+    // and another one that takes the slot, first of all as the first one did,
+    let settings = LogSettings { urls: vec![nats.url()], slots: 4, ..LogSettings::default() };
+    let log = Log::connect(&settings, "test").await.unwrap();
+    log.open_queue().await.unwrap();
+    let owned = log.take_slot(slot, "two", None).await.unwrap().unwrap();
+    let mut new = log.slot_consumer(slot, owned.since).await.unwrap();
+
+    // when the first one is back,
+    let mut state = cut_off.state();
+    proxy.set(Link::Whole);
+    state.wait_for(|state| state.connected && state.reconnects > 0).await.unwrap();
+    cut_off.flush().await.unwrap();
+
+    // then the drafts come to the second one alone, in order, and only that one can take them off the queue
+    let takes = tokio::spawn(async move { old.next().await.map(|draft| draft.body().clone()) });
+    for number in 1..=100 {
+        log.publish_draft(&key, &token, body(&number.to_string())).await.unwrap();
+        let taken = timeout(DEADLINE, new.next()).await.expect("the owner gets every draft").unwrap();
+        assert_eq!(taken.body(), &body(&number.to_string()));
+        if taken.sequence() == in_hand.sequence() {
+            let late = in_hand.confirm(&cut_off).await;
+            assert!(matches!(late, Err(LogError::Unavailable { .. })), "{late:?}");
+        }
+        taken.confirm(&log).await.unwrap();
+    }
+    let taken = timeout(DEADLINE, takes).await.expect("who has lost a slot hears of it").unwrap();
+    assert!(taken.is_err(), "{taken:?}");
+
+    // and write the slot's key.
+    assert_ne!(owned.since, held.since);
+    assert!(cut_off.write_slot(held, "one", &Decided::default()).await.unwrap().is_none());
+    assert!(log.write_slot(owned, "two", &Decided::default()).await.unwrap().is_some());
 }
 
 #[tokio::test]

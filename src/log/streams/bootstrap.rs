@@ -79,7 +79,7 @@ pub async fn bootstrap(log: &Log) -> Result<BootstrapReport, BootstrapError> {
         }
         None => {
             report.created.push(format!("bucket {}", subjects::OWNERSHIP_BUCKET));
-            create(log.js.create_stream(ownership).await, &name)?;
+            log.make(with_new_revisions(ownership)).await?;
         }
     }
     let snapshots = log.settings.snapshot_bucket();
@@ -135,7 +135,7 @@ impl Log {
     pub async fn open_queue(&self) -> Result<(), LogError> {
         let slots = self.settings.ownership_stream();
         self.open(self.settings.drafts_stream()).await?;
-        if slots.storage == StorageType::Memory { self.open(slots).await } else { Ok(()) }
+        if slots.storage == StorageType::Memory { self.open(with_new_revisions(slots)).await } else { Ok(()) }
     }
 
     async fn open(&self, expected: Config) -> Result<(), LogError> {
@@ -147,17 +147,37 @@ impl Log {
         if log.is_none_or(|log| log.metadata.get(SLOTS_METADATA) != Some(&slots)) {
             return Ok(());
         }
-        match self.js.create_stream(expected.clone()).await {
+        let name = expected.name.clone();
+        if self.make(expected).await? {
+            info!(stream = name, "made again what was in NATS's memory");
+        }
+        Ok(())
+    }
+
+    /// Makes a stream; false if somebody else was quicker.
+    async fn make(&self, config: Config) -> Result<bool, LogError> {
+        let name = config.name.clone();
+        match self.js.create_stream(config).await {
             Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(api) if api.error_code().0 == IN_USE) => {
-                Ok(())
+                Ok(false)
             }
-            made => {
-                create(made, &expected.name)?;
-                info!(stream = expected.name, "made again what was in NATS's memory");
-                Ok(())
-            }
+            made => create(made, &name).map(|_| true),
         }
     }
+}
+
+/// Below this the first revision is drawn: what can still count up from there is exact in JSON too.
+const FIRST_REVISION_MAX: u64 = 1 << 52;
+
+/// The bucket of slots, to be made. In memory it is made again whenever NATS was restarted. Would its revisions begin at
+/// 1 each time, then whoever holds a slot of the bucket before could write the key of the one now, pull from its consumer,
+/// and take its own states for current. So they begin where none has been.
+///
+/// Not in a file, from which nothing is lost: NATS empties a stream that it reads from its file if that still begins there.
+fn with_new_revisions(slots: Config) -> Config {
+    let first_sequence =
+        (slots.storage == StorageType::Memory).then(|| rand::random_range(1..FIRST_REVISION_MAX));
+    Config { first_sequence, ..slots }
 }
 
 fn check_server(log: &Log) -> Result<(), BootstrapError> {

@@ -8,12 +8,15 @@ use tokio::net::TcpStream;
 
 use super::nats::{self, NatsServer};
 use super::process::Process;
+use super::proxy::{Link, Proxy};
 use super::{free_port, until};
 
 /// The servers, in the order of their names, `n0` first. A cluster's streams need `nats.replicas=3` to
 /// outlive one of them.
 pub struct NatsCluster {
     pub servers: Vec<NatsServer>,
+    /// The ways of each server to each other one, where they lead through proxies.
+    wires: Vec<([usize; 2], Proxy)>,
 }
 
 /// The server that [`NatsCluster::start_two`] has left out.
@@ -30,12 +33,17 @@ impl Third {
 impl NatsCluster {
     /// One server, set up as the shipped single node is.
     pub async fn single() -> Self {
-        Self { servers: vec![NatsServer::start().await] }
+        Self::of(NatsServer::start().await)
+    }
+
+    /// One server that is there already.
+    pub fn of(server: NatsServer) -> Self {
+        Self { servers: vec![server], wires: Vec::new() }
     }
 
     /// One server whose store is in a folder that is given.
     pub async fn single_in(store: &Path) -> Self {
-        Self { servers: vec![NatsServer::start_in(store).await] }
+        Self::of(NatsServer::start_in(store).await)
     }
 
     /// Three servers on free ports with stores of their own; returns when they have a leader and every one
@@ -71,7 +79,7 @@ impl NatsCluster {
             };
             servers.push(NatsServer::start_with(configuration).await);
         }
-        let mut cluster = Self { servers };
+        let mut cluster = Self { servers, wires: Vec::new() };
         cluster.healthy().await;
         cluster
     }
@@ -83,7 +91,36 @@ impl NatsCluster {
         for index in 0..2 {
             servers.push(NatsServer::start_with(|port| member(index, port, &routes)).await);
         }
-        (Self { servers }, Third { routes })
+        (Self { servers, wires: Vec::new() }, Third { routes })
+    }
+
+    /// Three servers that reach each other through proxies, and know of no other way.
+    pub async fn wired() -> Self {
+        let routes: Vec<u16> = (0..3).map(|_| free_port()).collect();
+        let mut wires = Vec::new();
+        for from in 0..3 {
+            for to in (0..3).filter(|to| *to != from) {
+                wires.push(([from, to], Proxy::start(routes[to]).await));
+            }
+        }
+        let mut servers = Vec::new();
+        for (index, route) in routes.iter().enumerate() {
+            let of_this = wires.iter().filter(|([from, _], _)| *from == index);
+            let others: Vec<String> = of_this.map(|(_, wire)| wire.url()).collect();
+            let hidden = "advertise: \"127.0.0.1:1\", no_advertise: true,";
+            servers.push(
+                NatsServer::start_with(|port| one_of_three(index, port, *route, &others, hidden)).await,
+            );
+        }
+        let mut cluster = Self { servers, wires };
+        cluster.healthy().await;
+        cluster
+    }
+
+    /// What the ways between a server and the others do; of servers that are wired.
+    pub fn link(&self, server: usize, link: Link) {
+        assert!(!self.wires.is_empty(), "they are not wired");
+        self.wires.iter().filter(|(ends, _)| ends.contains(&server)).for_each(|(_, wire)| wire.set(link));
     }
 
     /// Every server's address, with commas between them, as `--nats` takes them.
@@ -137,13 +174,16 @@ impl NatsCluster {
 /// The configuration of one server of three.
 fn member(index: usize, port: u16, routes: &[u16]) -> String {
     let others: Vec<String> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+    one_of_three(index, port, routes[index], &others, "")
+}
+
+fn one_of_three(index: usize, port: u16, route: u16, others: &[String], more: &str) -> String {
     // Not synced at every write: nobody cuts a test's power, and three servers on one disk would only wait
     // for each other. One that stalls is given up after some seconds, not minutes.
     format!(
         "listen: \"127.0.0.1:{port}\"\nserver_name: n{index}\njetstream {{ store_dir: $STORE }}\n\
-         cluster {{ name: test, listen: \"127.0.0.1:{}\", routes: {others:?} }}\n\
-         ping_interval: \"2s\"\nping_max: 2\n",
-        routes[index]
+         cluster {{ name: test, listen: \"127.0.0.1:{route}\", {more} routes: {others:?} }}\n\
+         ping_interval: \"2s\"\nping_max: 2\n"
     )
 }
 

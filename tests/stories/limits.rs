@@ -29,7 +29,7 @@ async fn server(max_payload: usize, account: &str) -> NatsServer {
 
 /// A backend whose frontends take larger frames than its NATS takes messages.
 async fn cluster(faults: &str) -> Cluster {
-    let nats = NatsCluster { servers: vec![server(PAYLOAD_MAX, "max_file: 100MB").await] };
+    let nats = NatsCluster::of(server(PAYLOAD_MAX, "max_file: 100MB").await);
     let plan = Cluster::start().frontends(0).set("frontend.frame_bytes_max", 4 << 20);
     let mut cluster = plan.set("frontend.bad_requests_max", 100).start_on(nats).await;
     let url = cluster.nats.url();

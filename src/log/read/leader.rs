@@ -122,7 +122,8 @@ impl Log {
             let Some(cluster) = cluster.filter(|cluster| !cluster.replicas.is_empty()) else {
                 return Ok(state);
             };
-            if cluster.heard_of(NO_ELECTION) == cluster.replicas.len() {
+            if cluster.heard_of(NO_ELECTION) == cluster.replicas.len() || faults::broken("believe_old_leader")
+            {
                 return Ok(state);
             }
             first = match first.take() {

@@ -1,5 +1,5 @@
-//! A TCP proxy on one process's way to NATS that loses single messages: what a reset of the connection does, at the
-//! one place that a story is about.
+//! A TCP proxy on one process's way to NATS that loses single messages, as a reset of the connection does, or holds them
+//! up, at the one place that a story is about.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -7,13 +7,26 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
+
+use super::DEADLINE;
 
 /// The proxy; ends when dropped.
 pub struct LossyProxy {
     port: u16,
     losing: Arc<Mutex<Losing>>,
+    gate: watch::Sender<Gate>,
     accepting: AbortHandle,
+}
+
+/// Whether messages to the process pass.
+enum Gate {
+    Open,
+    /// It closes before a message that holds all these words.
+    Closes(Vec<String>),
+    Closed,
 }
 
 /// Which messages to the process are lost.
@@ -33,8 +46,9 @@ impl LossyProxy {
         let port = listener.local_addr().expect("its address").port();
         let losing = Arc::<Mutex<Losing>>::default();
         let upstream = SocketAddr::from(([127, 0, 0, 1], upstream));
-        let accepting = tokio::spawn(accept(listener, upstream, losing.clone())).abort_handle();
-        Self { port, losing, accepting }
+        let gate = watch::Sender::new(Gate::Open);
+        let accepting = tokio::spawn(accept(listener, upstream, losing.clone(), gate.clone())).abort_handle();
+        Self { port, losing, gate, accepting }
     }
 
     pub fn url(&self) -> String {
@@ -43,7 +57,7 @@ impl LossyProxy {
 
     /// Loses the next `count` messages that hold all these words.
     pub fn lose(&self, count: usize, words: &[&str]) {
-        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        let words = owned(words);
         *self.losing.lock().expect("a proxy panicked") = Losing { words, left: count, lost: 0 };
     }
 
@@ -51,6 +65,27 @@ impl LossyProxy {
     pub fn lost(&self) -> usize {
         self.losing.lock().expect("a proxy panicked").lost
     }
+
+    /// Holds up the next message that holds all these words, and all after it.
+    pub fn hold(&self, words: &[&str]) {
+        self.gate.send_replace(Gate::Closes(owned(words)));
+    }
+
+    /// Waits until that message has come.
+    pub async fn held(&self) {
+        let mut gate = self.gate.subscribe();
+        let closed = gate.wait_for(|gate| matches!(gate, Gate::Closed));
+        drop(timeout(DEADLINE, closed).await.expect("the message to hold up").expect("a proxy panicked"));
+    }
+
+    /// Lets what was held up pass.
+    pub fn release(&self) {
+        self.gate.send_replace(Gate::Open);
+    }
+}
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }
 
 impl Drop for LossyProxy {
@@ -59,27 +94,37 @@ impl Drop for LossyProxy {
     }
 }
 
-async fn accept(listener: TcpListener, upstream: SocketAddr, losing: Arc<Mutex<Losing>>) {
+async fn accept(
+    listener: TcpListener,
+    upstream: SocketAddr,
+    losing: Arc<Mutex<Losing>>,
+    gate: watch::Sender<Gate>,
+) {
     // Ends its connections with itself.
     let mut connections = JoinSet::new();
     loop {
         let Ok((near, _)) = listener.accept().await else { continue };
-        let losing = losing.clone();
+        let (losing, gate) = (losing.clone(), gate.clone());
         connections.spawn(async move {
             let Ok(far) = TcpStream::connect(upstream).await else { return };
             let (mut near_read, near_write) = near.into_split();
             let (far_read, mut far_write) = far.into_split();
             tokio::select! {
                 _ = copy(&mut near_read, &mut far_write) => {}
-                _ = pass(far_read, near_write, &losing) => {}
+                _ = pass(far_read, near_write, &losing, &gate) => {}
             }
         });
     }
 }
 
 /// Passes on what NATS says, message by message.
-async fn pass(from: OwnedReadHalf, mut to: OwnedWriteHalf, losing: &Mutex<Losing>) -> std::io::Result<()> {
-    let mut from = BufReader::new(from);
+async fn pass(
+    from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    losing: &Mutex<Losing>,
+    gate: &watch::Sender<Gate>,
+) -> std::io::Result<()> {
+    let (mut from, mut opened) = (BufReader::new(from), gate.subscribe());
     loop {
         let mut said = Vec::new();
         if from.read_until(b'\n', &mut said).await? == 0 {
@@ -94,17 +139,31 @@ async fn pass(from: OwnedReadHalf, mut to: OwnedWriteHalf, losing: &Mutex<Losing
             if is_lost(&mut losing.lock().expect("a proxy panicked"), &said) {
                 continue;
             }
+            gate.send_if_modified(|gate| {
+                let closes = matches!(gate, Gate::Closes(words) if holds_all(words, &said));
+                if closes {
+                    *gate = Gate::Closed;
+                }
+                closes
+            });
+            // The proxy is gone, and so is its story.
+            if opened.wait_for(|gate| !matches!(gate, Gate::Closed)).await.is_err() {
+                return Ok(());
+            }
         }
         to.write_all(&said).await?;
     }
 }
 
 fn is_lost(losing: &mut Losing, message: &[u8]) -> bool {
-    let holds = |word: &String| message.windows(word.len()).any(|window| window == word.as_bytes());
-    if losing.left == 0 || !losing.words.iter().all(holds) {
+    if losing.left == 0 || !holds_all(&losing.words, message) {
         return false;
     }
     losing.left -= 1;
     losing.lost += 1;
     true
+}
+
+fn holds_all(words: &[String], message: &[u8]) -> bool {
+    words.iter().all(|word| message.windows(word.len()).any(|window| window == word.as_bytes()))
 }

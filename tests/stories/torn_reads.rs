@@ -2,6 +2,7 @@
 //! connection, without what was on its way. Nothing may be built on such an answer.
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -39,21 +40,27 @@ async fn filled(plan: Plan) -> Cluster {
     ann.expect_accepted("d-1").await;
     let mut record = cluster.log("default").remove(0);
     record.as_object_mut().unwrap().remove("eventId");
+    store(&cluster, &mut record, 2..=EVENTS).await;
+    cluster
+}
+
+/// Writes drafts to the log that differ from this event in their number alone.
+async fn store(cluster: &Cluster, record: &mut Value, numbers: RangeInclusive<u64>) {
     let client = async_nats::connect(cluster.nats.url()).await.unwrap();
     let mut js = async_nats::jetstream::new(client);
     js.set_timeout(DEADLINE);
     let mut stored = Vec::new();
-    for n in 2..=EVENTS {
+    let last = *numbers.end();
+    for n in numbers {
         record["ordinal"] = n.into();
         record["draftId"] = format!("d-{n}").into();
         stored.push(js.publish("committed.default", record.to_string().into()).await.unwrap());
-        if stored.len() == 200 || n == EVENTS {
+        if stored.len() == 200 || n == last {
             for stored in stored.drain(..) {
                 stored.await.unwrap();
             }
         }
     }
-    cluster
 }
 
 async fn proxy_to(cluster: &Cluster) -> Proxy {
@@ -370,6 +377,36 @@ async fn an_index_that_an_older_version_wrote_with_holes_is_noticed_and_made_aga
     hands.write_index(EVENTS, |n| !is_lost(n)).await;
     cluster.add_validator("believe_indexes").await;
     assert_ne!(committed_twice(&cluster, (7_000..7_010).chain([1])).await, NONE, "the story is none");
+}
+
+/// Found by the long torture, seeds 430 and 433.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_another_owner_replaces_while_it_is_loaded_is_whole() {
+    let mut cluster = filled(Cluster::start().set("validator.snapshot_events_min", 1_000_000)).await;
+    let hands = Hands::on(&cluster).await;
+    cluster.validators[0].process.kill9();
+    hands.write_state().await;
+    hands.write_index(EVENTS, |_| true).await;
+    let proxy = lossy_proxy_to(&cluster).await;
+    let validator = cluster.add_validator_by(&proxy.url(), "").await;
+    let mut eve = cluster.client(0, "eve").await;
+
+    // When it has asked for the head, and others commit more and write an index, which comes after the state of then,
+    proxy.hold(&["stream_msg_get_response", "committed.default"]);
+    let draft = eve.submit("set", json!({ "target": "eve", "value": 1 })).await;
+    proxy.held().await;
+    let more = EVENTS + 500;
+    let mut record = cluster.log("default").remove(0);
+    record.as_object_mut().unwrap().remove("eventId");
+    store(&cluster, &mut record, EVENTS + 1..=more).await;
+    hands.write_index(more, |_| true).await;
+    proxy.release();
+
+    // then it reads up to that index, and calls nothing incomplete.
+    assert_eq!(eve.expect_accepted(&draft).await["eventId"], more + 1);
+    let validator = &mut cluster.validators[validator];
+    assert_eq!(validator.counter(INCOMPLETE_INDEXES).await, 0.0, "{}", validator.process.output());
+    assert_eq!(validator.counter("insieme_partitions_stopped_total").await, 0.0);
 }
 
 /// A frontend whose one read of a partition's head loses the event in it. At which event it says that the partition

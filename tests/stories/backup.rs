@@ -87,7 +87,41 @@ fn backed_up_by(nats: &str, fault: &str) -> (bool, u64, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backup_whose_connection_is_reset_is_no_backup() {
+    let (_cluster, port, size) = filled().await;
+    // A reset in the middle, in the last piece, and right before the end.
+    let proxy = Proxy::start(port).await;
+    for after in [size / 2, size - size / 10, size - 1_000, size + 2_000] {
+        let resets = proxy.resets();
+        proxy.reset(Reset::AfterTold(after));
+        let (made, _, why) = backed_up_by(&proxy.url(), "");
+        proxy.disarm();
+        let is_whole = made && proxy.resets() == resets;
+        let is_told = !made && (why.contains("replaced") || why.contains("was lost"));
+        assert!(is_whole || is_told, "a reset after {after} bytes of {size}: {made}, {why}");
+    }
+    assert!(proxy.resets() >= 3, "{} resets", proxy.resets());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backup_that_lost_a_piece_is_no_backup() {
+    let (_cluster, port, size) = filled().await;
+    let proxy = LossyProxy::start(port).await;
+    for fault in ["", "believe_pieces"] {
+        // The piece's size comes before its number; NATS cuts pieces as it gets to read them.
+        proxy.lose(1, &["$JS.SNAPSHOT.ACK.COMMITTED.", ".3 "]);
+        let (made, got, why) = backed_up_by(&proxy.url(), fault);
+        assert_eq!(proxy.lost(), 1);
+        if fault.is_empty() {
+            assert!(!made && why.contains("piece 3 was lost"), "{why}");
+        } else {
+            assert!(made && got < size, "without the check: {made}, {got} bytes of {size}");
+        }
+    }
+}
+
+/// A cluster whose backup has several pieces; the port of its NATS, and the backup's size.
+async fn filled() -> (Cluster, u16, u64) {
     let cluster = Cluster::start().await;
     let mut ann = cluster.client(0, "ann").await;
     for n in 0..300 {
@@ -101,30 +135,5 @@ async fn a_backup_that_lost_a_piece_is_no_backup() {
     let port = cluster.nats.url().rsplit(':').next().unwrap().parse().unwrap();
     let (made, size, _) = backed_up_by(&cluster.nats.url(), "");
     assert!(made && size > 500_000, "{size} bytes");
-
-    // A reset in the middle, in the last piece, and right before the end.
-    let proxy = Proxy::start(port).await;
-    for after in [size / 2, size - size / 10, size - 1_000, size + 2_000] {
-        let resets = proxy.resets();
-        proxy.reset(Reset::AfterTold(after));
-        let (made, _, why) = backed_up_by(&proxy.url(), "");
-        proxy.disarm();
-        let is_whole = made && proxy.resets() == resets;
-        let is_told = !made && (why.contains("replaced") || why.contains("was lost"));
-        assert!(is_whole || is_told, "a reset after {after} bytes of {size}: {made}, {why}");
-    }
-    assert!(proxy.resets() >= 3, "{} resets", proxy.resets());
-
-    let proxy = LossyProxy::start(port).await;
-    for fault in ["", "believe_pieces"] {
-        // The piece's size comes before its number; NATS cuts pieces as it gets to read them.
-        proxy.lose(1, &["$JS.SNAPSHOT.ACK.COMMITTED.", ".3 "]);
-        let (made, got, why) = backed_up_by(&proxy.url(), fault);
-        assert_eq!(proxy.lost(), 1);
-        if fault.is_empty() {
-            assert!(!made && why.contains("piece 3 was lost"), "{why}");
-        } else {
-            assert!(made && got < size, "without the check: {made}, {got} bytes of {size}");
-        }
-    }
+    (cluster, port, size)
 }

@@ -79,3 +79,23 @@ async fn a_partition_whose_last_event_is_of_next_year_goes_on_with_the_time_of_n
     assert_eq!(validator.counter(SET_BACK).await, 1.0);
     validator.process.line_with("timestamps go on with the time of now").await;
 }
+
+/// The same with the event itself, put into the log as such a version did.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_next_year_in_the_log_does_not_hold_the_time_of_those_after_it() {
+    let mut cluster = Cluster::start().await;
+    let mut ann = cluster.client(0, "ann").await;
+    ann.commit("set", set(1)).await;
+    cluster.validators[0].process.kill9();
+    let mut record = cluster.log("default").remove(0);
+    record.as_object_mut().unwrap().remove("eventId");
+    (record["ordinal"], record["draftId"]) = (2.into(), "of next year".into());
+    record["timestamp"] = (now_ms() + YEAR_MS).into();
+    let js = async_nats::jetstream::new(async_nats::connect(cluster.nats.url()).await.unwrap());
+    js.publish("committed.default", record.to_string().into()).await.unwrap().await.unwrap();
+
+    cluster.restart_validator(0).await;
+    ann.commit("set", set(3)).await;
+    let all = timestamps(&cluster);
+    assert!(all[1] > now_ms() + YEAR_MS - HOUR_MS && all[2].abs_diff(now_ms()) < HOUR_MS, "{all:?}");
+}

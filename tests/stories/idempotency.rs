@@ -145,10 +145,11 @@ async fn looks_like_an_older_one(faults: &str) {
     }
     here.settle().await;
 
-    // All of it waits for the validator at once, the second copy last.
+    // All of it waits for the validator at once, the second copy last. All but the first is one run of the partition.
     let js = async_nats::jetstream::new(async_nats::connect(cluster.nats.url()).await.unwrap());
     cluster.validators[validator].process.pause();
     here.submit_again("first", set(1)).await;
+    queued(&js, 1).await;
     here.submit_again(&new, set(2)).await;
     for n in 0..OTHERS {
         here.submit_again(&format!("new-{n}"), set(n)).await;

@@ -22,6 +22,7 @@ mod house_rules;
 pub mod json;
 pub mod log;
 mod outbox;
+pub mod pages;
 pub mod partition;
 pub mod protocol;
 pub mod rules;

@@ -33,6 +33,7 @@ mod stories {
     mod hostile_json;
     mod idempotency;
     mod incomplete_sync;
+    mod inspector;
     mod javascript;
     mod killed_validator;
     mod limits;

@@ -121,6 +121,13 @@ fn from_this_machine(headers: &HeaderMap) -> Result<(), Problem> {
     if headers.contains_key(header::ORIGIN) {
         return Err(Problem::forbidden("without tokens no web page is answered (the request has an Origin)"));
     }
+    // Reading needs no Origin. Our own inspector is of this very origin.
+    let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
+    if site.is_some_and(|site| !matches!(site, b"same-origin" | b"none")) {
+        return Err(Problem::forbidden(
+            "without tokens no web page of another origin is answered (Sec-Fetch-Site)",
+        ));
+    }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = match host.strip_prefix('[') {
         Some(v6) => v6.split(']').next().unwrap_or_default(),
@@ -150,7 +157,13 @@ mod tests {
             assert!(known(&Authenticator::Anyone, &headers).await.is_ok(), "{host}");
         }
         let page = headers(&[(header::HOST, "127.0.0.1:1"), (header::ORIGIN, "https://example.com")]);
-        for headers in [page, headers(&[(header::HOST, "rebound.example.com:8090")]), HeaderMap::new()] {
+        let fetch_site = HeaderName::from_static("sec-fetch-site");
+        let script = headers(&[(header::HOST, "127.0.0.1:1"), (fetch_site.clone(), "cross-site")]);
+        let port = headers(&[(header::HOST, "127.0.0.1:1"), (fetch_site.clone(), "same-site")]);
+        let own = headers(&[(header::HOST, "127.0.0.1:1"), (fetch_site, "same-origin")]);
+        assert!(known(&Authenticator::Anyone, &own).await.is_ok());
+        let rebound = headers(&[(header::HOST, "rebound.example.com:8090")]);
+        for headers in [page, script, port, rebound, HeaderMap::new()] {
             let refused = known(&Authenticator::Anyone, &headers).await.unwrap_err();
             assert_eq!(refused.status(), StatusCode::FORBIDDEN);
         }

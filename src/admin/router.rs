@@ -8,7 +8,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -19,13 +19,16 @@ use super::access;
 use super::place::Place;
 use super::problem::Problem;
 use super::response::raw_json;
-use super::routes::{clients, closing, connections, events, logs, partitions, processes, revocations};
+use super::routes::{
+    clients, closing, connections, events, logs, partitions, processes, rejections, revocations,
+};
 use super::state::AdminState;
+use crate::pages::{self, Page};
 
 /// All routes. `/livez`, `/readyz` and `/version` answer everybody.
 pub(crate) fn routes(hub: Arc<AdminState>) -> Router {
     let body_bytes_max = hub.settings.body_bytes_max;
-    Router::new()
+    let asked = Router::new()
         .route("/partitions", get(partitions::list))
         .route("/partitions/{partition}/state", get(partitions::state))
         .route("/partitions/{partition}/events", get(events::range))
@@ -40,8 +43,14 @@ pub(crate) fn routes(hub: Arc<AdminState>) -> Router {
         .route("/revocations", get(revocations::list))
         .route("/log", get(logs::tell).put(logs::change))
         .route("/processes", get(processes::list))
+        .route("/rejections", get(rejections::follow))
         .route("/slots", get(partitions::slots))
-        .layer(from_fn_with_state(hub.clone(), pass))
+        .layer(from_fn_with_state(hub.clone(), pass));
+    // The inspector's files hold nothing of anybody's, and a browser asks for them without a token.
+    let shown = pages::INSPECTOR
+        .iter()
+        .fold(asked, |router, page| router.route(page.path, get(move || async move { file(page) })));
+    shown
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/version", get(|| async { raw_json(StatusCode::OK, crate::version::as_json().into_bytes()) }))
@@ -53,6 +62,17 @@ pub(crate) fn routes(hub: Arc<AdminState>) -> Router {
         })
         .layer(DefaultBodyLimit::max(body_bytes_max))
         .with_state(hub)
+}
+
+/// A file of the inspector.
+fn file(page: &'static Page) -> Response {
+    let mut response = page.text.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(page.kind));
+    for (name, value) in pages::HEADERS {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    response
 }
 
 async fn ready(State(hub): State<Arc<AdminState>>) -> (StatusCode, &'static str) {

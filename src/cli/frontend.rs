@@ -47,7 +47,7 @@ impl Frontend {
             return Ok(());
         };
         log.warn_of_limits(config.frontend.frame_bytes_max, config.frontend.submission_bytes_max);
-        let frontend = startup::start_frontend(&config, log.clone(), shutdown.clone()).await?;
+        let frontend = startup::start_frontend(&config, log.clone(), None, shutdown.clone()).await?;
         side.obey_as_frontend(&config, &log, &frontend).await?;
         side.ready_when(frontend.readiness());
         say(&format!("frontend ready: {}", frontend.url()))?;

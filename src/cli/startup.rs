@@ -16,17 +16,18 @@ use crate::admin::AdminServer;
 use crate::auth::Authenticator;
 use crate::config::settings::Config;
 use crate::control::{CommandHandler, ControlAgent, NoCommands, Role};
-use crate::frontend::{Frontend, FrontendError, RunningFrontend};
+use crate::frontend::{Frontend, FrontendError, RunningFrontend, Site};
 use crate::log::{Log, LogDamage, MarkAccess};
 use crate::rules::{LiveRules, Registry};
 use crate::telemetry;
 use crate::telemetry::{Metrics, Readiness};
 use crate::validator::{RunningValidator, Validator};
 
-/// Starts a frontend as configured.
+/// Starts a frontend as configured, with pages beside it if some are given.
 pub(crate) async fn start_frontend(
     config: &Config,
     log: Log,
+    site: Option<Site>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<RunningFrontend> {
     let mut settings = config.frontend.clone();
@@ -34,9 +35,11 @@ pub(crate) async fn start_frontend(
     // What folds is built in: a frontend needs none of the application's schemas.
     let fold = Arc::new(Registry::built_in()?);
     let auth = if settings.allow_anyone { Authenticator::Anyone } else { config.auth.authenticator()? };
-    Frontend::start(settings, &config.control, log, fold, auth, shutdown).await.map_err(|error| match error {
-        FrontendError::Listen { .. } => anyhow!("{error}; choose another address with --listen"),
-        error => anyhow::Error::new(error).context("starting the frontend"),
+    Frontend::start(settings, &config.control, log, fold, auth, site, shutdown).await.map_err(|error| {
+        match error {
+            FrontendError::Listen { .. } => anyhow!("{error}; choose another address with --listen"),
+            error => anyhow::Error::new(error).context("starting the frontend"),
+        }
     })
 }
 

@@ -34,6 +34,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 pub use controls::Controls;
+pub use listener::Site;
 pub use settings::FrontendSettings;
 
 use self::admission::connection_limits::Limits;
@@ -113,6 +114,7 @@ impl Frontend {
         log: Log,
         fold: Arc<dyn Fold>,
         auth: Authenticator,
+        site: Option<Site>,
         shutdown: CancellationToken,
     ) -> Result<RunningFrontend, FrontendError> {
         settings.check().map_err(FrontendError::Settings)?;
@@ -183,7 +185,7 @@ impl Frontend {
         let (stop, sessions) = (CancellationToken::new(), TaskTracker::new());
         // Never the numbers of an earlier process of the same id: its late answers must find nobody.
         let first_connection = time::now_ms() << 20;
-        let edge = Listener::new(shared.clone(), sessions.clone(), gate, first_connection);
+        let edge = Listener::new(shared.clone(), sessions.clone(), gate, site, first_connection);
         let mut tasks = JoinSet::new();
         let until = drain.clone();
         tasks.spawn(async move {

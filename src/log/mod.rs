@@ -39,7 +39,7 @@ pub use queue::consumer::{DraftMessage, SlotConsumer};
 pub use queue::publish::PublishError;
 pub use read::live::{LiveEvent, LiveFeed};
 pub use read::replay::{PageReader, Replay, StoredEvent};
-pub use replies::Answers;
+pub use replies::{Answers, HeardAnswers};
 pub use revocations::StoredRevocation;
 pub(crate) use snapshots::snapshot_bytes_max;
 pub use snapshots::{SnapshotInfo, SnapshotPart};

@@ -39,6 +39,36 @@ impl Log {
     }
 }
 
+/// The answers for all frontends, heard along.
+pub struct HeardAnswers {
+    subscriber: Subscriber,
+}
+
+impl Log {
+    /// Subscribes to the answers for all frontends, as an operator may. What is not read in time is lost.
+    pub async fn answers_to_all(&self) -> Result<HeardAnswers, LogError> {
+        let subscriber = self.client.subscribe(subjects::ANSWERS_ALL).await;
+        let subscriber = subscriber.map_err(|error| LogError::unavailable("hearing answers along", error))?;
+        self.confirm_subscription("all answers").await;
+        Ok(HeardAnswers { subscriber })
+    }
+}
+
+impl HeardAnswers {
+    /// The next answer, and the frontend that it is for; `None` when the connection was closed for good. Cancel safe.
+    pub async fn next(&mut self) -> Option<(String, Answer)> {
+        loop {
+            let message = self.subscriber.next().await?;
+            let frontend = subjects::frontend_of_answer(&message.subject);
+            // What cannot be read, the frontend that it is for warns of.
+            let answer = serde_json::from_slice(&message.payload);
+            if let (None, Some(frontend), Ok(answer)) = (&message.headers, frontend, answer) {
+                return Some((frontend.to_owned(), answer));
+            }
+        }
+    }
+}
+
 impl Answers {
     /// The next answer; `None` when the connection was closed for good. Cancel safe.
     pub async fn next(&mut self) -> Option<Answer> {

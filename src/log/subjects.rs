@@ -73,6 +73,12 @@ pub(crate) fn answer(frontend: &str) -> String {
     format!("answer.{frontend}")
 }
 
+/// What validators answer any frontend, and whom.
+pub(crate) const ANSWERS_ALL: &str = "answer.*";
+pub(crate) fn frontend_of_answer(subject: &str) -> Option<&str> {
+    subject.strip_prefix("answer.")
+}
+
 /// Where the administration orders something of every process, or of those of a role.
 pub(crate) fn order(role: Option<&str>) -> String {
     format!("control.{}", role.unwrap_or("all"))

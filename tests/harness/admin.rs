@@ -39,8 +39,18 @@ impl Answer {
 pub struct EventStream(BufReader<TcpStream>);
 
 impl EventStream {
-    /// The next event: its id and its data. Comments and retry times are passed over.
+    /// The next event: its id and its data.
     pub async fn next(&mut self) -> Option<(u64, Value)> {
+        self.event().await.map(|(id, data)| (id.unwrap(), data))
+    }
+
+    /// The data of the next event, which needs no id.
+    pub async fn data(&mut self) -> Option<Value> {
+        self.event().await.map(|(_, data)| data)
+    }
+
+    /// Comments and retry times are passed over.
+    async fn event(&mut self) -> Option<(Option<u64>, Value)> {
         let mut id = None;
         loop {
             let mut line = String::new();
@@ -52,7 +62,7 @@ impl EventStream {
             if let Some(found) = line.strip_prefix("id: ") {
                 id = Some(found.trim().parse().unwrap());
             } else if let Some(data) = line.strip_prefix("data: ") {
-                return Some((id.unwrap(), serde_json::from_str(data).unwrap()));
+                return Some((id, serde_json::from_str(data).unwrap()));
             }
         }
     }

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
+use super::ordinals;
 use super::partitions::named;
 use crate::admin::access::Admin;
 use crate::admin::place::Place;
@@ -35,10 +36,11 @@ use crate::util::time;
 /// The most events that are read from the log at a time.
 const EVENTS_AT_ONCE: usize = 256;
 /// How long a client of an event stream leaves it alone before it comes back, in milliseconds.
-const RETRY_MS: u64 = 2_000;
-const EVENT_STREAM: &str = "text/event-stream";
+pub(super) const RETRY_MS: u64 = 2_000;
+pub(super) const EVENT_STREAM: &str = "text/event-stream";
+const PARAMETERS: [&str; 9] = ["from", "to", "ordinal", "last", "limit", "client", "type", "since", "until"];
 
-/// `GET /partitions/{partition}/events?from=&to=&client=&type=&since=&until=`
+/// `GET /partitions/{partition}/events?from=&to=&ordinal=&last=&limit=&client=&type=&since=&until=`
 pub(crate) async fn range(
     AdminRequest { hub, admin, query }: AdminRequest,
     Extension(place): Extension<Arc<Place>>,
@@ -47,15 +49,25 @@ pub(crate) async fn range(
 ) -> Result<Response, Problem> {
     let partition = named(path)?;
     admin.may_enter(&partition)?;
-    let query = Query::parse(query.as_deref(), &["from", "to", "client", "type", "since", "until"])?;
+    let query = Query::parse(query.as_deref(), &PARAMETERS)?;
     let filter = filter_of(&query)?;
-    let from = query.number("from")?.unwrap_or(1);
+    let token = partition.token();
+    let from = match (query.number("from")?, query.number("ordinal")?, query.number("last")?) {
+        (from, None, None) => from.unwrap_or(1),
+        (None, Some(ordinal), None) => ordinals::event_id(&hub.log, &token, ordinal).await?,
+        (None, None, Some(count)) => ordinals::of_last(&hub.log, &token, count).await?,
+        _ => {
+            return Err(Problem::bad_request(
+                "one of the parameters from, ordinal and last says where to begin",
+            ));
+        }
+    };
+    let left = query.number("limit")?.unwrap_or(u64::MAX);
     let to = query.number("to")?.map(EventId);
     if to.is_some_and(|to| to.0 < from) {
         return Err(Problem::bad_request("the parameter to lies before the parameter from"));
     }
     let mut after = EventId(from.saturating_sub(1));
-    let token = partition.token();
     let streamed = headers
         .get_all(header::ACCEPT)
         .iter()
@@ -64,7 +76,7 @@ pub(crate) async fn range(
         let head = hub.log.head(&token).await?.map_or(EventId::NONE, |head| head.id);
         let upto = to.map_or(head, |to| to.min(head));
         let reading =
-            Reading { ends: ends_of(&admin), hub, admin, token, filter, after, upto, _place: place };
+            Reading { ends: ends_of(&admin), hub, admin, token, filter, after, upto, left, _place: place };
         return Ok(body("application/jsonl", stream::try_unfold(reading, lines)));
     }
     if let Some(last) = headers.get("last-event-id") {
@@ -85,6 +97,7 @@ pub(crate) async fn range(
             filter,
             after,
             upto: to.unwrap_or(EventId(u64::MAX)),
+            left,
             _place: place,
         },
         live,
@@ -109,7 +122,7 @@ fn filter_of(query: &Query) -> Result<EventFilter, Problem> {
     })
 }
 
-fn body<E: Into<axum::BoxError>>(
+pub(super) fn body<E: Into<axum::BoxError>>(
     kind: &'static str,
     stream: impl futures_util::Stream<Item = Result<Bytes, E>> + Send + 'static,
 ) -> Response {
@@ -131,6 +144,8 @@ struct Reading {
     /// The last event that was read.
     after: EventId,
     upto: EventId,
+    /// How many events are to be told yet at most.
+    left: u64,
     /// The request's place among those at work.
     _place: Arc<Place>,
 }
@@ -143,11 +158,12 @@ impl Reading {
 
     /// The next events, and whether any were read; those that are asked for may be none of them.
     async fn next(&mut self) -> Result<(Vec<StoredEvent>, bool), LogError> {
-        if self.after >= self.upto {
+        if self.after >= self.upto || self.left == 0 {
             return Ok((Vec::new(), false));
         }
         let bytes_max = self.hub.settings.events_bytes_max;
-        let mut events = self.hub.log.page(&self.token, self.after, EVENTS_AT_ONCE, bytes_max).await?;
+        let count = usize::try_from(self.left).unwrap_or(usize::MAX).min(EVENTS_AT_ONCE);
+        let mut events = self.hub.log.page(&self.token, self.after, count, bytes_max).await?;
         let over = events.iter().position(|event| event.id > self.upto);
         if let Some(over) = over {
             events.truncate(over);
@@ -156,6 +172,7 @@ impl Reading {
         self.after = events.last().map_or(self.after, |last| last.id);
         let any = !events.is_empty();
         events.retain(|event| self.filter.takes(&event.body));
+        self.left -= events.len() as u64;
         Ok((events, any))
     }
 }
@@ -209,7 +226,8 @@ async fn follow(mut following: Following) -> Option<(Result<Bytes, Infallible>, 
         let hub = reading.hub.clone();
         let silence_max = Duration::from_millis(hub.settings.stream_alive_ms);
         revoked.mark_unchanged();
-        if reading.after >= reading.upto || hub.stop.is_cancelled() || reading.is_over() {
+        if reading.after >= reading.upto || reading.left == 0 || hub.stop.is_cancelled() || reading.is_over()
+        {
             return None;
         }
         let (events, any) = match reading.next().await {
@@ -255,7 +273,7 @@ fn event(stored: &StoredEvent) -> Vec<u8> {
 }
 
 /// When an operator's token ends.
-fn ends_of(admin: &Admin) -> Option<Instant> {
+pub(super) fn ends_of(admin: &Admin) -> Option<Instant> {
     admin.0.expires_at.and_then(ends_at)
 }
 

@@ -20,12 +20,17 @@ use super::common::{flag, say};
 use super::reload::Reload;
 use super::signals::Hangups;
 use super::{admin, connect, startup};
+use crate::admin::{AdminError, AdminServer};
 use crate::auth::Authenticator;
 use crate::config::Override;
 use crate::config::settings::Config;
-use crate::log::MarkAccess;
+use crate::frontend::Site;
+use crate::log::{Log, MarkAccess};
+use crate::pages;
 
 /// Run the whole backend on this machine: NATS, a frontend and a validator. Takes anyone.
+///
+/// It serves a demo at its address, and the inspector at /inspector.
 ///
 /// Needs nothing else: a nats-server is looked for on PATH, and installed into the cache folder through
 /// Python's pip if there is none. What was committed stays in the data folder, and the next start finds it
@@ -101,8 +106,10 @@ impl Dev {
         parts.spawn(async move { reload.beside(validator.join()).await.context("the validator") });
         let others = async {
             side.obey_as_validator(&config, &log, &validator_id).await?;
-            let admin = admin::start(&config, Authenticator::Anyone, log.clone(), stop.clone()).await?;
-            let frontend = startup::start_frontend(&config, log.clone(), stop.clone()).await?;
+            let admin = administration(&config, &log, &stop).await?;
+            let inspector = admin.as_ref().map(AdminServer::local_addr);
+            let site = Some(Site { pages: pages::DEMO, inspector });
+            let frontend = startup::start_frontend(&config, log.clone(), site, stop.clone()).await?;
             side.obey_as_frontend(&config, &log, &frontend).await?;
             if let Some(admin) = &admin {
                 side.obey_as_admin(&config, &log, admin).await?;
@@ -117,12 +124,12 @@ impl Dev {
             }
         };
         if let Some(admin) = admin {
-            say(&format!("  admin     http://{}", admin.local_addr()))?;
+            say(&format!("  inspector http://{}/inspector", admin.local_addr()))?;
             parts.spawn(async move { admin.serve().await.context("the administration") });
         }
-        let url = frontend.url();
+        let (url, frontend_address) = (frontend.url(), frontend.local_addr());
         parts.spawn(async move { frontend.join().await.context("the frontend") });
-        let mut result = greet(&url, dir, server.url());
+        let mut result = greet(&url, &frontend_address.to_string(), dir, server.url());
         if result.is_ok() {
             result = tokio::select! {
                 () = stop.cancelled() => Ok(()),
@@ -137,6 +144,33 @@ impl Dev {
     }
 }
 
+/// The administration: where it is configured, else on the port after the clients', or on a free one. It asks for no
+/// token, so it is not there where others than this machine could reach it.
+async fn administration(
+    config: &Config,
+    log: &Log,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<AdminServer>> {
+    let clients = config.frontend.listen;
+    if config.admin.listen.is_some() || !clients.ip().is_loopback() {
+        return admin::start(config, Authenticator::Anyone, log.clone(), stop.clone()).await;
+    }
+    let next = match clients.port() {
+        0 => 0,
+        port => port.checked_add(1).unwrap_or_default(),
+    };
+    let mut config = config.clone();
+    config.admin.listen = Some(SocketAddr::new(clients.ip(), next));
+    match admin::start(&config, Authenticator::Anyone, log.clone(), stop.clone()).await {
+        Err(error) if next != 0 && matches!(error.downcast_ref(), Some(AdminError::Listen { .. })) => {
+            info!("the inspector takes a free port: {error:#}");
+            config.admin.listen = Some(SocketAddr::new(clients.ip(), 0));
+            admin::start(&config, Authenticator::Anyone, log.clone(), stop.clone()).await
+        }
+        started => started,
+    }
+}
+
 /// Waits for all parts; gives the first thing that went wrong.
 async fn ended(parts: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
     let mut result = Ok(());
@@ -148,9 +182,10 @@ async fn ended(parts: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
 }
 
 /// Says how to reach it and what to try first.
-fn greet(url: &str, dir: &DataDir, nats: &str) -> anyhow::Result<()> {
+fn greet(url: &str, address: &str, dir: &DataDir, nats: &str) -> anyhow::Result<()> {
     say(&format!(
         r#"
+  demo      http://{address}/
   clients   {url}
   NATS      {nats}
   data      {data}

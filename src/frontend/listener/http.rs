@@ -80,6 +80,9 @@ fn look(edge: &Listener, peer: IpAddr, head: &Head) -> Result<(Response<String>,
         return Err((Refusal::Host, None));
     }
     let path = head.target.path();
+    if let Some(page) = page(edge, head, path) {
+        return Ok((page, None));
+    }
     if !matches!(path, "/" | "/ws" | "/livez" | "/readyz" | "/version") {
         return Err((Refusal::NotFound, None));
     }
@@ -96,6 +99,13 @@ fn look(edge: &Listener, peer: IpAddr, head: &Head) -> Result<(Response<String>,
         "/version" => (version(), None),
         _ => (text(StatusCode::OK, "ok"), None),
     })
+}
+
+/// The page that a browser asks for, where there are pages.
+fn page(edge: &Listener, head: &Head, path: &str) -> Option<Response<String>> {
+    let is_asked_for = matches!(head.method, Method::GET | Method::HEAD)
+        && !names(&head.headers, &header::UPGRADE, "websocket");
+    edge.site.as_ref().filter(|_| is_asked_for)?.answer(path)
 }
 
 /// Whether a request names its host as it must: once, and in HTTP/1.0, where load balancers ask for health without

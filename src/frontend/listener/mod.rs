@@ -11,6 +11,7 @@ mod head;
 mod http;
 pub(crate) mod policy;
 pub(crate) mod refusal;
+pub(crate) mod site;
 
 use crate::frontend::listener::policy::{AccessPolicy, Listener};
 use crate::serving::seats::per_address_max;
@@ -26,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 pub(crate) use refusal::Refusal;
+pub use site::Site;
 
 use super::metrics;
 use super::net::AddressKey;
@@ -42,11 +44,13 @@ impl Listener {
         shared: Arc<FrontendShared>,
         sessions: TaskTracker,
         gate: AccessPolicy,
+        site: Option<Site>,
         first_connection: u64,
     ) -> Arc<Self> {
         let max = shared.settings.handshakes_max;
         let handshakes = Seats::new(max, per_address_max(max));
-        Arc::new(Self { shared, sessions, connections: AtomicU64::new(first_connection), gate, handshakes })
+        let connections = AtomicU64::new(first_connection);
+        Arc::new(Self { shared, sessions, connections, gate, site, handshakes })
     }
 
     /// Accepts connections until told to stop. No error ends it: what one client does is no reason, and what

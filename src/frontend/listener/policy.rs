@@ -1,5 +1,6 @@
 //! What a listener holds, and whom it believes and lets in.
 
+use crate::frontend::listener::site::Site;
 use crate::frontend::net::{AddressKey, Origins, Proxies, Tls};
 use crate::frontend::shared::FrontendShared;
 use crate::serving::Seats;
@@ -16,6 +17,8 @@ pub(crate) struct Listener {
     pub connections: AtomicU64,
     /// Whom it believes, and whom it lets in.
     pub gate: AccessPolicy,
+    /// Pages beside the WebSocket.
+    pub site: Option<Site>,
     /// Seats for connections that are not upgraded yet.
     pub(crate) handshakes: Arc<Seats<AddressKey>>,
 }

@@ -4,6 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::harness::cluster::Cluster;
+use crate::harness::nats::NatsServer;
+use crate::harness::nats_cluster::NatsCluster;
 use crate::harness::proxy::{Link, Proxy};
 use crate::harness::socket::Socket;
 use crate::harness::until;
@@ -183,6 +185,49 @@ async fn a_frontend_that_lags_does_not_say_that_events_are_lost() {
         (ann.receive().await.ok()?["type"] == "connected").then_some(())
     })
     .await;
+}
+
+/// Found by the long torture, seed 88941238: the state of `connected` is read from the log, and was ahead of what the
+/// frontend had heard of. A page that ended before it had its last events sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_does_not_end_before_the_state_that_the_client_was_given() {
+    let server = NatsServer::start_with(|port| {
+        format!(
+            "listen: \"127.0.0.1:{port}\"\nserver_name: test\n\
+             jetstream {{ store_dir: $STORE }}\n\
+             no_auth_user: all\n\
+             authorization {{ users: [\n\
+               {{ user: all, password: all }}\n\
+               {{ user: deaf, password: deaf, permissions {{ subscribe: {{ deny: \"live.>\" }} }} }}\n\
+             ] }}\n"
+        )
+    })
+    .await;
+    // It hears of what is committed only when it has reason to look.
+    let plan = Cluster::start().set("frontend.gap_check_ms", 600_000);
+    let mut cluster = plan.start_on(NatsCluster::of(server)).await;
+    cluster.set("nats.user", "deaf");
+    cluster.set("nats.password", "deaf");
+    let deaf = cluster.add_frontend().await;
+    let url = cluster.frontends[deaf].url();
+    let first = fill(&cluster, 1).await[0];
+    let mut bob = cluster.client(0, "bob").await;
+    let set = |n: u64| json!({ "target": "a", "value": n });
+    // Somebody keeps the feed where it is.
+    let mut keeper = Socket::open(&url).await.unwrap();
+    keeper
+        .send("connect", json!({ "clientId": "keeper", "version": "1", "lastEventId": first }))
+        .await
+        .unwrap();
+    keeper.expect("connected").await;
+    let second = bob.commit("set", set(2)).await["eventId"].as_u64().unwrap();
+
+    let (mut ann, connected) = Socket::greeted(&url, "ann").await;
+    assert_eq!(connected["payload"]["currentEventIndex"], second, "the state is of the log's end");
+    ann.send("sync", json!({ "sinceEventId": 0 })).await.unwrap();
+    let page = ann.expect("sync_response").await;
+    assert_eq!(page["payload"]["currentEventIndex"], second, "{page}");
+    assert_eq!(ids_of(&page), [first, second]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

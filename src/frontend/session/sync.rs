@@ -84,7 +84,14 @@ impl Session {
             (None, Some(state)) => state.event_id,
             (None, None) => EventId::NONE,
         };
-        let known = self.feed.head_now().max(state.as_ref().map_or(EventId::NONE, |state| state.event_id));
+        // A state is read from the log, and may be ahead of the feed. A page that ends before it would have the connection
+        // go back to there, and be sent events a second time that the state has.
+        let told = state.as_ref().map_or(EventId::NONE, |state| state.event_id).max(self.position);
+        let known = ahead::head_after(&self.feed, told).await;
+        if known < told {
+            let why = ahead::LAGS.to_owned();
+            return Err(LogError::Unavailable { what: "answering a sync", why });
+        }
         let upto = self.continues(since).unwrap_or(known);
         if let Err(end) = self.drain_committed().await {
             return Ok(Err(end));

@@ -39,6 +39,7 @@ mod stories {
     mod limits;
     mod log;
     mod logs;
+    mod many_partitions;
     mod many_slots;
     mod metrics;
     mod nats_cluster;

@@ -213,8 +213,11 @@ pub struct FoundConnection {
     pub connection: u64,
     /// The user behind the client, where its token names one.
     pub user: Option<String>,
-    /// Its partition.
-    pub partition: PartitionKey,
+    /// Its partition; the first of them, if its client names them.
+    pub partition: Option<PartitionKey>,
+    /// All of them, as far as they were asked for. Empty also where its frontend does not say.
+    #[serde(default)]
+    pub partitions: Vec<PartitionKey>,
     /// The dialect that it speaks.
     pub dialect: String,
     /// Where it comes from: an address, or of IPv6 the /64 network.

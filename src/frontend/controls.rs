@@ -31,7 +31,7 @@ impl CommandHandler for Controls {
                 let why = if reconnect { DisconnectReason::Reconnect } else { DisconnectReason::Closed };
                 let closed = shared.registry.disconnect(|identity, of| {
                     let is_meant = identity.client_id == client
-                        && partition.as_ref().is_none_or(|partition| partition == of);
+                        && partition.as_ref().is_none_or(|partition| of.contains(partition));
                     is_meant.then_some(why)
                 });
                 info!(%client, closed, reconnect, "the administration closes a client's connections");

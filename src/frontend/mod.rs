@@ -25,6 +25,7 @@ pub(crate) mod testing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
@@ -152,6 +153,7 @@ impl Frontend {
             settings: settings.clone(),
             registry: registry.clone(),
             tasks: Default::default(),
+            unwatched: Default::default(),
         });
         let keeper = auth.revocations().map(|revocations| {
             let (registry, revocations) = (registry.clone(), revocations.clone());
@@ -175,6 +177,8 @@ impl Frontend {
             registry,
             keeper: keeper.clone(),
             auth,
+            // Never the numbers of an earlier process of the same id: its late answers must find nobody.
+            numbers: AtomicU64::new(time::now_ms() << 20),
             closing: closing.clone(),
             drain: drain.clone(),
         });
@@ -183,9 +187,7 @@ impl Frontend {
             keeper.begin().await;
         }
         let (stop, sessions) = (CancellationToken::new(), TaskTracker::new());
-        // Never the numbers of an earlier process of the same id: its late answers must find nobody.
-        let first_connection = time::now_ms() << 20;
-        let edge = Listener::new(shared.clone(), sessions.clone(), gate, site, first_connection);
+        let edge = Listener::new(shared.clone(), sessions.clone(), gate, site);
         let mut tasks = JoinSet::new();
         let until = drain.clone();
         tasks.spawn(async move {

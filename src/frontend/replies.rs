@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -121,6 +122,11 @@ impl ReplyRouter {
 }
 
 impl ReplyReceiver {
+    /// The next answer, if there is one.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Box<Answer>>> {
+        self.answers.poll_recv(context)
+    }
+
     /// The next answer. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<Box<Answer>> {
         self.answers.recv().await

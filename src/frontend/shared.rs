@@ -13,6 +13,7 @@ use crate::frontend::replies::ReplyRouter;
 use crate::frontend::settings::FrontendSettings;
 use crate::log::Log;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio_util::sync::CancellationToken;
 
 /// What all sessions share.
@@ -30,6 +31,8 @@ pub(crate) struct FrontendShared {
     /// Keeps what was revoked; `None` where no tokens are asked for.
     pub keeper: Option<Arc<RevocationSync>>,
     pub auth: Authenticator,
+    /// The last number that a connection has, or a partition of one that names its partitions.
+    pub numbers: AtomicU64,
     /// Cancelled when the frontend is told to go away.
     pub closing: CancellationToken,
     /// Cancelled when it does.
@@ -37,6 +40,11 @@ pub(crate) struct FrontendShared {
 }
 
 impl FrontendShared {
+    /// A number that nobody had.
+    pub(crate) fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     /// Why nobody should be sent here just now; `None` if there is no reason.
     pub(crate) fn unready(&self) -> Option<&'static str> {
         if self.closing.is_cancelled() || self.drain.is_cancelled() {

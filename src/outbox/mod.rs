@@ -592,6 +592,18 @@ impl Pending {
         [answer, sure, deadline, publish].into_iter().flatten().min()
     }
 
+    /// Gives all drafts up. What was never published is surely not stored; of the others nobody knows.
+    pub(crate) fn give_up(&mut self) -> Vec<Done> {
+        let sent = std::mem::take(&mut self.sent);
+        let queue = std::mem::take(&mut self.queue);
+        let published = sent.into_iter().flat_map(|sent| sent.places).filter_map(|place| place.held);
+        let published = published.map(|held| (held, End::Forgotten));
+        let unpublished =
+            queue.into_iter().map(|held| (held, End::Rejected(Reason::Unavailable, Vec::new())));
+        let all: Vec<_> = published.chain(unpublished).collect();
+        all.into_iter().map(|(held, end)| self.done(held, end)).collect()
+    }
+
     fn number(&mut self) -> u64 {
         let number = self.next_number;
         self.next_number += 1;

@@ -10,10 +10,12 @@ use super::fields::{Fields, given, is_object, number, text as text_of, whole};
 use super::json::{push_json, push_list};
 use super::notice::EncodedEvent;
 use super::notice::{Details, Header, Notice, Snapshot, StateForm};
-use super::request::{About, BadRequest, Connect, DecodeError, Frame, Request, Submit, Sync};
+use super::request::{About, BadRequest, Connect, DecodeError, Frame, Request, Submit, Subscribe, Sync};
 use crate::event::{ClientId, CommittedEvent, Draft, EventId, EventRecord, FieldError, PartitionKey};
 
 const DEFAULT_PARTITION: &str = "default";
+/// The most partitions of a connection.
+pub const PARTITIONS_MAX: usize = 100;
 /// How many objects of a frame an event lies in.
 const EVENT_LEVEL: usize = 2;
 
@@ -58,6 +60,8 @@ pub(crate) fn decode(text: &str, depth_max: usize) -> Result<Frame, DecodeError>
             "connect" => connect(payload),
             "submit_event" => submit(payload, is_deep.then_some(depth_max), fault),
             "sync" => sync(payload),
+            "subscribe" => subscribe(payload).map(Request::Subscribe).map_err(Wrong::Message),
+            "unsubscribe" => unsubscribe(payload),
             "heartbeat" => Ok(Request::Heartbeat),
             "refresh_token" => refresh(payload),
             unknown => Err(format!("unknown type {:?}", shortened(unknown)).into()),
@@ -119,11 +123,14 @@ fn partition_where_given(value: Option<&RawValue>) -> Result<Option<PartitionKey
 }
 
 fn connect(payload: &str) -> Result<Request, Wrong> {
-    let names = &["clientId", "version", "partition", "token", "lastEventId", "metadata"];
-    let [client_id, version, partition, token, last_event_id, metadata] = payload_fields(payload, names)?;
+    let names = &["clientId", "version", "partition", "partitions", "token", "lastEventId", "metadata"];
+    let [client_id, version, partition, partitions, token, last_event_id, metadata] =
+        payload_fields(payload, names)?;
     let client_id = text_of(client_id).ok_or("`payload.clientId` must be a string")?;
     let client_id = ClientId::new(client_id).map_err(|error| format!("`payload.clientId` {error}"))?;
     let version = text_of(version).ok_or("`payload.version` must be a string")?;
+    let partitions =
+        given(partitions).map(|list| subscriptions(list, partition, last_event_id)).transpose()?;
     let partition = match partition_where_given(partition) {
         Ok(Some(partition)) => partition,
         Ok(None) => PartitionKey::new(DEFAULT_PARTITION).map_err(|error| error.to_string())?,
@@ -135,7 +142,72 @@ fn connect(payload: &str) -> Result<Request, Wrong> {
     };
     let last_event_id = whole_where_given(last_event_id, "payload.lastEventId")?.map(EventId);
     let about = About::new(Some(version), given(metadata).map(RawValue::get));
-    Ok(Request::Connect(Connect { client_id, partition, token, last_event_id, live: false, about }))
+    Ok(Request::Connect(Connect {
+        client_id,
+        partition,
+        partitions,
+        token,
+        last_event_id,
+        live: false,
+        about,
+    }))
+}
+
+/// The partitions that a connection begins with: each its name, or a `subscribe`'s payload.
+fn subscriptions(
+    list: &RawValue,
+    partition: Option<&RawValue>,
+    last_event_id: Option<&RawValue>,
+) -> Result<Vec<Subscribe>, String> {
+    for (field, value) in [("partition", partition), ("lastEventId", last_event_id)] {
+        if given(value).is_some() {
+            return Err(format!("`payload.{field}` and `payload.partitions` exclude each other"));
+        }
+    }
+    let wrong = |what: &str| format!("`payload.partitions` {what}");
+    let entries: Vec<&RawValue> = serde_json::from_str(list.get()).map_err(|_| wrong("must be a list"))?;
+    if entries.len() > PARTITIONS_MAX {
+        return Err(wrong(&format!(
+            "has {} entries; a connection has at most {PARTITIONS_MAX}",
+            entries.len()
+        )));
+    }
+    let mut wanted: Vec<Subscribe> = Vec::with_capacity(entries.len());
+    for (place, entry) in entries.into_iter().enumerate() {
+        let subscription = if is_object(entry) {
+            subscribe(entry.get())
+        } else {
+            partition_where_given(Some(entry))
+                .and_then(|partition| partition.ok_or_else(|| "must be a string".to_owned()))
+                .map(|partition| Subscribe { partition, last_event_id: None })
+        };
+        let subscription = subscription.map_err(|why| wrong(&format!("[{place}]: {why}")))?;
+        if wanted.iter().any(|other| other.partition == subscription.partition) {
+            return Err(wrong(&format!("names {:?} twice", shortened(subscription.partition.as_str()))));
+        }
+        wanted.push(subscription);
+    }
+    Ok(wanted)
+}
+
+fn subscribe(payload: &str) -> Result<Subscribe, String> {
+    let [partition, last_event_id] = payload_fields(payload, &["partition", "lastEventId"])?;
+    let last_event_id = whole_where_given(last_event_id, "lastEventId")?.map(EventId);
+    Ok(Subscribe { partition: named_partition(partition)?, last_event_id })
+}
+
+fn unsubscribe(payload: &str) -> Result<Request, Wrong> {
+    let [partition] = payload_fields(payload, &["partition"])?;
+    Ok(Request::Unsubscribe { partition: named_partition(partition)? })
+}
+
+/// A partition that must be named.
+fn named_partition(value: Option<&RawValue>) -> Result<PartitionKey, String> {
+    match partition_where_given(value) {
+        Ok(Some(partition)) => Ok(partition),
+        Ok(None) => Err("`partition` is missing".to_owned()),
+        Err(why) => Err(format!("`partition` {why}")),
+    }
 }
 
 fn sync(payload: &str) -> Result<Request, Wrong> {
@@ -235,6 +307,17 @@ struct RejectedPayload<'a> {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct UnsubscribedPayload<'a> {
+    partition: &'a str,
+    last_event_id: EventId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+}
+
+#[derive(Serialize)]
 struct RefreshedPayload {
     exp: Option<u64>,
 }
@@ -270,6 +353,37 @@ pub(crate) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> String {
                 out.push('}');
             })
         }
+        Notice::ConnectedToMany { server_id, partitions, heartbeat_interval_ms } => {
+            message(header, "connected", |out| {
+                out.push_str("{\"serverId\":");
+                push_json(out, server_id);
+                out.push_str(",\"partitions\":");
+                push_json(out, partitions);
+                out.push_str(",\"heartbeatInterval\":");
+                push_json(out, &heartbeat_interval_ms);
+                out.push('}');
+            })
+        }
+        Notice::Subscribed { partition, head, since_snapshot, initial_state } => {
+            message(header, "subscribed", |out| {
+                out.push_str("{\"partition\":");
+                push_json(out, partition);
+                out.push_str(",\"currentEventIndex\":");
+                push_json(out, &head);
+                out.push_str(",\"sinceSnapshot\":");
+                push_json(out, &since_snapshot);
+                if let Some(state) = initial_state {
+                    out.push(',');
+                    push_state(out, "initialState", state);
+                }
+                out.push('}');
+            })
+        }
+        Notice::Unsubscribed { partition, last_event_id, why } => {
+            let (code, text) = why.map(|(code, text)| (code.as_str(), text)).unzip();
+            let payload = UnsubscribedPayload { partition, last_event_id, code, message: text };
+            message(header, "unsubscribed", |out| push_json(out, &payload))
+        }
         Notice::Accepted { draft_id, event_id, event } => message(header, "event_accepted", |out| {
             out.push_str("{\"draftId\":");
             push_json(out, draft_id);
@@ -283,9 +397,14 @@ pub(crate) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> String {
             let payload = RejectedPayload { draft_id, reason: reason.as_str(), errors, retry_after_ms };
             message(header, "event_rejected", |out| push_json(out, &payload))
         }
-        Notice::SyncPage { snapshot, events, head, has_more, .. } => {
+        Notice::SyncPage { partition, snapshot, events, head, has_more, of_many, .. } => {
             message(header, "sync_response", |out| {
                 out.push('{');
+                if of_many {
+                    out.push_str("\"partition\":");
+                    push_json(out, partition);
+                    out.push(',');
+                }
                 if let Some(Snapshot { state, event_id }) = snapshot {
                     out.push_str("\"snapshot\":{");
                     push_state(out, "state", state);

@@ -18,8 +18,11 @@ mod v1;
 #[cfg(test)]
 mod tests;
 
+pub use classic::PARTITIONS_MAX;
 pub use notice::{CloseCode, Details, ErrorCode, Header, ItemResult, Notice, Snapshot, StateForm};
-pub use request::{About, BadRequest, Connect, DecodeError, Frame, Request, Submit, SubmitBatch, Sync};
+pub use request::{
+    About, BadRequest, Connect, DecodeError, Frame, Request, Submit, SubmitBatch, Subscribe, Sync,
+};
 pub use v1::{Checked, ItemContext, ItemRefusal, PROTOCOL_VERSION as V1_VERSION, SubmitItem};
 
 use crate::event::{CommittedEvent, Reason};

@@ -36,6 +36,35 @@ pub enum Notice<'a> {
         /// How often the server looks for a sign of life, in milliseconds.
         heartbeat_interval_ms: u64,
     },
+    /// It is let in, and names its partitions: what it is told of each comes as [`Notice::Subscribed`].
+    ConnectedToMany {
+        /// The frontend.
+        server_id: &'a str,
+        /// The partitions that it subscribes to with that.
+        partitions: &'a [&'a str],
+        /// How often the server looks for a sign of life, in milliseconds.
+        heartbeat_interval_ms: u64,
+    },
+    /// It gets a partition's events from now on.
+    Subscribed {
+        /// The partition.
+        partition: &'a str,
+        /// The partition's last event.
+        head: EventId,
+        /// How many events the partition has after its latest snapshot.
+        since_snapshot: u64,
+        /// The state at `head`, if the client has nothing yet.
+        initial_state: Option<StateForm<'a>>,
+    },
+    /// It gets no more of a partition.
+    Unsubscribed {
+        /// The partition.
+        partition: &'a str,
+        /// The last event that it was sent, or that it had when it came.
+        last_event_id: EventId,
+        /// Why, if it did not ask for that.
+        why: Option<(ErrorCode, &'a str)>,
+    },
     /// A draft is in the log.
     Accepted {
         /// The draft.
@@ -75,6 +104,8 @@ pub enum Notice<'a> {
         head: EventId,
         /// Whether to ask again.
         has_more: bool,
+        /// Whether the connection names its partitions.
+        of_many: bool,
     },
     /// A part of a state that is too large for one frame.
     StatePart {
@@ -117,6 +148,9 @@ pub struct Details<'a> {
     /// When another try makes sense, in milliseconds from now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
+    /// The partition that it is about, on a connection that names its partitions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partition: Option<&'a str>,
 }
 
 /// What became of one item of a batch. Ids are JSON as the client wrote it.

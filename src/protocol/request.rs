@@ -23,6 +23,13 @@ pub enum Request {
     SubmitBatch(SubmitBatch),
     /// A stretch of the log.
     Sync(Sync),
+    /// A partition, on a connection that names its partitions.
+    Subscribe(Subscribe),
+    /// No longer a partition.
+    Unsubscribe {
+        /// The partition.
+        partition: PartitionKey,
+    },
     /// A sign of life.
     Heartbeat,
     /// To go on under a fresh token.
@@ -39,8 +46,11 @@ pub enum Request {
 pub struct Connect {
     /// Who the client says it is.
     pub client_id: ClientId,
-    /// The partition that the connection is to be for.
+    /// The partition that the connection is to be for, unless it names its partitions.
     pub partition: PartitionKey,
+    /// The partitions that it begins with, if it names them: none, one or many. Then it subscribes to more, and names
+    /// the partition in what it asks.
+    pub partitions: Option<Vec<Subscribe>>,
     /// The client's token, where it comes in the message.
     pub token: Option<String>,
     /// The last event that the client has, where it has any.
@@ -49,6 +59,15 @@ pub struct Connect {
     pub live: bool,
     /// What it says of itself.
     pub about: About,
+}
+
+/// A partition, on a connection that names its partitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscribe {
+    /// The partition.
+    pub partition: PartitionKey,
+    /// The last event of it that the client has, if it has any.
+    pub last_event_id: Option<EventId>,
 }
 
 /// What a client says of itself, which nothing depends on: for those who want to know what is out there. What is longer

@@ -55,6 +55,91 @@ fn connect_is_read_with_everything() {
 }
 
 #[test]
+fn partitions_are_named_each_by_itself_or_with_a_cursor() {
+    let read = |more: Value| {
+        let mut payload = json!({ "clientId": "c", "version": "1" });
+        payload.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        match decode(&client("connect", payload)) {
+            Ok(Frame { request: Request::Connect(connect), .. }) => Ok(connect.partitions),
+            Ok(other) => panic!("{other:?}"),
+            Err(bad) => Err(bad.message),
+        }
+    };
+    let named = |partition: &str, last: Option<u64>| Subscribe {
+        partition: PartitionKey::new(partition).unwrap(),
+        last_event_id: last.map(EventId),
+    };
+    assert_eq!(read(json!({})), Ok(None));
+    assert_eq!(read(json!({ "partitions": null })), Ok(None));
+    assert_eq!(read(json!({ "partitions": [] })), Ok(Some(vec![])));
+    assert_eq!(
+        read(
+            json!({ "partitions": ["a", { "partition": "b", "lastEventId": 5.0, "x": 1 }, { "partition": "c" }] })
+        ),
+        Ok(Some(vec![named("a", None), named("b", Some(5)), named("c", None)]))
+    );
+    let hundred: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+    assert_eq!(read(json!({ "partitions": hundred })).unwrap().unwrap().len(), 100);
+    for wrong in [
+        json!({ "partitions": "a" }),
+        json!({ "partitions": {} }),
+        json!({ "partitions": [1] }),
+        json!({ "partitions": [null] }),
+        json!({ "partitions": [["a"]] }),
+        json!({ "partitions": [{}] }),
+        json!({ "partitions": ["a".repeat(300)] }),
+        json!({ "partitions": [{ "partition": "a", "lastEventId": -1 }] }),
+        json!({ "partitions": ["a", "a"] }),
+        json!({ "partitions": ["a"], "partition": "b" }),
+        json!({ "partitions": ["a"], "lastEventId": 1 }),
+        json!({ "partitions": (0..101).map(|n| n.to_string()).collect::<Vec<_>>() }),
+    ] {
+        let message = read(wrong.clone()).unwrap_err();
+        assert!(message.contains("partitions"), "{wrong}: {message}");
+    }
+    let frame = decode(&client("subscribe", json!({ "partition": "a", "lastEventId": 3 }))).unwrap();
+    assert!(matches!(frame.request, Request::Subscribe(wanted) if wanted == named("a", Some(3))));
+    let frame = decode(&client("unsubscribe", json!({ "partition": "a" }))).unwrap();
+    assert!(matches!(frame.request, Request::Unsubscribe { partition } if partition.as_str() == "a"));
+    for kind in ["subscribe", "unsubscribe"] {
+        assert!(decode(&client(kind, json!({}))).is_err());
+    }
+}
+
+#[test]
+fn what_is_told_of_many_partitions_has_the_fields_of_the_specification() {
+    let connected =
+        Notice::ConnectedToMany { server_id: "f", partitions: &["a", "b"], heartbeat_interval_ms: 9 };
+    assert_eq!(
+        encode(Some("m"), &connected)["payload"],
+        json!({ "serverId": "f", "partitions": ["a", "b"], "heartbeatInterval": 9 })
+    );
+    let state = RawValue::from_string("{\"a\":1}".into()).unwrap();
+    let initial_state = Some(StateForm::Whole(&state));
+    let subscribed =
+        Notice::Subscribed { partition: "a", head: EventId(4), since_snapshot: 2, initial_state };
+    assert_eq!(
+        encode(Some("m"), &subscribed),
+        json!({ "id": "s-1", "type": "subscribed", "timestamp": 7, "replyTo": "m", "payload":
+            { "partition": "a", "currentEventIndex": 4, "sinceSnapshot": 2, "initialState": { "a": 1 } } })
+    );
+    let without =
+        Notice::Subscribed { partition: "a", head: EventId(4), since_snapshot: 2, initial_state: None };
+    assert_eq!(
+        encode(None, &without)["payload"],
+        json!({ "partition": "a", "currentEventIndex": 4, "sinceSnapshot": 2 })
+    );
+    let asked = Notice::Unsubscribed { partition: "a", last_event_id: EventId(4), why: None };
+    assert_eq!(encode(Some("m"), &asked)["payload"], json!({ "partition": "a", "lastEventId": 4 }));
+    let why = Some((ErrorCode::Forbidden, "no"));
+    let ended = Notice::Unsubscribed { partition: "a", last_event_id: EventId(4), why };
+    assert_eq!(
+        encode(None, &ended)["payload"],
+        json!({ "partition": "a", "lastEventId": 4, "code": "forbidden", "message": "no" })
+    );
+}
+
+#[test]
 fn a_submission_keeps_its_payload_as_written() {
     let text = r#"{"id":"m","type":"submit_event","timestamp":1.5,"payload":{"draftId":"d","baseEventId":3,
         "event":{"type":"set","payload":{ "a" : 1.0e2 },"partition":"p"}}}"#;
@@ -264,6 +349,7 @@ fn every_notice_is_written_as_the_contract_has_it() {
             "errors": [{ "field": "payload", "message": "no", "code": "X" }] })
     );
     let page = Notice::SyncPage {
+        of_many: false,
         partition: "p",
         next: EventId(0),
         snapshot: Some(Snapshot { state: StateForm::Whole(&state), event_id: EventId(3) }),
@@ -277,6 +363,7 @@ fn every_notice_is_written_as_the_contract_has_it() {
             "currentEventIndex": 5, "hasMore": false })
     );
     let empty = Notice::SyncPage {
+        of_many: false,
         partition: "p",
         next: EventId(0),
         snapshot: None,
@@ -293,7 +380,7 @@ fn every_notice_is_written_as_the_contract_has_it() {
         encode(Some("m"), &Notice::TokenRefreshed { expires_at: None })["payload"],
         json!({ "exp": null })
     );
-    let details = Some(Details { retry_after_ms: Some(5), draft_id: None });
+    let details = Some(Details { retry_after_ms: Some(5), draft_id: None, partition: None });
     let error = Notice::Error { code: ErrorCode::RateLimited, message: "slow", details };
     assert_eq!(
         encode(None, &error)["payload"],

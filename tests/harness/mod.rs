@@ -13,6 +13,7 @@ pub mod disk;
 pub mod http;
 pub mod key_server;
 pub mod lossy;
+pub mod many;
 #[path = "../../src/simulation/model.rs"]
 pub mod model;
 pub mod nats;

@@ -87,6 +87,7 @@ fn described((place, found): &(ConnectionPlace, FoundConnection)) -> Value {
         // Larger than what JavaScript can count with.
         "connection": place.connection.to_string(),
         "partition": found.partition,
+        "partitions": found.partitions,
         "dialect": found.dialect,
         "address": found.address,
         "since": found.since_ms,
@@ -168,7 +169,8 @@ mod tests {
             client: ClientId::new(client).unwrap(),
             connection,
             user: None,
-            partition: crate::event::PartitionKey::new("p").unwrap(),
+            partition: crate::event::PartitionKey::new("p").ok(),
+            partitions: Vec::new(),
             dialect: "v1".into(),
             address: "::/64".into(),
             since_ms: 0,

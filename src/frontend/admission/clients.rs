@@ -45,7 +45,7 @@ impl ConnectionRegistry {
 }
 
 fn is_asked_for(known: &ConnectionInfo, filter: &ClientFilter) -> bool {
-    filter.partition.as_ref().is_none_or(|partition| known.partition == *partition)
+    filter.partition.as_ref().is_none_or(|partition| known.partitions.contains(partition))
         && filter.version.as_ref().is_none_or(|version| version_of(known) == version)
 }
 
@@ -108,7 +108,7 @@ mod tests {
             let partition = PartitionKey::new(*partition).unwrap();
             let about = ClientInfo { about: About::new(Some((*version).to_owned()), None), user_agent: None };
             let address = AddressKey::of([10, 0, 0, 1].into());
-            registry.list(number, &Arc::new(identity), &partition, Dialect::Classic, address, about)
+            registry.list(number, &Arc::new(identity), vec![partition], Dialect::Classic, address, about)
         });
         let listed = listed.collect();
         (registry, listed)

@@ -183,6 +183,11 @@ impl Account {
             || used > LITTLE_BYTES && self.memory.is_full()
     }
 
+    /// How many bytes more the connection may hold, whatever others hold.
+    pub(crate) fn left(&self) -> usize {
+        self.memory.connection_bytes_max.saturating_sub(self.used())
+    }
+
     /// Waits until it may hold more. Cancel safe.
     pub(crate) async fn room(&self) {
         while self.is_full() {

@@ -28,7 +28,8 @@ pub(crate) struct ConnectionRegistry {
 /// What is known of a connection.
 pub(super) struct ConnectionInfo {
     pub(super) identity: Arc<Identity>,
-    pub(super) partition: PartitionKey,
+    /// The partitions that it is for: one, unless its client names them.
+    pub(super) partitions: Vec<PartitionKey>,
     dialect: Dialect,
     address: AddressKey,
     pub(super) info: ClientInfo,
@@ -87,7 +88,7 @@ impl ConnectionRegistry {
         self: &Arc<Self>,
         connection: u64,
         identity: &Arc<Identity>,
-        partition: &PartitionKey,
+        partitions: Vec<PartitionKey>,
         dialect: Dialect,
         address: AddressKey,
         info: ClientInfo,
@@ -97,7 +98,7 @@ impl ConnectionRegistry {
         let heard_ms = Arc::new(AtomicU64::new(since_ms));
         let known = ConnectionInfo {
             identity: identity.clone(),
-            partition: partition.clone(),
+            partitions,
             dialect,
             address,
             info,
@@ -112,11 +113,11 @@ impl ConnectionRegistry {
     /// Ends every connection that there is a reason for; tells how many.
     pub(crate) fn disconnect(
         &self,
-        reason: impl Fn(&Identity, &PartitionKey) -> Option<DisconnectReason>,
+        reason: impl Fn(&Identity, &[PartitionKey]) -> Option<DisconnectReason>,
     ) -> u64 {
         let mut count = 0;
         for known in lock(&self.connections).values_mut() {
-            let Some(why) = reason(&known.identity, &known.partition) else { continue };
+            let Some(why) = reason(&known.identity, &known.partitions) else { continue };
             // One that is ending anyway hears nothing, and counts for nothing.
             if known.disconnect.take().is_some_and(|disconnect| disconnect.send(why).is_ok()) {
                 metrics::count_by(metrics::DISMISSED, "reason", why.as_str());
@@ -153,12 +154,13 @@ impl ConnectionRegistry {
         answer.clients = clients.len() as u64;
         let mut bytes = 0;
         for ((_, connection), known) in first {
-            bytes += known.cost();
+            let partitions = known.partitions_for(filter);
+            bytes += known.cost(partitions);
             if bytes > bytes_max && !answer.found.is_empty() {
                 answer.more = true;
                 break;
             }
-            answer.found.push(known.told(connection));
+            answer.found.push(known.told(connection, partitions));
         }
         answer
     }
@@ -171,15 +173,15 @@ fn is_behind(after: &ConnectionPlace, client: &ClientId, frontend: &str, connect
 
 impl ConnectionInfo {
     fn is_asked_for(&self, filter: &ConnectionFilter) -> bool {
-        filter.partition.as_ref().is_none_or(|partition| self.partition == *partition)
+        filter.partition.as_ref().is_none_or(|partition| self.partitions.contains(partition))
             && filter.client.as_ref().is_none_or(|client| self.identity.client_id == *client)
     }
 
     /// Roughly how many bytes it takes to tell of it: what a client may choose can be escaped, to six bytes each.
-    fn cost(&self) -> usize {
+    fn cost(&self, partitions: &[PartitionKey]) -> usize {
         let Identity { client_id, user_id, token_id, .. } = &*self.identity;
-        let chosen = [client_id.as_str(), self.partition.as_str()]
-            .into_iter()
+        let chosen = std::iter::once(client_id.as_str())
+            .chain(partitions.iter().map(PartitionKey::as_str))
             .chain(user_id.as_deref())
             .chain(token_id.as_deref())
             .map(str::len)
@@ -190,12 +192,18 @@ impl ConnectionInfo {
         400 + 6 * (chosen + said) + 2 * metadata.as_ref().map_or(0, String::len)
     }
 
-    fn told(&self, connection: u64) -> FoundConnection {
+    /// Its partitions that are told to who asks so: who asks for a partition's connections may not know of others.
+    fn partitions_for<'a>(&'a self, filter: &'a ConnectionFilter) -> &'a [PartitionKey] {
+        filter.partition.as_ref().map_or(&self.partitions, std::slice::from_ref)
+    }
+
+    fn told(&self, connection: u64, partitions: &[PartitionKey]) -> FoundConnection {
         FoundConnection {
             client: self.identity.client_id.clone(),
             connection,
             user: self.identity.user_id.clone(),
-            partition: self.partition.clone(),
+            partition: partitions.first().cloned(),
+            partitions: partitions.to_vec(),
             dialect: self.dialect.name().to_owned(),
             address: self.address.to_string(),
             since_ms: self.since_ms,
@@ -223,6 +231,13 @@ impl Registration {
     /// Something was heard from the client.
     pub(crate) fn heard(&self) {
         self.heard_ms.store(time::now_ms(), Ordering::Relaxed);
+    }
+
+    /// The connection is for these partitions from now on.
+    pub(crate) fn set_partitions(&self, partitions: Vec<PartitionKey>) {
+        if let Some(known) = lock(&self.registry.connections).get_mut(&self.connection) {
+            known.partitions = partitions;
+        }
     }
 
     /// The connection goes on under another identity, of the same client.
@@ -273,7 +288,7 @@ mod tests {
         let listed = of.iter().map(|(number, client, of)| {
             let about = About::new(Some(format!("1.{number}")), Some("{}"));
             let info = ClientInfo { about, user_agent: Some("agent".to_owned()) };
-            registry.list(*number, &identity(client), &partition(of), Dialect::V1, address, info)
+            registry.list(*number, &identity(client), vec![partition(of)], Dialect::V1, address, info)
         });
         let listed = listed.collect();
         (registry, listed)
@@ -334,7 +349,7 @@ mod tests {
         let (registry, mut listed) = registry(&[(1, "a", "p"), (2, "a", "q"), (3, "b", "p")]);
         let (_gone, dismissals) = listed.remove(1);
         drop(dismissals);
-        let is_a = |identity: &Identity, _: &PartitionKey| {
+        let is_a = |identity: &Identity, _: &[PartitionKey]| {
             (identity.client_id.as_str() == "a").then_some(DisconnectReason::Reconnect)
         };
         assert_eq!(registry.disconnect(is_a), 1);

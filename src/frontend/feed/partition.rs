@@ -16,7 +16,7 @@ use crate::protocol::Dialect;
 use crate::state::Fold;
 use crate::util::sync::lock;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     pub settings: Arc<FrontendSettings>,
     pub registry: Arc<ConnectionRegistry>,
     pub tasks: Tasks,
+    /// How many feeds nobody watches. For a moment it may be one off.
+    pub unwatched: AtomicIsize,
 }
 
 /// What runs for the feeds.
@@ -61,7 +63,15 @@ impl Default for Tasks {
     }
 }
 
+/// How many feeds may go on though nobody watches them: who goes from partition to partition leaves one in each.
+const UNWATCHED_MAX: isize = 1_024;
+
 impl Shared {
+    /// Whether a feed that nobody watches ends at once, since there are so many others.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.unwatched.load(Ordering::Acquire) > UNWATCHED_MAX
+    }
+
     /// Reads so many pages from there on, which somebody will soon ask for, if there is room for that: NATS reads while
     /// the clients do.
     fn read_ahead(self: &Arc<Self>, token: &Token, from: Place, pages: usize) {

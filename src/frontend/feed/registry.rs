@@ -31,6 +31,7 @@ impl Deref for Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         if self.0.watchers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.shared.unwatched.fetch_add(1, Ordering::AcqRel);
             // The task counts its idle time from here.
             self.0.request_check();
         }
@@ -45,7 +46,9 @@ impl Feeds {
     /// The feed of a partition, which is started if need be. It may not have reached the log yet.
     pub(crate) fn watch(self: &Arc<Self>, partition: &PartitionKey) -> Watched {
         let mut feeds = lock(&self.feeds);
+        let mut is_new = false;
         let feed = feeds.entry(partition.clone()).or_insert_with(|| {
+            is_new = true;
             let feed = Arc::new(Feed::new(self.shared.clone(), partition.clone()));
             let (task, feeds, stop) = (feed.clone(), self.clone(), self.shared.tasks.stop.child_token());
             self.shared.tasks.tracker.spawn(async move {
@@ -54,7 +57,9 @@ impl Feeds {
             });
             feed
         });
-        feed.watchers.fetch_add(1, Ordering::AcqRel);
+        if feed.watchers.fetch_add(1, Ordering::AcqRel) == 0 && !is_new {
+            self.shared.unwatched.fetch_sub(1, Ordering::AcqRel);
+        }
         Watched(feed.clone())
     }
 
@@ -64,7 +69,9 @@ impl Feeds {
         if feed.has_watchers() {
             return false;
         }
-        feeds.remove(&feed.partition);
+        if feeds.remove(&feed.partition).is_some() {
+            self.shared.unwatched.fetch_sub(1, Ordering::AcqRel);
+        }
         true
     }
 

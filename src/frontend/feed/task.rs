@@ -70,6 +70,7 @@ async fn follow(feed: &Arc<Feed>, retire: Retire<'_>) -> Result<(), LogError> {
     let mut idle_since = None;
     let mut behind_since = None;
     loop {
+        let idle = if feed.shared.is_crowded() { Duration::ZERO } else { idle };
         let idle_until = idle_since.map(|since: Instant| since + idle);
         tokio::select! {
             event = live.next() => {
@@ -377,9 +378,8 @@ pub(crate) fn report_truncation(feed: &Feed, last: EventId) {
     metrics::count(metrics::WENT_BACK);
     let head = feed.ring().head();
     tracing::error!(partition = %feed.partition, %head, %last, "events are gone from the log: the partition ended with an event that is no longer there");
-    let connections = feed
-        .shared
-        .registry
-        .disconnect(|_, partition| (*partition == feed.partition).then_some(DisconnectReason::LogWentBack));
+    let connections = feed.shared.registry.disconnect(|_, partitions| {
+        partitions.contains(&feed.partition).then_some(DisconnectReason::LogWentBack)
+    });
     tracing::warn!(partition = %feed.partition, connections, "connections that were shown what is gone are closed");
 }

@@ -6,7 +6,6 @@
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -58,7 +57,7 @@ pub(crate) async fn serve(edge: Arc<Listener>, stream: TcpStream, peer: IpAddr, 
             return;
         }
     };
-    let connection = faults::connection_number(edge.connections.fetch_add(1, Ordering::Relaxed) + 1, port);
+    let connection = faults::connection_number(edge.shared.number(), port);
     // Of the level that no filter leaves out: a warning without its connection helps nobody.
     let span = error_span!(
         "connection",

@@ -18,7 +18,6 @@ use crate::serving::seats::per_address_max;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -45,12 +44,10 @@ impl Listener {
         sessions: TaskTracker,
         gate: AccessPolicy,
         site: Option<Site>,
-        first_connection: u64,
     ) -> Arc<Self> {
         let max = shared.settings.handshakes_max;
         let handshakes = Seats::new(max, per_address_max(max));
-        let connections = AtomicU64::new(first_connection);
-        Arc::new(Self { shared, sessions, connections, gate, site, handshakes })
+        Arc::new(Self { shared, sessions, gate, site, handshakes })
     }
 
     /// Accepts connections until told to stop. No error ends it: what one client does is no reason, and what

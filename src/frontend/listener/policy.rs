@@ -5,7 +5,6 @@ use crate::frontend::net::{AddressKey, Origins, Proxies, Tls};
 use crate::frontend::shared::FrontendShared;
 use crate::serving::Seats;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use tokio_util::task::TaskTracker;
 
 /// The edge of a frontend.
@@ -13,8 +12,6 @@ pub(crate) struct Listener {
     pub shared: Arc<FrontendShared>,
     /// The tasks of all connections: the frontend does not end before they have.
     pub sessions: TaskTracker,
-    /// The number of the last connection.
-    pub connections: AtomicU64,
     /// Whom it believes, and whom it lets in.
     pub gate: AccessPolicy,
     /// Pages beside the WebSocket.

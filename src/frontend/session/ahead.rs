@@ -7,16 +7,14 @@
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
-use tracing::warn;
 
 use super::socket::End;
-use super::state::Session;
 use crate::event::EventId;
-use crate::frontend::feed::Watched;
+use crate::frontend::feed::partition::Feed;
 use crate::frontend::metrics;
 use crate::frontend::shared::FrontendShared;
 use crate::log::LogError;
-use crate::protocol::{CloseCode, Dialect, ErrorCode};
+use crate::protocol::{CloseCode, ErrorCode};
 
 /// How often a head that is before what the client has seen is looked at again. The client may come from a frontend
 /// that is a moment ahead of this one.
@@ -24,7 +22,7 @@ const HEAD_LOOKS: u32 = 5;
 const HEAD_LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// The partition's head, once it is at `seen` or after it, or after a short wait.
-pub(crate) async fn head_after(feed: &Watched, seen: EventId) -> EventId {
+pub(crate) async fn head_after(feed: &Feed, seen: EventId) -> EventId {
     let mut head = feed.head();
     for _ in 0..HEAD_LOOKS {
         if seen <= feed.head_now() {
@@ -43,11 +41,7 @@ const LOG_WAIT: Duration = Duration::from_secs(2);
 /// Whether an event that a client has seen and this frontend has not is lost, so that the client is to give up what it
 /// keeps. That is no matter of this frontend alone, which may be cut off from NATS and lag: either the log ends before
 /// the event, as its leader says, or another event is in its place.
-pub(crate) async fn is_lost(
-    shared: &FrontendShared,
-    feed: &Watched,
-    seen: EventId,
-) -> Result<bool, LogError> {
+pub(crate) async fn is_lost(shared: &FrontendShared, feed: &Feed, seen: EventId) -> Result<bool, LogError> {
     const WHAT: &str = "asking how far the log is";
     let last = timeout(LOG_WAIT, shared.latest.since(Instant::now())).await;
     let last = last.map_err(|_| LogError::Unavailable { what: WHAT, why: "timed out".to_owned() })?;
@@ -64,31 +58,6 @@ pub(crate) fn beyond(field: &str, seen: EventId, head: EventId) -> String {
         "cursor_beyond_log: `{field}` {seen} is not in this partition, which ends at {head}: the log went back, or \
          this is another backend; discard what was kept of this partition and begin without a cursor"
     )
-}
-
-impl Session {
-    /// Answers a `sync` that begins after the partition's last event.
-    pub(crate) async fn sync_beyond(
-        &mut self,
-        id: Option<&str>,
-        seen: EventId,
-        head: EventId,
-    ) -> Result<(), End> {
-        let client = self.identity.client_id.as_str();
-        match self.socket.dialect() {
-            Dialect::Classic => {
-                let message = beyond("sinceEventId", seen, head);
-                self.error(id, ErrorCode::CursorBeyondLog, &message).await
-            }
-            Dialect::V1 => {
-                let message = beyond("sinceCommittedId", seen, head);
-                warn!(client, %seen, %head, "stopped a client that has seen events which the log does not have");
-                self.shared.reconnects.stopped(&self.identity.client_id);
-                let code = ErrorCode::CursorBeyondLog;
-                Err(self.socket.error_and_close(id, code, &message, CloseCode::Policy).await)
-            }
-        }
-    }
 }
 
 /// The end of a connection that would be sent events with a gap: the log is damaged there.

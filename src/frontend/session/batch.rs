@@ -3,13 +3,14 @@
 //! A client may send further batches before one is answered; they are answered in the order they came. Whatever
 //! else it sends meanwhile waits, with all that comes behind it, so nothing that comes later overtakes a batch.
 
-use crate::frontend::session::batches::{Batch, ItemEnd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::batches::{Batch, ItemEnd};
 use super::frames::Refusal;
+use super::lane::Lane;
+use super::line::Line;
 use super::socket::End;
-use super::state::Session;
 use crate::event::{FieldError, Reason};
 use crate::faults;
 use crate::frontend::feed::event::Entry;
@@ -21,9 +22,9 @@ use crate::protocol::{
     SubmitItem,
 };
 
-impl Session {
+impl Lane {
     /// Whether a frame has to wait until what came before it is answered: it is no batch, or there is no room.
-    pub(crate) fn must_wait(&self, looked: &Result<Frame, Refusal>) -> bool {
+    pub(crate) fn must_wait(&self, line: &Line, looked: &Result<Frame, Refusal>) -> bool {
         // One state at a time.
         let is_sync = matches!(looked, Ok(Frame { request: Request::Sync(_), .. }));
         if self.sending.is_some() && is_sync {
@@ -33,33 +34,38 @@ impl Session {
             return false;
         }
         let Ok(Frame { request: Request::SubmitBatch(batch), .. }) = looked else { return true };
-        let room = self.shared.settings.pending_drafts_max;
+        let room = line.shared.settings.pending_drafts_max;
         let items = batch.items.len().min(room);
-        self.leaves() || self.pending.len() + items > room || self.batches.waiting.len() >= room
+        line.leaves() || self.pending.len() + items > room || self.batches.waiting.len() >= room
     }
 
     /// Takes a batch in, or says why not.
-    pub(crate) async fn submit_batch(&mut self, id: Option<String>, batch: SubmitBatch) -> Result<(), End> {
-        if self.leaves() {
+    pub(crate) async fn submit_batch(
+        &mut self,
+        line: &mut Line,
+        id: Option<String>,
+        batch: SubmitBatch,
+    ) -> Result<(), End> {
+        if line.leaves() {
             return Err(unavailable("this frontend is going away; reconnect", CloseCode::GoingAway));
         }
         metrics::hot().submitted.increment(batch.items.len() as u64);
         let context = ItemContext {
-            client_id: self.identity.client_id.as_str(),
-            user_id: self.identity.user_id.as_deref(),
-            any_user: self.shared.auth.takes_anyone(),
+            client_id: line.identity.client_id.as_str(),
+            user_id: line.identity.user_id.as_deref(),
+            any_user: line.shared.auth.takes_anyone(),
             project_id: self.feed.partition().as_str(),
-            items_max: self.shared.settings.pending_drafts_max,
+            items_max: line.shared.settings.pending_drafts_max,
         };
         let Checked { mut drafts, refused, ids } = SubmitItem::check(batch.items, &context);
         let error_of = |refused: ItemRefusal| FieldError::new(refused.field, refused.code, refused.message);
         let mut refused = refused.map(|refused| (refused.reason, error_of(refused)));
-        let too_large = |(place, draft)| Some((place, self.too_large(draft)?));
+        let too_large = |(place, draft)| Some((place, self.too_large(line, draft)?));
         if let Some((place, error)) = drafts.iter().enumerate().find_map(too_large) {
             drafts.truncate(place);
             refused = Some((Reason::ValidationFailed.as_str(), error));
         }
-        let bytes_max = self.drafts_bytes_max();
+        let bytes_max = self.drafts_bytes_max(line);
         let all = drafts.iter().scan(0, |bytes: &mut usize, draft| {
             *bytes += draft.json_bytes();
             Some(*bytes)
@@ -81,8 +87,8 @@ impl Session {
             let draft_id = draft.draft_id.clone();
             match self.pending.submit(draft, Asked::Item { batch, place }, Instant::now()) {
                 Taken::Queued(key) => {
-                    self.watch_draft(key);
-                    self.begin_trace(key, &draft_id);
+                    self.watch_draft(line, key);
+                    self.begin_trace(line, key, &draft_id);
                 }
                 // The same event twice in one batch is one event.
                 Taken::Attached => {}
@@ -93,12 +99,17 @@ impl Session {
             }
         }
         self.batches.waiting.push_back(Batch { request: id, ids, ends, refused });
-        self.answer_batches().await
+        self.answer_batches(line).await
     }
 
     /// Takes note of how an item ended, and answers what can be answered then.
-    pub(crate) async fn item_done(&mut self, done: Done, entry: Option<&Arc<Entry>>) -> Result<(), End> {
-        let dialect = self.socket.dialect();
+    pub(crate) async fn item_done(
+        &mut self,
+        line: &mut Line,
+        done: Done,
+        entry: Option<&Arc<Entry>>,
+    ) -> Result<(), End> {
+        let dialect = line.socket.dialect();
         for asked in &done.asked {
             let Asked::Item { batch, place } = *asked else { continue };
             let end = match (&done.end, entry) {
@@ -120,7 +131,7 @@ impl Session {
                 }
                 (outbox::End::Forgotten, _) | (outbox::End::Accepted, None) => {
                     metrics::count(metrics::FORGOTTEN);
-                    let why = self.outcome_unknown("events");
+                    let why = line.outcome_unknown("events");
                     return Err(End::Close(ErrorCode::Unavailable, why.into(), CloseCode::TryAgainLater));
                 }
                 (outbox::End::Rejected(reason, errors), _) => {
@@ -133,18 +144,18 @@ impl Session {
                 *slot = Some(end);
             }
         }
-        self.answer_batches().await
+        self.answer_batches(line).await
     }
 
     /// Answers the first batches, as far as every item's end is known.
-    pub(crate) async fn answer_batches(&mut self) -> Result<(), End> {
+    async fn answer_batches(&mut self, line: &mut Line) -> Result<(), End> {
         while let Some(batch) = self.batches.pop_done() {
-            self.answer_batch(&batch).await?;
+            self.answer_batch(line, &batch).await?;
         }
         Ok(())
     }
 
-    pub(crate) async fn answer_batch(&mut self, batch: &Batch) -> Result<(), End> {
+    async fn answer_batch(&mut self, line: &mut Line, batch: &Batch) -> Result<(), End> {
         let refusal = batch.refused.as_ref().map_or(&[][..], |(_, error)| std::slice::from_ref(error));
         let Some(items) = batch.results(refusal) else {
             let why = "another connection's copy of these events came in between; send them again";
@@ -159,7 +170,7 @@ impl Session {
                 _ => {}
             }
         }
-        self.socket.send(batch.request.as_deref(), &Notice::BatchResult { items: &items }).await
+        line.socket.send(batch.request.as_deref(), &Notice::BatchResult { items: &items }).await
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 use tracing::{Span, info, warn};
 
@@ -13,15 +13,16 @@ use super::socket::{End, Socket};
 use super::state::CameWith;
 use super::{ahead, token};
 use crate::auth::{AuthError, Identity};
-use crate::event::{AtomicGroups, EventId, ReplyTo, Submission};
+use crate::event::{AtomicGroups, EventId, PartitionKey, ReplyTo, Submission};
 use crate::frontend::admission::connection_limits::{Admission, Entrance};
 use crate::frontend::admission::memory::Account;
 use crate::frontend::admission::registry::{ClientInfo, DisconnectReason, Disconnects, Registration};
+use crate::frontend::feed::partition::Feed;
 use crate::frontend::feed::{SerializedState, Watched};
 use crate::frontend::listener::Refusal;
 use crate::frontend::metrics;
 use crate::frontend::shared::FrontendShared;
-use crate::protocol::{BadRequest, CloseCode, Connect, Dialect, ErrorCode, Notice, Request};
+use crate::protocol::{BadRequest, CloseCode, Dialect, ErrorCode, Notice, Request, Subscribe};
 
 /// What a greeting leaves behind.
 pub(crate) struct Handshake {
@@ -29,15 +30,26 @@ pub(crate) struct Handshake {
     pub frames: FrameReader,
     pub identity: Arc<Identity>,
     pub listed: Registration,
-    pub feed: Watched,
-    pub position: EventId,
     pub account: Arc<Account>,
-    /// A state that is to be sent in parts.
-    pub sending: Option<Sending>,
+    pub opening: Opening,
+}
+
+/// With what a connection begins.
+pub(crate) enum Opening {
+    /// One partition, at a position in it; and a state that is to be sent in parts.
+    One { feed: Watched, position: EventId, sending: Option<Sending> },
+    /// The partitions that it names, and the id of its `connect`.
+    Many { id: Option<String>, partitions: Vec<Subscribe> },
+}
+
+impl Default for Opening {
+    fn default() -> Self {
+        Self::Many { id: None, partitions: Vec::new() }
+    }
 }
 
 /// Why a `connect` was refused though the connection stays.
-struct Refused(ErrorCode, String);
+pub(crate) struct Refused(pub ErrorCode, pub String);
 
 /// Waits for `connect` and answers it.
 pub(crate) async fn handshake(
@@ -84,7 +96,13 @@ pub(crate) async fn handshake(
             () = entrance.given_way() => return Err(gave_way()),
         };
         Span::current().record("client", connect.client_id.as_str());
-        Span::current().record("partition", connect.partition.as_str());
+        let partitions: Vec<PartitionKey> = match &connect.partitions {
+            Some(named) => named.iter().map(|wanted| wanted.partition.clone()).collect(),
+            None => {
+                Span::current().record("partition", connect.partition.as_str());
+                vec![connect.partition.clone()]
+            }
+        };
         let token = connect.token.as_deref().or(came_with.token.as_deref());
         let identity = match shared.auth.authenticate(&connect.client_id, token).await {
             Ok(identity) => Arc::new(identity),
@@ -103,9 +121,12 @@ pub(crate) async fn handshake(
             refuse(socket, id.as_deref(), Refused(ErrorCode::Forbidden, why.into())).await?;
             continue;
         }
-        if !identity.may_enter(connect.partition.as_str()) {
-            let why = "the token does not permit this partition";
-            refuse(socket, id.as_deref(), Refused(ErrorCode::Forbidden, why.into())).await?;
+        if let Some(other) = partitions.iter().find(|partition| !identity.may_enter(partition.as_str())) {
+            let why = match &connect.partitions {
+                Some(_) => format!("the token does not permit partition {:?}", other.as_str()),
+                None => "the token does not permit this partition".to_owned(),
+            };
+            refuse(socket, id.as_deref(), Refused(ErrorCode::Forbidden, why)).await?;
             continue;
         }
         if socket.dialect() == Dialect::V1
@@ -133,21 +154,36 @@ pub(crate) async fn handshake(
         let (dialect, address) = (socket.dialect(), admission.address());
         let info = ClientInfo { about: connect.about.clone(), user_agent: came_with.user_agent.clone() };
         let (listed, mut dismissals) =
-            shared.registry.list(connection, &identity, &connect.partition, dialect, address, info);
+            shared.registry.list(connection, &identity, partitions, dialect, address, info);
         // Whoever revokes finds it from here on; what was revoked before that is found here.
         if shared.auth.is_revoked(&identity) {
             return Err(token::end_of(DisconnectReason::Revoked));
         }
         let account = shared.memory.account(connection, &identity.client_id);
         socket.count_on(&account);
+        if let Some(partitions) = connect.partitions {
+            let names: Vec<&str> = partitions.iter().map(|wanted| wanted.partition.as_str()).collect();
+            let notice = Notice::ConnectedToMany {
+                server_id: &shared.settings.id,
+                partitions: &names,
+                heartbeat_interval_ms: shared.settings.heartbeat_interval_ms,
+            };
+            socket.send(id.as_deref(), &notice).await?;
+            frames.reset_errors();
+            socket.allow(shared.settings.frame_bytes_max);
+            info!(partitions = partitions.len(), "connected");
+            let opening = Opening::Many { id, partitions };
+            return Ok((Handshake { admission, frames, identity, listed, account, opening }, dismissals));
+        }
         let feed = shared.feeds.watch(&connect.partition);
+        let from = StartFrom { last_event_id: connect.last_event_id, live: connect.live };
         let joined = tokio::select! {
             biased;
             why = dismissals.next() => return Err(token::end_of(why)),
-            joined = join(shared, connection, &connect, &identity, &feed) => joined,
+            joined = join(shared, connection, from, &identity, &feed, None) => joined,
         };
         match joined {
-            Ok(Attached { head, since_snapshot, state, position }) => {
+            Ok(Attached { head, since_snapshot, state, position, .. }) => {
                 let notice = Notice::Connected {
                     server_id: &shared.settings.id,
                     client_id: connect.client_id.as_str(),
@@ -164,10 +200,9 @@ pub(crate) async fn handshake(
                 if let Some(state) = &state {
                     shared.outflow.take(&identity.client_id, state.bytes);
                 }
-                let sending = state.and_then(|state| Sending::of(state, id));
-                let greeted =
-                    Handshake { admission, frames, identity, listed, feed, position, account, sending };
-                return Ok((greeted, dismissals));
+                let sending = state.and_then(|state| Sending::of(state, id, None));
+                let opening = Opening::One { feed, position, sending };
+                return Ok((Handshake { admission, frames, identity, listed, account, opening }, dismissals));
             }
             Err(refused) => {
                 drop(admission);
@@ -190,22 +225,35 @@ async fn refuse(socket: &mut Socket, id: Option<&str>, refused: Refused) -> Resu
     socket.error(id, code, &message, None).await
 }
 
-/// Where in the log a connection begins, and what it is told of that.
-struct Attached {
-    head: EventId,
-    since_snapshot: u64,
-    /// The state at the head, where the client has nothing yet.
-    state: Option<Arc<SerializedState>>,
-    position: EventId,
+/// Where a client goes on from.
+#[derive(Clone, Copy)]
+pub(crate) struct StartFrom {
+    /// The last event that it has, if it has any.
+    pub last_event_id: Option<EventId>,
+    /// Whether it begins at the head and wants no state.
+    pub live: bool,
 }
 
-/// Finds the place in the log where the connection begins. Cancel safe.
-async fn join(
+/// Where in a partition's log a connection begins, and what it is told of that.
+pub(crate) struct Attached {
+    pub head: EventId,
+    pub since_snapshot: u64,
+    /// The state at the head, where the client has nothing yet.
+    pub state: Option<Arc<SerializedState>>,
+    /// Until the state is sent, no other takes its seat.
+    pub seat: Option<OwnedSemaphorePermit>,
+    pub position: EventId,
+}
+
+/// Finds the place in a partition's log where the connection begins. A state takes one of the `seats`, if there are
+/// any. Cancel safe.
+pub(crate) async fn join(
     shared: &FrontendShared,
-    connection: u64,
-    connect: &Connect,
+    number: u64,
+    from: StartFrom,
     identity: &Identity,
-    feed: &Watched,
+    feed: &Feed,
+    seats: Option<&Arc<Semaphore>>,
 ) -> Result<Attached, Refused> {
     let unavailable = |why: &str| Err(Refused(ErrorCode::Unavailable, why.to_owned()));
     let settings = &shared.settings;
@@ -216,7 +264,7 @@ async fn join(
     };
     if now == EventId::NONE
         && settings.open_empty_partitions
-        && ask_to_open(shared, connection, identity, feed).await
+        && ask_to_open(shared, number, identity, feed).await
     {
         let wait = Duration::from_millis(settings.open_wait_ms);
         let Some(opened) = wait_for(&mut head, wait, |head| head > EventId::NONE).await else {
@@ -224,12 +272,16 @@ async fn join(
         };
         now = opened;
     }
-    if connect.live {
-        return Ok(Attached { head: now, since_snapshot: 0, state: None, position: now });
+    if from.live {
+        return Ok(Attached { head: now, since_snapshot: 0, state: None, seat: None, position: now });
     }
-    let Some(last) = connect.last_event_id else {
+    let Some(last) = from.last_event_id else {
+        let seat = match seats {
+            Some(seats) => Arc::clone(seats).acquire_owned().await.ok(),
+            None => None,
+        };
         // Who was told much a moment ago waits for its turn.
-        if let Some(from) = shared.outflow.not_before(&connect.client_id) {
+        if let Some(from) = shared.outflow.not_before(&identity.client_id) {
             tokio::time::sleep_until(from.into()).await;
         }
         let state = match feed.state(EventId::NONE).await {
@@ -241,7 +293,7 @@ async fn join(
         };
         let since_snapshot = feed.since_snapshot(state.ordinal).await;
         let head = state.event_id;
-        return Ok(Attached { head, since_snapshot, position: head, state: Some(state) });
+        return Ok(Attached { head, since_snapshot, position: head, state: Some(state), seat });
     };
     let now = ahead::head_after(feed, last).await;
     if last > now {
@@ -257,7 +309,7 @@ async fn join(
         return Err(Refused(ErrorCode::CursorBeyondLog, message));
     }
     let since_snapshot = feed.since_snapshot(feed.ordinal()).await;
-    Ok(Attached { head: now, since_snapshot, state: None, position: last })
+    Ok(Attached { head: now, since_snapshot, state: None, seat: None, position: last })
 }
 
 /// The head, once there is one that `is_it`.
@@ -271,13 +323,13 @@ async fn wait_for(
 }
 
 /// Asks the partition's validator to commit the initial state. False when that could not be asked.
-async fn ask_to_open(shared: &FrontendShared, connection: u64, identity: &Identity, feed: &Watched) -> bool {
+async fn ask_to_open(shared: &FrontendShared, number: u64, identity: &Identity, feed: &Feed) -> bool {
     let submission: Submission = Submission {
         partition: feed.partition().clone(),
         submitter: identity.submitter(),
         reply_to: ReplyTo {
             frontend: shared.settings.id.clone(),
-            connection,
+            connection: number,
             submission: 0,
             attempt: 1,
             since: EventId::NONE,

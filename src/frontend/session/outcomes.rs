@@ -2,6 +2,7 @@
 //! made for the first draft and given up when none has waited for a while.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;
 
@@ -14,7 +15,7 @@ use crate::frontend::shared::FrontendShared;
 pub(crate) struct Outcomes {
     pub(crate) committed: mpsc::Receiver<Arc<Entry>>,
     pub(crate) committed_sender: mpsc::Sender<Arc<Entry>>,
-    pub(crate) answers: ReplyReceiver,
+    answers: ReplyReceiver,
 }
 
 /// What was heard.
@@ -43,4 +44,16 @@ pub(crate) async fn next(outcomes: &mut Option<Box<Outcomes>>) -> Outcome {
         }
     }
     std::future::pending().await
+}
+
+/// The next outcome, if there is one.
+pub(crate) fn poll(outcomes: &mut Option<Box<Outcomes>>, context: &mut Context<'_>) -> Poll<Outcome> {
+    let Some(outcomes) = outcomes else { return Poll::Pending };
+    if let Poll::Ready(Some(entry)) = outcomes.committed.poll_recv(context) {
+        return Poll::Ready(Outcome::Committed(entry));
+    }
+    match outcomes.answers.poll(context) {
+        Poll::Ready(Some(answer)) => Poll::Ready(Outcome::Answered(answer)),
+        _ => Poll::Pending,
+    }
 }

@@ -26,13 +26,16 @@ impl Publishing {
 
     /// Waits for it; for ever when there is none. Cancel safe.
     pub(crate) fn done(&mut self) -> impl Future<Output = Progress> {
-        std::future::poll_fn(|context: &mut Context<'_>| {
-            let Some(publish) = &mut self.0 else { return Poll::Pending };
-            let result = publish.as_mut().poll(context);
-            if result.is_ready() {
-                self.0 = None;
-            }
-            result
-        })
+        std::future::poll_fn(|context: &mut Context<'_>| self.poll(context))
+    }
+
+    /// Its end, if it has ended.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Progress> {
+        let Some(publish) = &mut self.0 else { return Poll::Pending };
+        let result = publish.as_mut().poll(context);
+        if result.is_ready() {
+            self.0 = None;
+        }
+        result
     }
 }

@@ -1,7 +1,8 @@
-//! What a connection may be told and may hold: a large state goes out in parts, and who is told or holds much is not
-//! read from for a while.
+//! A large state goes out in parts.
 
 use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::frontend::feed::{SerializedState, StateText};
 use crate::protocol::StateForm;
@@ -13,12 +14,19 @@ pub(crate) struct Sending {
     pub(crate) reply_to: Option<String>,
     /// How many parts are sent.
     pub(crate) sent: usize,
+    /// Until it is sent, no other state takes its seat.
+    _seat: Option<OwnedSemaphorePermit>,
 }
 
 impl Sending {
     /// Sends a state in parts, if it has any.
-    pub(crate) fn of(state: Arc<SerializedState>, reply_to: Option<String>) -> Option<Self> {
-        matches!(state.text, StateText::Parts(_)).then_some(Self { state, reply_to, sent: 0 })
+    pub(crate) fn of(
+        state: Arc<SerializedState>,
+        reply_to: Option<String>,
+        seat: Option<OwnedSemaphorePermit>,
+    ) -> Option<Self> {
+        let has_parts = matches!(state.text, StateText::Parts(_));
+        has_parts.then_some(Self { state, reply_to, sent: 0, _seat: seat })
     }
 }
 

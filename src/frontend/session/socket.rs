@@ -138,7 +138,7 @@ impl Socket {
             (None, ErrorCode::Unavailable | ErrorCode::RateLimited) => Some(self.retry_after_ms()),
             (None, _) => None,
         };
-        let details = wait_ms.map(|wait_ms| Details { retry_after_ms: Some(wait_ms), draft_id: None });
+        let details = wait_ms.map(|wait_ms| Details { retry_after_ms: Some(wait_ms), ..Details::default() });
         self.send(reply_to, &Notice::Error { code, message, details }).await
     }
 

@@ -4,6 +4,7 @@ use crate::event::EventId;
 use tokio::time::Instant;
 
 /// A cycle of pages that is not through.
+#[derive(Clone, Copy)]
 pub(crate) struct Cycle {
     /// Where it ends: the head when it began.
     pub(crate) upto: EventId,

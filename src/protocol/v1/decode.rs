@@ -91,6 +91,7 @@ fn connect(payload: &str) -> Result<Request, String> {
     let client_id = ClientId::new(client_id).map_err(|error| format!("connect.payload.clientId {error}"))?;
     let token = Some(token);
     Ok(Request::Connect(Connect {
+        partitions: None,
         client_id,
         partition,
         token,

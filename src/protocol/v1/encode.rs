@@ -49,6 +49,9 @@ pub(crate) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> String {
         // What only the other dialect asks for is never answered in this one; a frame that says so is better
         // than none.
         Notice::StatePart { .. } => answer(header, "state_part", |out| out.push_str("{}")),
+        Notice::ConnectedToMany { .. } => answer(header, "connected", |out| out.push_str("{}")),
+        Notice::Subscribed { .. } => answer(header, "subscribed", |out| out.push_str("{}")),
+        Notice::Unsubscribed { .. } => answer(header, "unsubscribed", |out| out.push_str("{}")),
         Notice::Heartbeat => answer(header, "heartbeat", |out| out.push_str("{}")),
         Notice::TokenRefreshed { expires_at } => {
             answer(header, "token_refreshed", |out| push_json(out, &json!({ "exp": expires_at })))

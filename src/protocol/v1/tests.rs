@@ -279,6 +279,7 @@ fn results_have_an_entry_per_item() {
 #[test]
 fn a_page_says_where_the_next_begins_and_where_the_cycle_ends() {
     let page = Notice::SyncPage {
+        of_many: false,
         partition: "p",
         snapshot: None,
         events: &["{\"id\":\"x\"}"],

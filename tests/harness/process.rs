@@ -79,6 +79,14 @@ impl Process {
         1024 * line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
     }
 
+    /// The processor time that it has had, in seconds.
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        // Past the name, which may hold blanks: the 12th and 13th fields, in hundredths.
+        let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+        fields.skip(11).take(2).map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
+    }
+
     /// Waits for it to end by itself.
     pub async fn ended(&mut self) -> ExitStatus {
         let what = format!("{} to end", self.name);

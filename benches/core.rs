@@ -96,6 +96,7 @@ fn commit(rules: &Rules, state: &mut PartitionState, draft: &Draft) {
         client_id: ClientId::new("bench").expect("an id"),
         user_id: None,
         permissions: vec!["*".to_owned()],
+        roles: Vec::new(),
     };
     match rules.decide(state, &submitter, draft) {
         Decision::Commit(accepted) => {

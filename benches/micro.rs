@@ -145,6 +145,7 @@ fn decide(kind: &'static str, v1: Option<V1Fields>) -> Step {
         client_id: ClientId::new(CLIENT).expect("an id"),
         user_id: None,
         permissions: vec!["*".to_owned()],
+        roles: Vec::new(),
     };
     let mut number = 0_u64;
     let payload = raw(&payload());
@@ -205,6 +206,7 @@ fn record(v1: Option<V1Fields>) -> Vec<u8> {
         content_hash: ContentHash(1),
         ordinal: 1,
         v1,
+        rules: None,
         is_mark: false,
     };
     record.to_json().expect("a record")

@@ -59,6 +59,7 @@ mod stories {
     mod revocation;
     mod rule_codes;
     mod rules_command;
+    mod rules_in_force;
     mod schemas;
     mod siege;
     mod tls;

@@ -37,6 +37,7 @@ pub(super) struct Engine {
     meter: Rc<Meter>,
     version: u64,
     types: HashMap<String, Type>,
+    authorizes: bool,
     /// Why the state is not to be used any more.
     broken: Option<Fault>,
 }
@@ -54,6 +55,8 @@ struct Description {
     #[serde(default)]
     version: f64,
     types: HashMap<String, TypeDescription>,
+    #[serde(default)]
+    authorizes: bool,
 }
 
 #[derive(Deserialize)]
@@ -132,8 +135,16 @@ impl Engine {
             .with::<intrinsic::Promise>()
             .build(&runtime)
             .map_err(no_engine)?;
-        let mut engine =
-            Self { driver: None, context, runtime, meter, version: 0, types: HashMap::new(), broken: None };
+        let mut engine = Self {
+            driver: None,
+            context,
+            runtime,
+            meter,
+            version: 0,
+            types: HashMap::new(),
+            authorizes: false,
+            broken: None,
+        };
         let source = sources.borrow_mut().fetch(entry).map_err(|why| vec![why])?;
         engine.start(entry, source)?;
         is_closed.set(true);
@@ -177,7 +188,7 @@ impl Engine {
     }
 
     fn take(&mut self, description: Description) -> Result<(), Problems> {
-        let Description { mut problems, version, types } = description;
+        let Description { mut problems, version, types, authorizes } = description;
         for (name, TypeDescription { schema_version, schema, upcasts }) in types {
             match Schema::parse(&schema) {
                 Ok(schema) => {
@@ -189,12 +200,18 @@ impl Engine {
             }
         }
         self.version = version as u64;
+        self.authorizes = authorizes;
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
     /// The module's version.
     pub(super) fn version(&self) -> u64 {
         self.version
+    }
+
+    /// Whether the module says who may open a partition.
+    pub(super) fn authorizes(&self) -> bool {
+        self.authorizes
     }
 
     /// The event types that the module knows, in their order.
@@ -207,6 +224,8 @@ impl Engine {
     /// Begins a partition, with a state or with the initial one.
     pub(super) fn open(&mut self, state: Option<&str>) -> Result<(), Fault> {
         self.broken = None;
+        // What was accepted within the bound must not fail to be read again.
+        self.runtime.set_memory_limit(MEMORY_BYTES_MAX + TAKE_BACK_BYTES);
         self.metered("open", [state.unwrap_or_default(), "", ""], LOAD_TICKS_MAX).map(drop)
     }
 
@@ -223,10 +242,79 @@ impl Engine {
         self.metered("migrate", [&from.to_string(), "", ""], LOAD_TICKS_MAX).map(drop)
     }
 
+    /// Decides a draft, and folds it if there is nothing against it.
+    pub(super) fn decide(&mut self, text: &str) -> Result<Verdict, Fault> {
+        self.runtime.set_memory_limit(MEMORY_BYTES_MAX);
+        let mut event = parsed(text)?;
+        if !self.types.contains_key(&event.event_type) {
+            return Ok(Verdict::unknown(&event.event_type));
+        }
+        let mut verdict = Verdict::default();
+        let text = match self.lift(&mut event) {
+            Ok(lifted) => lifted.unwrap_or_else(|| text.to_owned()),
+            Err(Stopped::Fault(fault)) => return Ok(verdict.failed(fault)),
+            Err(Stopped::Finding(error)) => {
+                verdict.errors.push(error);
+                return Ok(verdict);
+            }
+        };
+        verdict.errors = self.check_payload(&event);
+        if !verdict.errors.is_empty() {
+            return Ok(verdict);
+        }
+        match self.metered("allow", [&text, "", ""], TICKS_MAX) {
+            Ok(allowed) if allowed == "true" => {}
+            Ok(_) => {
+                let message =
+                    format!("the application's rules do not let this client submit {:?}", event.event_type);
+                verdict.errors.push(finding("type", "FORBIDDEN", &message));
+                verdict.is_forbidden = true;
+                return Ok(verdict);
+            }
+            Err(fault) => return Ok(verdict.failed(fault)),
+        }
+        match self.metered("check", [&text, "", ""], TICKS_MAX) {
+            Ok(found) => verdict.errors = findings(&found)?,
+            Err(fault) => return Ok(verdict.failed(fault)),
+        }
+        if !verdict.errors.is_empty() {
+            return Ok(verdict);
+        }
+        match self.metered("reduce", [&text, "", ""], TICKS_MAX) {
+            Ok(_) => {
+                verdict.is_folded = true;
+                self.invoke("keep", ["1", "", ""], u64::MAX)?;
+            }
+            Err(fault) => verdict = verdict.failed(fault),
+        }
+        match &self.broken {
+            Some(fault) => Err(fault.clone()),
+            None => Ok(verdict),
+        }
+    }
+
+    /// Folds an event that these rules have accepted.
+    pub(super) fn fold(&mut self, text: &str) -> Result<(), Fault> {
+        // What was accepted within the bound must not fail to be folded again.
+        self.runtime.set_memory_limit(MEMORY_BYTES_MAX + TAKE_BACK_BYTES);
+        let mut event = parsed(text)?;
+        if !self.types.contains_key(&event.event_type) {
+            let message = format!("it has accepted an event of type {:?}, and knows none", event.event_type);
+            return Err(Fault::new(FaultKind::Threw, &message, ""));
+        }
+        let text = match self.lift(&mut event) {
+            Ok(lifted) => lifted.unwrap_or_else(|| text.to_owned()),
+            Err(Stopped::Fault(fault)) => return Err(fault),
+            Err(Stopped::Finding(error)) => return Err(Fault::new(FaultKind::Threw, &error.message, "")),
+        };
+        self.metered("reduce", [&text, "", ""], TICKS_MAX)?;
+        self.invoke("keep", ["1", "", ""], u64::MAX).map(drop)
+    }
+
     /// Decides an event as if it were a draft, and folds it, accepted or not.
     pub(super) fn review(&mut self, text: &str) -> Result<Verdict, Fault> {
-        let mut event: AppEvent = serde_json::from_str(text)
-            .map_err(|error| Fault::new(FaultKind::Threw, &format!("no event: {error}"), ""))?;
+        self.runtime.set_memory_limit(MEMORY_BYTES_MAX);
+        let mut event = parsed(text)?;
         if !self.types.contains_key(&event.event_type) {
             return Ok(Verdict::unknown(&event.event_type));
         }
@@ -378,6 +466,11 @@ impl Engine {
             result.map(Option::unwrap_or_default)
         })
     }
+}
+
+fn parsed(text: &str) -> Result<AppEvent, Fault> {
+    serde_json::from_str(text)
+        .map_err(|error| Fault::new(FaultKind::Threw, &format!("no event: {error}"), ""))
 }
 
 /// Why an event got no further than its version.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::event::EventRecord;
+use crate::event::{EventRecord, Submitter};
 
 /// An event, by itself: as JSON it is what a module's rules are handed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -52,9 +52,23 @@ pub struct Client {
     pub client_id: String,
     /// The user, if the token names one.
     pub user_id: Option<String>,
+    /// What the token says he is. The log does not keep that.
+    #[serde(default)]
+    pub roles: Vec<String>,
+    /// What the token permits. The log does not keep that.
+    #[serde(default)]
+    pub permissions: Vec<String>,
 }
 
 impl AppEvent {
+    /// A draft, as the event that it would be.
+    pub(super) fn of_draft(record: &EventRecord<'_>, submitter: &Submitter) -> Option<Self> {
+        let mut event = Self::of(record)?;
+        event.client.roles.clone_from(&submitter.roles);
+        event.client.permissions.clone_from(&submitter.permissions);
+        Some(event)
+    }
+
     /// An event of the log. `None` for a mark, which says nothing.
     pub fn of(record: &EventRecord<'_>) -> Option<Self> {
         if record.is_mark {
@@ -68,7 +82,12 @@ impl AppEvent {
             event_type: record.event_type.clone().into_owned(),
             payload: record.payload.to_owned(),
             partition: partition.clone(),
-            client: Client { client_id: client_id.clone(), user_id: user_id.clone() },
+            client: Client {
+                client_id: client_id.clone(),
+                user_id: user_id.clone(),
+                roles: Vec::new(),
+                permissions: Vec::new(),
+            },
             event: Committed {
                 id: record.draft_id.clone().into_owned(),
                 event_type: record.event_type.clone().into_owned(),

@@ -21,6 +21,12 @@ pub(super) enum Kind {
     State,
     /// To the worker: the state is of this version; make it this module's.
     Migrate,
+    /// To the worker: a draft to decide.
+    Decide,
+    /// To the worker: events that were accepted, to be folded.
+    Fold,
+    /// To the worker: nobody asks for this session any more.
+    Close,
     /// From the worker: the file of this name is wanted.
     Want,
     /// From the worker: the module's version, and the types that it knows.
@@ -35,7 +41,7 @@ pub(super) enum Kind {
     Fault,
 }
 
-const KINDS: [Kind; 13] = [
+const KINDS: [Kind; 16] = [
     Kind::Load,
     Kind::File,
     Kind::NoFile,
@@ -43,6 +49,9 @@ const KINDS: [Kind; 13] = [
     Kind::Review,
     Kind::State,
     Kind::Migrate,
+    Kind::Decide,
+    Kind::Fold,
+    Kind::Close,
     Kind::Want,
     Kind::Loaded,
     Kind::NotLoaded,
@@ -68,6 +77,24 @@ fn malformed(what: impl Into<String>) -> io::Error {
 impl Frame {
     pub(super) fn new<P: AsRef<[u8]>>(kind: Kind, parts: impl IntoIterator<Item = P>) -> Self {
         Self { kind, parts: parts.into_iter().map(|part| part.as_ref().to_vec()).collect() }
+    }
+
+    /// One that is of a session: a partition in the worker.
+    pub(super) fn of_session<P: AsRef<[u8]>>(
+        kind: Kind,
+        session: u64,
+        parts: impl IntoIterator<Item = P>,
+    ) -> Self {
+        let mut all = vec![session.to_le_bytes().to_vec()];
+        all.extend(parts.into_iter().map(|part| part.as_ref().to_vec()));
+        Self { kind, parts: all }
+    }
+
+    /// The session that it is of, and what is behind that.
+    pub(super) fn session(&self) -> io::Result<(u64, &[Vec<u8>])> {
+        let (session, parts) = self.parts.split_first().ok_or_else(|| malformed("a frame of no session"))?;
+        let session = session.as_slice().try_into().map_err(|_| malformed("a session that is none"))?;
+        Ok((u64::from_le_bytes(session), parts))
     }
 
     /// A frame without parts.

@@ -9,9 +9,11 @@ use super::event::AppEvent;
 use super::frame::{Frame, Kind};
 use super::process::{End, Worker};
 use super::sources::{Folder, Sources};
-use super::verdict::{Broken, Fault, FaultKind, Rulebook, Verdict};
+use super::verdict::{Broken, Fault, Rulebook, Verdict};
 use crate::state::Node;
 
+/// The one partition at a time that is in its worker.
+const ONLY: u64 = 0;
 /// How many events are handed over at a time.
 const BATCH_EVENTS: usize = 256;
 /// From how many bytes of events on the state is written down, so that less must be folded again after a crash.
@@ -48,6 +50,7 @@ pub struct Module {
     folder: Folder,
     version: u64,
     types: Vec<String>,
+    authorizes: bool,
     rereads: bool,
     worker: Option<Worker>,
     /// The state when it was last written down; `None` for the initial one.
@@ -60,9 +63,10 @@ pub struct Module {
 
 /// What a module is, as its worker tells it.
 #[derive(Deserialize)]
-struct Loaded {
-    version: u64,
-    types: Vec<String>,
+pub(super) struct Loaded {
+    pub version: u64,
+    pub types: Vec<String>,
+    pub authorizes: bool,
 }
 
 impl Module {
@@ -74,6 +78,7 @@ impl Module {
             folder,
             version: 0,
             types: Vec::new(),
+            authorizes: false,
             rereads: false,
             worker: None,
             checkpoint: None,
@@ -97,6 +102,11 @@ impl Module {
         self.version
     }
 
+    /// Whether it says who may open a partition.
+    pub fn authorizes(&self) -> bool {
+        self.authorizes
+    }
+
     /// The event types that it knows.
     pub fn types(&self) -> &[String] {
         &self.types
@@ -115,7 +125,7 @@ impl Module {
     /// Begins a partition with a state of version `from`, as this version's first event in a partition does.
     pub fn migrate(&mut self, from: u64, state: &[u8]) -> Result<(), Broken> {
         self.begin(Some(state.to_vec()))?;
-        self.done(&Frame::new(Kind::Migrate, [from.to_string()]))?;
+        self.done(&Frame::of_session(Kind::Migrate, ONLY, [from.to_string()]))?;
         self.note_checkpoint()
     }
 
@@ -123,12 +133,12 @@ impl Module {
         let mut worker = Worker::start(&self.program).map_err(Broken::Process)?;
         let loaded = Self::load_in(&mut worker, &mut self.folder).map_err(|end| match end {
             End::Io(error) => ModuleError::Process(Broken::Process(error)),
-            end => ModuleError::Ended(fault_of(&end)),
+            end => ModuleError::Ended(Fault::of_process(&end)),
         })?;
         match loaded.kind {
             Kind::Loaded => {
-                let Loaded { version, types } = read_part(&loaded)?;
-                (self.version, self.types) = (version, types);
+                let Loaded { version, types, authorizes } = read_part(&loaded)?;
+                (self.version, self.types, self.authorizes) = (version, types, authorizes);
                 self.worker = Some(worker);
                 Ok(())
             }
@@ -139,7 +149,7 @@ impl Module {
         }
     }
 
-    fn load_in(worker: &mut Worker, folder: &mut Folder) -> Result<Frame, End> {
+    pub(super) fn load_in(worker: &mut Worker, folder: &mut Folder) -> Result<Frame, End> {
         worker.send(&Frame::new(Kind::Load, [folder.entry()]), LOAD_CPU_MAX)?;
         loop {
             let frame = worker.next(LOAD_CPU_MAX)?;
@@ -171,7 +181,7 @@ impl Module {
                 error => Broken::Malformed(error.to_string()),
             })?;
         }
-        let open = Frame::new(Kind::Open, self.checkpoint.as_deref());
+        let open = Frame::of_session(Kind::Open, ONLY, self.checkpoint.as_deref());
         self.done(&open).map(drop)
     }
 
@@ -184,7 +194,7 @@ impl Module {
         self.since = since;
         again.map_err(|end| match end {
             End::Io(error) => Broken::Process(error),
-            end => Broken::Module(fault_of(&end)),
+            end => Broken::Module(Fault::of_process(&end)),
         })
     }
 
@@ -192,7 +202,7 @@ impl Module {
     fn run(&mut self, batch: &[Vec<u8>], verdicts: &mut Vec<Verdict>) -> Result<(), End> {
         let worker = self.worker.as_mut().ok_or_else(|| End::Crashed("there is none".to_owned()))?;
         let wanted = verdicts.len() + batch.len();
-        worker.send(&Frame::new(Kind::Review, batch), EVENT_CPU_MAX)?;
+        worker.send(&Frame::of_session(Kind::Review, ONLY, batch), EVENT_CPU_MAX)?;
         loop {
             let frame = worker.next(EVENT_CPU_MAX)?;
             match frame.kind {
@@ -223,7 +233,7 @@ impl Module {
                 self.worker = None;
                 return Err(match end {
                     End::Io(error) => Broken::Process(error),
-                    end => Broken::Module(fault_of(&end)),
+                    end => Broken::Module(Fault::of_process(&end)),
                 });
             }
         };
@@ -235,7 +245,7 @@ impl Module {
     }
 
     fn note_checkpoint(&mut self) -> Result<(), Broken> {
-        let state = self.done(&Frame::bare(Kind::State))?;
+        let state = self.done(&Frame::of_session(Kind::State, ONLY, [""; 0]))?;
         self.checkpoint = Some(state);
         self.since.clear();
         self.since_bytes = 0;
@@ -272,7 +282,7 @@ impl Rulebook for Module {
                             self.worker = None;
                             return Err(Broken::Crashes(self.crashes));
                         }
-                        verdicts.push(Verdict::default().failed(fault_of(&end)));
+                        verdicts.push(Verdict::default().failed(Fault::of_process(&end)));
                         batch_events = BATCH_EVENTS;
                     } else {
                         batch_events = 1;
@@ -289,19 +299,9 @@ impl Rulebook for Module {
     }
 
     fn state(&mut self) -> Result<Vec<u8>, Broken> {
-        let text = self.done(&Frame::bare(Kind::State))?;
+        let text = self.done(&Frame::of_session(Kind::State, ONLY, [""; 0]))?;
         let state = Node::parse(&text).map_err(|error| Broken::Malformed(error.to_string()))?;
         Ok(state.canonical())
-    }
-}
-
-fn fault_of(end: &End) -> Fault {
-    match end {
-        End::Time => {
-            Fault::new(FaultKind::Time, "in calls whose steps are not counted, such as join or repeat", "")
-        }
-        End::Crashed(how) => Fault::new(FaultKind::Crashed, how, ""),
-        End::Io(error) => Fault::new(FaultKind::Crashed, &error.to_string(), ""),
     }
 }
 
@@ -309,7 +309,7 @@ fn malformed(kind: Kind) -> Broken {
     Broken::Malformed(format!("{kind:?}"))
 }
 
-fn read_part<T: serde::de::DeserializeOwned>(frame: &Frame) -> Result<T, Broken> {
+pub(super) fn read_part<T: serde::de::DeserializeOwned>(frame: &Frame) -> Result<T, Broken> {
     let part = frame.parts.first().map_or(&[][..], Vec::as_slice);
     serde_json::from_slice(part).map_err(|error| Broken::Malformed(error.to_string()))
 }

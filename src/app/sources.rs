@@ -17,9 +17,10 @@ pub(super) trait Sources {
 }
 
 /// The folder of a module, and the files of it that were asked for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Folder {
-    root: PathBuf,
+    /// `None` if all files are there.
+    root: Option<PathBuf>,
     entry: String,
     files: BTreeMap<String, String>,
 }
@@ -32,13 +33,18 @@ impl Folder {
         let name = file.file_name().and_then(|name| name.to_str());
         match (file.parent(), name) {
             (Some(root), Some(name)) if file.is_file() => {
-                Ok(Self { root: root.to_owned(), entry: name.to_owned(), files: BTreeMap::new() })
+                Ok(Self { root: Some(root.to_owned()), entry: name.to_owned(), files: BTreeMap::new() })
             }
             _ => Err(std::io::Error::new(
                 std::io::ErrorKind::InvalidInput,
                 "not a file with a name in Unicode",
             )),
         }
+    }
+
+    /// One whose files are these.
+    pub(super) fn of_files(entry: String, files: BTreeMap<String, String>) -> Self {
+        Self { root: None, entry, files }
     }
 
     /// The name of the module's own file.
@@ -66,9 +72,10 @@ impl Folder {
     }
 
     fn read(&self, name: &str) -> Result<String, String> {
-        let path = self.root.join(name);
+        let Some(root) = &self.root else { return Err(format!("{name} was not published")) };
+        let path = root.join(name);
         let real = path.canonicalize().map_err(|error| format!("{name}: {error}"))?;
-        if !real.starts_with(&self.root) {
+        if !real.starts_with(root) {
             return Err(format!("{name} leads out of the module's folder"));
         }
         if !real.is_file() {

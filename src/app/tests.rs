@@ -485,7 +485,7 @@ proptest! {
         use crate::rules::{Decision, Rules, RulesConfig};
         use crate::state::PartitionState;
         let rules = Rules::new(RulesConfig::default()).unwrap();
-        let submitter = Submitter { client_id: ClientId::new("c1").unwrap(), user_id: None, permissions: vec!["*".to_owned()] };
+        let submitter = Submitter { client_id: ClientId::new("c1").unwrap(), user_id: None, permissions: vec!["*".to_owned()], roles: Vec::new() };
         let mut theirs = PartitionState::new();
         let mut ours = opened(ACTIONS);
         let initial = json!({ "t": start, "a": { "b": {} } });

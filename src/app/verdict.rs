@@ -27,6 +27,9 @@ pub struct Verdict {
     pub errors: Vec<FieldError>,
     /// How the rules failed on it.
     pub fault: Option<Fault>,
+    /// Whether what stands against it is who submits it.
+    #[serde(default)]
+    pub is_forbidden: bool,
     /// Whether it is in the state.
     pub is_folded: bool,
 }
@@ -79,6 +82,18 @@ pub enum FaultKind {
 }
 
 impl Fault {
+    /// One that is of the module's process.
+    pub(super) fn of_process(end: &super::process::End) -> Self {
+        use super::process::End;
+        match end {
+            End::Time => {
+                Self::new(FaultKind::Time, "in calls whose steps are not counted, such as join or repeat", "")
+            }
+            End::Crashed(how) => Self::new(FaultKind::Crashed, how, ""),
+            End::Io(error) => Self::new(FaultKind::Crashed, &error.to_string(), ""),
+        }
+    }
+
     pub(super) fn new(kind: FaultKind, message: &str, trace: &str) -> Self {
         let message = shortened(message, MESSAGE_BYTES_MAX);
         Self { kind, message, trace: shortened(trace.trim_end(), TRACE_BYTES_MAX) }

@@ -27,7 +27,8 @@ pub fn run() -> ExitCode {
     if confine().is_err() {
         return ExitCode::FAILURE;
     }
-    let mut worker = Worker { pipe: Rc::new(RefCell::new(Pipe::default())), module: None, engine: None };
+    let mut worker =
+        Worker { pipe: Rc::new(RefCell::new(Pipe::default())), module: None, engines: HashMap::new() };
     match worker.serve() {
         Ok(()) => ExitCode::SUCCESS,
         // Nobody reads what it says; its end is seen.
@@ -108,7 +109,8 @@ struct Worker {
     pipe: Rc<RefCell<Pipe>>,
     /// The name of the module's own file.
     module: Option<String>,
-    engine: Option<Engine>,
+    /// By session.
+    engines: HashMap<u64, Engine>,
 }
 
 /// What a module is, as its worker tells it.
@@ -116,6 +118,7 @@ struct Worker {
 struct Loaded<'a> {
     version: u64,
     types: Vec<&'a str>,
+    authorizes: bool,
 }
 
 impl Worker {
@@ -127,13 +130,32 @@ impl Worker {
                 Kind::Load => self.load(frame.text()?)?,
                 Kind::Open => self.open(&frame)?,
                 Kind::Review => self.review(&frame)?,
-                Kind::State => match self.engine()?.state() {
+                Kind::State => match self.engine(&frame)?.0.state() {
                     Ok(state) => Frame::new(Kind::Done, [state]),
                     Err(fault) => told(&fault)?,
                 },
                 Kind::Migrate => {
-                    let from = frame.text()?.parse().map_err(|_| unexpected("a version that is none"))?;
-                    done(self.engine()?.migrate(from))?
+                    let (engine, parts) = self.engine(&frame)?;
+                    let from = text_of(parts.first())?;
+                    let from = from.parse().map_err(|_| unexpected("a version that is none"))?;
+                    done(engine.migrate(from))?
+                }
+                Kind::Decide => {
+                    let (engine, parts) = self.engine(&frame)?;
+                    match engine.decide(text_of(parts.first())?) {
+                        Ok(verdict) => Frame::new(Kind::Verdicts, [serde_json::to_vec(&verdict)?]),
+                        Err(fault) => told(&fault)?,
+                    }
+                }
+                Kind::Fold => {
+                    let (engine, parts) = self.engine(&frame)?;
+                    let folded = parts.iter().map(|part| Ok(engine.fold(text_of(Some(part))?)));
+                    let folded = folded.collect::<io::Result<Result<Vec<()>, Fault>>>()?;
+                    done(folded.map(drop))?
+                }
+                Kind::Close => {
+                    self.engines.remove(&frame.session()?.0);
+                    continue;
                 }
                 _ => return Err(unexpected("a frame that is not for a worker")),
             };
@@ -141,14 +163,20 @@ impl Worker {
         }
     }
 
-    fn engine(&mut self) -> io::Result<&mut Engine> {
-        self.engine.as_mut().ok_or_else(|| unexpected("no partition is open"))
+    fn engine<'a>(&mut self, frame: &'a Frame) -> io::Result<(&mut Engine, &'a [Vec<u8>])> {
+        let (session, parts) = frame.session()?;
+        let engine = self.engines.get_mut(&session).ok_or_else(|| unexpected("no partition is open"))?;
+        Ok((engine, parts))
     }
 
     fn load(&mut self, entry: &str) -> io::Result<Frame> {
         match Engine::load(entry, self.pipe.clone()) {
             Ok(engine) => {
-                let loaded = Loaded { version: engine.version(), types: engine.types() };
+                let loaded = Loaded {
+                    version: engine.version(),
+                    types: engine.types(),
+                    authorizes: engine.authorizes(),
+                };
                 let text = serde_json::to_vec(&loaded)?;
                 self.module = Some(entry.to_owned());
                 Ok(Frame::new(Kind::Loaded, [text]))
@@ -160,14 +188,15 @@ impl Worker {
     /// A partition has an engine of its own, so that nothing of another one's is in it.
     fn open(&mut self, frame: &Frame) -> io::Result<Frame> {
         let Some(entry) = &self.module else { return Err(unexpected("no module is loaded")) };
-        self.engine = None;
+        let (session, parts) = frame.session()?;
+        self.engines.remove(&session);
         let mut engine = match Engine::load(entry, self.pipe.clone()) {
             Ok(engine) => engine,
             Err(problems) => return told(&Fault::new(FaultKind::Threw, &problems.join("; "), "")),
         };
-        let state = if frame.parts.is_empty() { None } else { Some(frame.text()?) };
+        let state = parts.first().map(|state| text_of(Some(state))).transpose()?;
         let opened = engine.open(state);
-        self.engine = Some(engine);
+        self.engines.insert(session, engine);
         done(opened)
     }
 
@@ -175,9 +204,8 @@ impl Worker {
     fn review(&mut self, frame: &Frame) -> io::Result<Frame> {
         let mut verdicts: Vec<Vec<u8>> = Vec::new();
         let mut told_at = Instant::now();
-        for event in &frame.parts {
-            let text = std::str::from_utf8(event).map_err(|_| unexpected("an event that is no text"))?;
-            let verdict: Result<Verdict, Fault> = self.engine()?.review(text);
+        for event in frame.session()?.1 {
+            let verdict: Result<Verdict, Fault> = self.engine(frame)?.0.review(text_of(Some(event))?);
             match verdict {
                 Ok(verdict) => verdicts.push(serde_json::to_vec(&verdict)?),
                 Err(fault) => {
@@ -193,6 +221,10 @@ impl Worker {
         self.pipe.borrow_mut().write(&Frame::new(Kind::Verdicts, verdicts))?;
         Ok(Frame::bare(Kind::Done))
     }
+}
+
+fn text_of(part: Option<&Vec<u8>>) -> io::Result<&str> {
+    std::str::from_utf8(part.map_or(&[][..], Vec::as_slice)).map_err(|_| unexpected("what is no text"))
 }
 
 fn unexpected(what: &str) -> io::Error {

@@ -141,6 +141,7 @@ impl Authenticator {
                 client_id: client_id.clone(),
                 user_id: None,
                 permissions: vec!["*".to_owned(), "admin".to_owned()],
+                roles: Vec::new(),
                 partitions: None,
                 expires_at: None,
                 ends_at: None,

@@ -12,6 +12,8 @@ pub struct Identity {
     pub user_id: Option<String>,
     /// What it may do: `<action>` or `<action>:<target>`, `*` for all.
     pub permissions: Vec<String>,
+    /// What the token says he is, for an application's rules; what roles permit is in `permissions`.
+    pub roles: Vec<String>,
     /// Where: partitions by name, or by how they begin with a `*` behind it; `None` for anywhere.
     pub partitions: Option<Vec<String>>,
     /// When the token expires, in Unix seconds; `None` for never.
@@ -42,7 +44,7 @@ impl Identity {
 
     /// How many bytes [`Identity::submitter`] takes in JSON, at most.
     pub fn submitter_json_bytes(&self) -> usize {
-        Submitter::json_bytes_of(&self.client_id, self.user_id.as_deref(), &self.permissions)
+        Submitter::json_bytes_of(&self.client_id, self.user_id.as_deref(), &self.permissions, &self.roles)
     }
 
     /// How a submission names it.
@@ -51,6 +53,7 @@ impl Identity {
             client_id: self.client_id.clone(),
             user_id: self.user_id.clone(),
             permissions: self.permissions.clone(),
+            roles: self.roles.clone(),
         }
     }
 }

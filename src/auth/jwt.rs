@@ -148,6 +148,7 @@ impl JwtVerifier {
             client_id: claims.client_id,
             user_id: claims.user_id,
             permissions: self.permissions(claims.permissions, &claims.roles),
+            roles: claims.roles,
             partitions: claims.partition.map(|partitions| match partitions {
                 Partitions::One(one) => vec![one],
                 Partitions::Several(several) => several,

@@ -224,6 +224,7 @@ mod tests {
             client_id: ClientId::new(client).unwrap(),
             user_id: None,
             permissions: Vec::new(),
+            roles: Vec::new(),
             partitions: None,
             expires_at: None,
             ends_at: None,

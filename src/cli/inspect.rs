@@ -9,12 +9,11 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::common::{NatsArgs, say};
-use super::connect;
+use super::{connect, startup};
 use crate::config::settings::Config;
 use crate::event::{EventId, PartitionKey, Token};
-use crate::log::{Log, SnapshotPart, StoredEvent};
-use crate::partition::{LoadError, apply};
-use crate::rules::Registry;
+use crate::log::{Log, LogError, SnapshotPart, StoredEvent};
+use crate::partition::{LoadError, apply, settle_all};
 use crate::state::{Fold, PartitionState};
 
 /// Fold a partition's log from its first event, and show where it does not.
@@ -122,6 +121,8 @@ struct Inspected {
     token: Token,
     events: u64,
     head: EventId,
+    /// Why it could not be looked at.
+    failed: Option<LogError>,
     /// What does not fold, and why.
     problems: Vec<(EventId, String)>,
     /// The first of these and all behind it.
@@ -136,17 +137,21 @@ const PROBLEMS_MAX: usize = 20;
 impl Inspected {
     async fn of(log: &Log, partition: &str) -> anyhow::Result<Self> {
         let token = PartitionKey::new(partition)?.token();
-        let fold = Registry::built_in()?;
+        let fold = startup::folds(log)?;
         let mut found = Self {
             events: 0,
             head: EventId::NONE,
+            failed: None,
             problems: Vec::new(),
             behind: Vec::new(),
             indexed_to: EventId::NONE,
             token: token.clone(),
         };
         let mut state = PartitionState::new();
-        log.each_event(&token, |stored| found.take(&fold, &mut state, stored)).await?;
+        log.each_event(&token, |stored| found.take(fold.as_ref(), &mut state, stored)).await?;
+        if let Some(error) = found.failed.take() {
+            return Err(error.into());
+        }
         if found.problems.is_empty()
             && let Some(snapshot) = log.snapshot_info(&token, SnapshotPart::State).await?
             && snapshot.event_id > found.head
@@ -171,12 +176,17 @@ impl Inspected {
     fn take(&mut self, fold: &dyn Fold, state: &mut PartitionState, stored: &StoredEvent) {
         self.events += 1;
         self.head = stored.id;
-        if let Err(error) = apply(fold, state, stored)
+        let folded = apply(fold, state, stored).and_then(|()| settle_all(state));
+        if let Err(error) = folded
             && self.problems.len() < PROBLEMS_MAX
         {
             let why = match error {
                 LoadError::Broken { why, .. } => why,
-                error @ LoadError::Log(_) => error.to_string(),
+                // That says nothing of the event.
+                LoadError::Log(error) => {
+                    self.failed.get_or_insert(error);
+                    return;
+                }
             };
             self.problems.push((stored.id, why));
         }

@@ -13,12 +13,14 @@ use tracing::{info, warn};
 
 use super::connect;
 use crate::admin::AdminServer;
+use crate::app::Folds;
 use crate::auth::Authenticator;
 use crate::config::settings::Config;
 use crate::control::{CommandHandler, ControlAgent, NoCommands, Role};
 use crate::frontend::{Frontend, FrontendError, RunningFrontend, Site};
 use crate::log::{Log, LogDamage, MarkAccess};
-use crate::rules::{LiveRules, Registry};
+use crate::rules::LiveRules;
+use crate::state::Fold;
 use crate::telemetry;
 use crate::telemetry::{Metrics, Readiness};
 use crate::validator::{RunningValidator, Validator};
@@ -32,8 +34,8 @@ pub(crate) async fn start_frontend(
 ) -> anyhow::Result<RunningFrontend> {
     let mut settings = config.frontend.clone();
     settings.open_empty_partitions |= config.rules.initial_state_file.is_some();
-    // What folds is built in: a frontend needs none of the application's schemas.
-    let fold = Arc::new(Registry::built_in()?);
+    // A frontend needs none of the application's schemas, and its rules only to fold.
+    let fold = folds(&log)?;
     let auth = if settings.allow_anyone { Authenticator::Anyone } else { config.auth.authenticator()? };
     Frontend::start(settings, &config.control, log, fold, auth, site, shutdown).await.map_err(|error| {
         match error {
@@ -41,6 +43,11 @@ pub(crate) async fn start_frontend(
             error => anyhow::Error::new(error).context("starting the frontend"),
         }
     })
+}
+
+/// What folds events of this log, whoever decided them.
+pub(crate) fn folds(log: &Log) -> anyhow::Result<Arc<dyn Fold>> {
+    Ok(Arc::new(Folds::new(log.clone())?))
 }
 
 /// Whoever forgets about authentication must not find out from strangers.

@@ -1,17 +1,13 @@
 //! `insieme-backend state`
 
-use std::sync::Arc;
-
 use anyhow::Context;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::common::{NatsArgs, say};
-use super::connect;
+use super::{connect, startup};
 use crate::config::settings::Config;
 use crate::event::{EventId, PartitionKey};
-use crate::rules::Registry;
-use crate::state::Fold;
 use crate::util::hex;
 
 /// Print a partition's state, as the log gives it, in canonical form (RFC 8785).
@@ -35,7 +31,7 @@ impl State {
         let token = PartitionKey::new(self.partition.as_str())?.token();
         let log =
             connect::connect_to_streams(&config, "state", &shutdown).await?.ok_or_else(connect::stopped)?;
-        let fold: Arc<dyn Fold> = Arc::new(Registry::built_in()?);
+        let fold = startup::folds(&log)?;
         let state = match self.at {
             None => log.load_partition(&token, &fold, false).await?.state,
             Some(id) => log
@@ -44,9 +40,9 @@ impl State {
                 .context("`insieme-backend log` lists the partition's events")?,
         };
         if self.hash {
-            let hash = hex::encode(&state.document().hash());
+            let hash = hex::encode(&tokio::task::block_in_place(|| state.hash())?);
             return say(&format!("{} {hash}", state.head()));
         }
-        say(&String::from_utf8_lossy(&state.document().canonical()))
+        say(&String::from_utf8_lossy(&tokio::task::block_in_place(|| state.canonical())?))
     }
 }

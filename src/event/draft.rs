@@ -100,14 +100,22 @@ pub struct Submitter {
     pub user_id: Option<String>,
     /// What the client may do: `<action>` or `<action>:<target>`, `*` for all.
     pub permissions: Vec<String>,
+    /// What the token says he is, for an application's rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<String>,
 }
 
 impl Submitter {
     /// How many bytes one takes in JSON, at most.
-    pub fn json_bytes_of(client: &ClientId, user: Option<&str>, permissions: &[String]) -> usize {
+    pub fn json_bytes_of(
+        client: &ClientId,
+        user: Option<&str>,
+        permissions: &[String],
+        roles: &[String],
+    ) -> usize {
         /// The names of the fields.
-        const FIELDS: usize = 64;
-        let permissions: usize = permissions.iter().map(|text| json_text_bytes(text) + 1).sum();
+        const FIELDS: usize = 80;
+        let permissions: usize = permissions.iter().chain(roles).map(|text| json_text_bytes(text) + 1).sum();
         FIELDS + json_text_bytes(client.as_str()) + user.map_or(0, json_text_bytes) + permissions
     }
 }

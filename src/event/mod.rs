@@ -10,6 +10,7 @@ mod groups;
 mod ids;
 mod record;
 mod reply;
+mod rules_version;
 
 #[cfg(test)]
 mod tests;
@@ -25,3 +26,4 @@ pub use ids::{
 };
 pub use record::{CommittedEvent, EventRecord};
 pub use reply::{Answer, FieldError, Outcome, Reason};
+pub use rules_version::{NoVersion, RulesInForceId, RulesVersion};

@@ -5,7 +5,9 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{ClientId, ContentHash, Draft, DraftKey, EventId, PartitionKey, Submitter, V1Fields};
+use super::{
+    ClientId, ContentHash, Draft, DraftKey, EventId, PartitionKey, RulesInForceId, Submitter, V1Fields,
+};
 
 /// A committed event as it stands in the log, but for its id, which is its place there.
 ///
@@ -40,6 +42,9 @@ pub struct EventRecord<'a> {
     /// What only v1 events have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub v1: Option<V1Fields>,
+    /// The application's rules that decided it, and by which it is folded for ever; `None` for the built-in ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<RulesInForceId>,
     /// Whether it is a mark: see [`EventRecord::mark`].
     #[serde(default, skip_serializing_if = "is_false")]
     pub is_mark: bool,
@@ -74,6 +79,7 @@ impl<'a> EventRecord<'a> {
             content_hash: ContentHash(0),
             ordinal,
             v1: None,
+            rules: None,
             is_mark: true,
         })
     }
@@ -98,6 +104,7 @@ impl<'a> EventRecord<'a> {
             content_hash,
             ordinal,
             v1: draft.v1.clone(),
+            rules: None,
             is_mark: false,
         }
     }

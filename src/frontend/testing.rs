@@ -23,6 +23,7 @@ pub(crate) fn entry(id: u64, ordinal: u64) -> Arc<Entry> {
         content_hash: ContentHash(0),
         ordinal,
         v1: None,
+        rules: None,
         is_mark: false,
     };
     let body = record.to_json().unwrap().into();

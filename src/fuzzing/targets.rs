@@ -116,7 +116,15 @@ fn snapshots() {
     let part = |state: Vec<u8>| {
         use sha2::{Digest, Sha256};
         let sha256 = Sha256::digest(&state).into();
-        StatePart { event_id: EventId(7), ordinal: 3, log_bytes: 99, last_timestamp: 5, sha256, state }
+        StatePart {
+            event_id: EventId(7),
+            ordinal: 3,
+            log_bytes: 99,
+            last_timestamp: 5,
+            rules: None,
+            sha256,
+            state,
+        }
     };
     let index = IndexPart {
         event_id: EventId(7),

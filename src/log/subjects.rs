@@ -15,6 +15,10 @@ pub(crate) const OWNERSHIP_SUBJECTS: &str = "$KV.SLOTS.>";
 pub(crate) const REVOKED_STREAM: &str = "KV_REVOKED";
 pub(crate) const REVOKED_SUBJECTS: &str = "$KV.REVOKED.>";
 
+/// The stream under the bucket of applications' rules, and all its subjects.
+pub(crate) const RULES_STREAM: &str = "KV_RULES";
+pub(crate) const RULES_SUBJECTS: &str = "$KV.RULES.>";
+
 /// The header that every message in the answer to a batched get has, and no other.
 pub(crate) const NUM_PENDING: &str = "Nats-Num-Pending";
 
@@ -93,6 +97,17 @@ pub(crate) fn report(asker: Option<&str>) -> String {
 pub(crate) fn revoked(key: &str) -> String {
     format!("$KV.REVOKED.{key}")
 }
+
+/// Where it is kept which of an application's rules are in force.
+pub(crate) const RULES_IN_FORCE: &str = "$KV.RULES.in-force";
+
+/// Where a version of an application's rules is kept.
+pub(crate) fn rules_version(version: &str) -> String {
+    format!("$KV.RULES.version.{version}")
+}
+
+/// All versions.
+pub(crate) const RULES_VERSIONS: &str = "$KV.RULES.version.>";
 
 /// The consumer of a slot under one ownership. A new name for every ownership, so that a late
 /// acknowledgement from the one before finds nobody.

@@ -10,7 +10,9 @@ use crate::log::Log;
 use crate::log::LogError;
 use crate::log::StoredEvent;
 use crate::log::{SnapshotInfo, SnapshotPart};
-use crate::state::{ApplyError, Fold, IndexEntry, IndexPart, PartitionState, SnapshotError, StatePart};
+use crate::state::{
+    AppError, ApplyError, Fold, IndexEntry, IndexPart, PartitionState, SnapshotError, StatePart,
+};
 
 /// A state that could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -351,6 +353,7 @@ impl Log {
             folded += 1;
             // Folding is work for the processor: others get their turn.
             if folded.is_multiple_of(EVENTS_PER_TURN) {
+                settle(state)?;
                 tokio::task::yield_now().await;
             }
         }
@@ -453,6 +456,30 @@ pub fn parse(stored: &StoredEvent) -> Result<CommittedEvent<'_>, LoadError> {
     match EventRecord::parse(&stored.body) {
         Ok(record) => Ok(CommittedEvent { id: stored.id, record }),
         Err(error) => Err(LoadError::Broken { event: stored.id, why: error.to_string() }),
+    }
+}
+
+/// From how many bytes of noted events on they are folded, so that they do not pile up.
+const NOTED_BYTES_MAX: usize = 1 << 20;
+
+/// Has an application's rules fold what was noted, if that is much.
+pub fn settle(state: &PartitionState) -> Result<(), LoadError> {
+    if state.noted_bytes() < NOTED_BYTES_MAX { Ok(()) } else { settle_all(state) }
+}
+
+/// Has an application's rules fold what was noted.
+pub fn settle_all(state: &PartitionState) -> Result<(), LoadError> {
+    if state.noted_bytes() == 0 {
+        return Ok(());
+    }
+    tokio::task::block_in_place(|| state.settle()).map_err(|error| app_error(state, error))
+}
+
+/// Why an application's rules do not give a state.
+pub fn app_error(state: &PartitionState, error: AppError) -> LoadError {
+    match error {
+        AppError::Unavailable(why) => LogError::unavailable("folding by the application's rules", why).into(),
+        AppError::Fails(why) => LoadError::Broken { event: state.head(), why },
     }
 }
 

@@ -8,6 +8,6 @@ mod snapshot;
 mod state_at;
 mod write_index;
 
-pub use load::{LoadError, Loaded, apply, parse};
+pub use load::{LoadError, Loaded, app_error, apply, parse, settle, settle_all};
 pub use state_at::StateAtError;
 pub use write_index::IndexObject;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::load::{LoadError, apply};
+use super::load::{LoadError, apply, settle};
 use crate::event::{EventId, Token};
 use crate::log::Log;
 use crate::log::LogError;
@@ -63,6 +63,7 @@ impl Log {
         let mut replay = self.replay(token, state.head(), id);
         while let Some(stored) = replay.next().await? {
             apply(fold.as_ref(), &mut state, &stored)?;
+            settle(&state)?;
         }
         Ok(state)
     }

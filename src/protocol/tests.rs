@@ -301,6 +301,7 @@ fn a_broadcast_holds_the_event_as_it_says_it_does() {
         content_hash: ContentHash(1),
         ordinal: 3,
         v1: None,
+        rules: None,
         is_mark: false,
     };
     let encoded = CLASSIC.encode_broadcast(&CommittedEvent { id: EventId(5), record });

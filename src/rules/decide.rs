@@ -8,7 +8,7 @@ use super::schema::schema_error;
 use super::schema::set::Lookup;
 use super::{Decision, Rules};
 use crate::auth::permissions;
-use crate::event::{ContentHash, Draft, FieldError, Reason, Submitter};
+use crate::event::{ContentHash, Draft, DraftKey, FieldError, Reason, Submitter};
 use crate::json::canonical::content_hash_of;
 use crate::state::{Accepted, DraftLookup, Node, PartitionState, WriteSet};
 
@@ -22,37 +22,13 @@ impl Rules {
     /// Then what the token permits, which costs next to nothing: whoever may not do it has no schema looked at, and
     /// learns nothing of the state.
     pub fn decide(&self, state: &PartitionState, submitter: &Submitter, draft: &Draft) -> Decision {
-        let Content { payload, meta, content_hash, twice } = match read(draft) {
-            Ok(content) => content,
-            Err(error) => return Decision::Reject { reason: Reason::ValidationFailed, errors: vec![error] },
+        let (key, content) = match self.admit(state, submitter, draft) {
+            Ok(admitted) => admitted,
+            Err(decision) => return decision,
         };
-        let key = draft.key(&submitter.client_id);
-        if state.is_staged(&key) {
-            return Decision::Wait;
-        }
-        match state.lookup(&key) {
-            DraftLookup::NotFound => {}
-            DraftLookup::Committed(id, committed) if committed == content_hash => {
-                return Decision::AlreadyCommitted(id);
-            }
-            DraftLookup::Committed(..) => return duplicate(draft),
-            DraftLookup::Maybe => return Decision::NeedDraft,
-        }
-
-        // What an earlier version has committed is found above; nothing new of the kind is.
-        if let Some(error) = twice.or_else(|| self.check_envelope(draft)) {
-            return Decision::Reject { reason: Reason::ValidationFailed, errors: vec![error] };
-        }
+        let Content { payload, meta, content_hash, .. } = content;
         let entry = self.registry.get(&draft.event_type);
         let target = entry.and_then(|entry| entry.event_type.target(&payload));
-        // A payload without the target that its type asks for is told so, if the action is permitted anywhere.
-        let permits = match target {
-            None if entry.is_some_and(|entry| entry.event_type.has_target()) => permissions::allows_somewhere,
-            _ => permissions::allows,
-        };
-        if !permits(&submitter.permissions, &draft.event_type, target) {
-            return Decision::Reject { reason: Reason::Forbidden, errors: vec![forbidden(draft, target)] };
-        }
         let found = self.check_schema(entry, draft, &payload);
         if !found.is_empty() {
             return Decision::Reject { reason: Reason::ValidationFailed, errors: found };
@@ -92,6 +68,79 @@ impl Rules {
             touch,
             ordinal,
         }))
+    }
+
+    /// What is decided of a draft before an application's rules are asked: its key and the hash of what it says, or
+    /// what becomes of it whatever those say.
+    pub fn admit_to_app(
+        &self,
+        state: &PartitionState,
+        submitter: &Submitter,
+        draft: &Draft,
+    ) -> Result<(DraftKey, ContentHash), Decision> {
+        let (key, content) = self.admit(state, submitter, draft)?;
+        // What a type of this name acts on is the application's to say: a token for a part of the state is for none.
+        let entry = self.registry.get(&draft.event_type);
+        let target = entry.and_then(|entry| entry.event_type.target(&content.payload));
+        if !permissions::allows(&submitter.permissions, &draft.event_type, target) {
+            return Err(Decision::Reject {
+                reason: Reason::Forbidden,
+                errors: vec![forbidden(draft, target)],
+            });
+        }
+        if let Some(meta) = &content.meta {
+            let mut check =
+                Check { doc: state.document(), first: false, limits: self.config.limits, errors: Vec::new() };
+            check_keys(meta, &mut "meta".to_owned(), &mut check);
+            if !check.errors.is_empty() {
+                return Err(Decision::Reject { reason: Reason::ValidationFailed, errors: check.errors });
+            }
+        }
+        Ok((key, content.content_hash))
+    }
+
+    /// What every draft goes through, whoever decides it: whether it is committed already, what stands around its
+    /// payload, and what the token permits.
+    fn admit(
+        &self,
+        state: &PartitionState,
+        submitter: &Submitter,
+        draft: &Draft,
+    ) -> Result<(DraftKey, Content), Decision> {
+        let rejected = |errors| Decision::Reject { reason: Reason::ValidationFailed, errors };
+        let mut content = read(draft).map_err(|error| rejected(vec![error]))?;
+        let content_hash = content.content_hash;
+        let key = draft.key(&submitter.client_id);
+        if state.is_staged(&key) {
+            return Err(Decision::Wait);
+        }
+        match state.lookup(&key) {
+            DraftLookup::NotFound => {}
+            DraftLookup::Committed(id, committed) if committed == content_hash => {
+                return Err(Decision::AlreadyCommitted(id));
+            }
+            DraftLookup::Committed(..) => return Err(duplicate(draft)),
+            DraftLookup::Maybe => return Err(Decision::NeedDraft),
+        }
+
+        // What an earlier version has committed is found above; nothing new of the kind is.
+        if let Some(error) = content.twice.take().or_else(|| self.check_envelope(draft)) {
+            return Err(rejected(vec![error]));
+        }
+        let entry = self.registry.get(&draft.event_type);
+        let target = entry.and_then(|entry| entry.event_type.target(&content.payload));
+        // A payload without the target that its type asks for is told so, if the action is permitted anywhere.
+        let permits = match target {
+            None if entry.is_some_and(|entry| entry.event_type.has_target()) => permissions::allows_somewhere,
+            _ => permissions::allows,
+        };
+        if !permits(&submitter.permissions, &draft.event_type, target) {
+            return Err(Decision::Reject {
+                reason: Reason::Forbidden,
+                errors: vec![forbidden(draft, target)],
+            });
+        }
+        Ok((key, content))
     }
 
     /// Checks what stands around the payload: names that are bounded, and a type that is no action of a token's.

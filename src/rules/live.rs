@@ -6,33 +6,48 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::{Registry, Rules, SchemaSet};
+use crate::event::RulesInForceId;
 
 /// The rules in force.
 #[derive(Debug)]
-pub struct LiveRules(ArcSwap<Rules>);
+pub struct LiveRules {
+    rules: ArcSwap<Rules>,
+    /// The application's rules that decide in place of the built-in ones.
+    app: ArcSwapOption<RulesInForceId>,
+}
 
 impl LiveRules {
     /// Puts the first rules in force.
     pub fn new(rules: Rules) -> Self {
-        Self(ArcSwap::from_pointee(rules))
+        Self { rules: ArcSwap::from_pointee(rules), app: ArcSwapOption::empty() }
     }
 
     /// The rules that are in force now; they stay as they are for as long as they are held.
     pub fn now(&self) -> Arc<Rules> {
-        self.0.load_full()
+        self.rules.load_full()
     }
 
     /// What folds events, whatever rules are in force.
     pub fn fold(&self) -> Arc<Registry> {
-        self.0.load().fold()
+        self.rules.load().fold()
+    }
+
+    /// The application's rules that are in force now; `None` while the built-in ones decide.
+    pub fn app(&self) -> Option<RulesInForceId> {
+        self.app.load().as_deref().copied()
+    }
+
+    /// From now on an application's rules decide.
+    pub fn put_app_in_force(&self, rules: RulesInForceId) {
+        self.app.store(Some(Arc::new(rules)));
     }
 
     /// From now on the application's schemas are these.
     pub fn replace_schemas(&self, schemas: SchemaSet) {
         let rules = self.now().with_schemas(schemas);
-        self.0.store(Arc::new(rules));
+        self.rules.store(Arc::new(rules));
     }
 }

@@ -182,13 +182,20 @@ impl Cast {
             settings: ValidatorSettings::default(),
             log: SimulatedLog(link.clone()),
             rules: rules.clone(),
+            fold: rules.fold(),
             initial_state: Some(RawValue::from_string(initial().to_string()).expect("JSON")),
             ownership_ttl: TTL,
         };
         let background = CancellationToken::new();
         let idle = background.clone();
         let snapshotting = async move { idle.cancelled().await };
-        let running = launch(parts, (Snapshotter::idle(), snapshotting), background, shutdown.clone());
+        let running = launch(
+            parts,
+            (Snapshotter::idle(), snapshotting),
+            (async {}, async {}),
+            background,
+            shutdown.clone(),
+        );
         Validator { link, rules, running: Some(running), shutdown }
     }
 

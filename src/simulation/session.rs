@@ -194,6 +194,7 @@ impl Session {
                 client_id: client.clone(),
                 user_id: None,
                 permissions: vec!["*".to_owned()],
+                roles: Vec::new(),
             },
             reply_to: ReplyTo {
                 frontend: frontend.clone(),

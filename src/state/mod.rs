@@ -4,6 +4,7 @@
 //! Nothing here reads a clock, a socket or a file, and nothing here knows an event type by name: what an
 //! event does to the document is a [`Fold`], handed in. So a frontend can keep states without the rules.
 
+mod app;
 mod document;
 mod draft_index;
 mod fold;
@@ -22,7 +23,7 @@ use crate::json::{Json, Map};
 
 pub use document::{Document, Effect, OpError};
 pub use draft_index::DraftLookup;
-pub use fold::{Accepted, Fold, FoldError};
+pub use fold::{Accepted, AppError, AppRules, AppState, AppVerdict, Fold, FoldError, Prior};
 pub use partition::{ApplyError, PartitionState};
 pub use snapshot::{IndexEntry, IndexPart, SnapshotError, StatePart};
 pub use tree::Tree;

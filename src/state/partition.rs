@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 
 use super::draft_index::{DraftIndex, DraftLookup};
 use super::write_set::{ConflictCheck, WriteSets};
-use super::{Accepted, Document, Fold, FoldError, IndexEntry, IndexPart, SnapshotError, StatePart};
+use super::{Accepted, AppState, Document, Fold, FoldError, IndexEntry, IndexPart, SnapshotError, StatePart};
 use super::{TOUCHES_MAX, WriteSet};
-use crate::event::{ClientId, CommittedEvent, ContentHash, DraftKey, EventId};
+use crate::event::{ClientId, CommittedEvent, ContentHash, DraftKey, EventId, RulesInForceId};
 
 /// Why a committed event was not folded in. The state is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -47,16 +47,28 @@ pub enum ApplyError {
 /// The state of one partition, and how far into its log it reaches.
 #[derive(Debug)]
 pub struct PartitionState {
-    doc: Document,
+    /// Under the built-in rules; empty once an application's have the state.
+    pub(super) doc: Document,
+    pub(super) app: Option<App>,
+    /// The application's rules that decided the last event that is no mark.
+    pub(super) rules: Option<RulesInForceId>,
     head: EventId,
-    ordinal: u64,
+    pub(super) ordinal: u64,
     /// Whether there is an event that is no mark.
-    opened: bool,
+    pub(super) opened: bool,
     log_bytes: u64,
     last_timestamp: u64,
     /// What only a validator needs.
     memory: Option<Memory>,
-    staged: VecDeque<Staged>,
+    pub(super) staged: VecDeque<Staged>,
+}
+
+/// A state under an application's rules.
+#[derive(Debug)]
+pub(super) enum App {
+    /// As a snapshot has it, under the version of the last event.
+    Written(Vec<u8>),
+    Live(Box<dyn AppState>),
 }
 
 #[derive(Debug)]
@@ -66,11 +78,12 @@ struct Memory {
 }
 
 #[derive(Debug)]
-struct Staged {
-    key: DraftKey,
-    content_hash: ContentHash,
-    client: ClientId,
-    touch: WriteSet,
+pub(super) struct Staged {
+    pub key: DraftKey,
+    pub content_hash: ContentHash,
+    pub client: ClientId,
+    pub touch: WriteSet,
+    pub rules: Option<RulesInForceId>,
 }
 
 impl Default for PartitionState {
@@ -89,6 +102,8 @@ impl PartitionState {
     pub fn follower() -> Self {
         Self {
             doc: Document::new(),
+            app: None,
+            rules: None,
             head: EventId::NONE,
             ordinal: 0,
             opened: false,
@@ -137,7 +152,7 @@ impl PartitionState {
         self.last_timestamp
     }
 
-    /// The document, staged events included.
+    /// The document under the built-in rules, staged events included.
     pub fn document(&self) -> &Document {
         &self.doc
     }
@@ -148,7 +163,12 @@ impl PartitionState {
             .memory
             .as_ref()
             .map_or(0, |memory| memory.drafts.memory_bytes() + memory.touches.memory_bytes());
-        std::mem::size_of::<Self>() + self.doc.memory_bytes() + memory
+        let app = match &self.app {
+            None => 0,
+            Some(App::Written(state)) => state.len(),
+            Some(App::Live(live)) => live.memory_bytes(),
+        };
+        std::mem::size_of::<Self>() + self.doc.memory_bytes() + app + memory
     }
 
     /// Folds one committed event. `body_len` is the length of its record, in bytes.
@@ -169,9 +189,13 @@ impl PartitionState {
         if record.ordinal != expected {
             return Err(ApplyError::Hole { id, found: record.ordinal, expected });
         }
-        let touch = fold
-            .fold(&record.event_type, record.payload, !self.opened, &mut self.doc)
-            .map_err(|source| ApplyError::Fold { id, source })?;
+        let touch = if (record.rules.is_none() && self.app.is_none()) || record.is_mark {
+            let folded = fold.fold(&record.event_type, record.payload, !self.opened, &mut self.doc);
+            folded.map_err(|source| ApplyError::Fold { id, source })?
+        } else {
+            self.note(fold, id, record)?;
+            WriteSet::Nothing
+        };
         if let Some(memory) = &mut self.memory {
             memory.drafts.insert(record.draft_key(), id, record.content_hash);
             memory.touches.push(id, record.client_id.clone(), touch);
@@ -224,7 +248,7 @@ impl PartitionState {
         }
         let first = !self.opened && self.staged.is_empty();
         fold.fold_parsed(&event_type, payload, first, &mut self.doc)?;
-        self.staged.push_back(Staged { key, content_hash, client, touch });
+        self.staged.push_back(Staged { key, content_hash, client, touch, rules: None });
         Ok(())
     }
 
@@ -239,6 +263,7 @@ impl PartitionState {
             }
             self.advance(id, timestamp, *body_len);
             self.opened = true;
+            self.rules = staged.rules;
         }
     }
 
@@ -350,12 +375,13 @@ impl PartitionState {
         if !self.staged.is_empty() {
             return Err(SnapshotError::Staged);
         }
-        let state = self.doc.canonical();
+        let state = self.canonical()?;
         Ok(StatePart {
             event_id: self.head,
             ordinal: self.ordinal,
             log_bytes: self.log_bytes,
             last_timestamp: self.last_timestamp,
+            rules: self.rules,
             sha256: sha2::Digest::finalize(<sha2::Sha256 as sha2::Digest>::new_with_prefix(&state)).into(),
             state,
         })
@@ -363,9 +389,14 @@ impl PartitionState {
 
     /// A frontend's state from a snapshot.
     pub fn from_state_part(part: &StatePart) -> Result<Self, SnapshotError> {
-        let doc = Document::parse(&part.state)?.ok_or(SnapshotError::NotAState)?;
+        let (doc, app) = match part.rules {
+            None => (Document::parse(&part.state)?.ok_or(SnapshotError::NotAState)?, None),
+            Some(_) => (Document::new(), Some(App::Written(part.state.clone()))),
+        };
         Ok(Self {
             doc,
+            app,
+            rules: part.rules,
             head: part.event_id,
             ordinal: part.ordinal,
             // Of a partition that has nothing but marks no snapshot is written.

@@ -6,11 +6,14 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::event::{ContentHash, DraftKey, EventId};
+use crate::event::{ContentHash, DraftKey, EventId, RulesInForceId, RulesVersion};
 use crate::json::value::CanonicalError;
 
-/// The version of both forms that this program writes, and the only one it reads.
+/// The version of both forms.
 const VERSION: u32 = 1;
+/// That of a state under an application's rules, which are named in front of the rest. An earlier program does not
+/// read it, and could not fold on from it.
+const APP_VERSION: u32 = 2;
 const STATE_MAGIC: [u8; 4] = *b"InsS";
 const INDEX_MAGIC: [u8; 4] = *b"InsI";
 const HASH_BYTES: usize = 32;
@@ -30,7 +33,7 @@ pub enum SnapshotError {
     #[error("the snapshot is damaged: its SHA-256 does not match")]
     Corrupted,
     /// A later program wrote it.
-    #[error("the snapshot has format version {0}; this program reads {VERSION}")]
+    #[error("the snapshot has format version {0}; this program reads {APP_VERSION} at most")]
     FutureVersion(u32),
     /// The state in it is not the JSON of a state.
     #[error("the state in the snapshot cannot be read: {0}")]
@@ -41,6 +44,9 @@ pub enum SnapshotError {
     /// Staged events are in the document and not in the log.
     #[error("a snapshot cannot be made while events are staged")]
     Staged,
+    /// The application's rules do not give the state.
+    #[error(transparent)]
+    App(#[from] super::AppError),
 }
 
 /// The state as of an event.
@@ -54,6 +60,8 @@ pub struct StatePart {
     pub log_bytes: u64,
     /// The timestamp of the event.
     pub last_timestamp: u64,
+    /// The application's rules that decided the last event that is no mark; `None` for the built-in ones.
+    pub rules: Option<RulesInForceId>,
     /// The state's hash.
     pub sha256: [u8; 32],
     /// The state's canonical form.
@@ -75,7 +83,13 @@ pub struct IndexPart {
 impl StatePart {
     /// The part as bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = begin(STATE_MAGIC, self.state.len() + 128);
+        let version = if self.rules.is_some() { APP_VERSION } else { VERSION };
+        let mut out = begin(STATE_MAGIC, version, self.state.len() + 160);
+        if let Some(RulesInForceId { activation, version }) = self.rules {
+            out.extend_from_slice(&activation.to_le_bytes());
+            out.extend_from_slice(&version.number.to_le_bytes());
+            out.extend_from_slice(&version.hash);
+        }
         for number in [self.event_id.0, self.ordinal, self.log_bytes, self.last_timestamp] {
             out.extend_from_slice(&number.to_le_bytes());
         }
@@ -90,7 +104,14 @@ impl StatePart {
 
     /// Reads the part, and verifies it.
     pub fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
-        let mut reader = Reader::begin(bytes, STATE_MAGIC)?;
+        let (mut reader, version) = Reader::begin(bytes, STATE_MAGIC, APP_VERSION)?;
+        let rules = match version {
+            APP_VERSION => Some(RulesInForceId {
+                activation: reader.number()?,
+                version: RulesVersion { number: reader.number()?, hash: reader.array()? },
+            }),
+            _ => None,
+        };
         let (event_id, ordinal) = (EventId(reader.number()?), reader.number()?);
         let (log_bytes, last_timestamp) = (reader.number()?, reader.number()?);
         let sha256 = reader.array()?;
@@ -100,7 +121,7 @@ impl StatePart {
         if Sha256::digest(state)[..] != sha256 {
             return Err(SnapshotError::Corrupted);
         }
-        Ok(Self { event_id, ordinal, log_bytes, last_timestamp, sha256, state: state.to_vec() })
+        Ok(Self { event_id, ordinal, log_bytes, last_timestamp, rules, sha256, state: state.to_vec() })
     }
 }
 
@@ -141,7 +162,7 @@ impl IndexPart {
 
     /// The part as bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = begin(INDEX_MAGIC, self.entries.len() * 32 + 64);
+        let mut out = begin(INDEX_MAGIC, VERSION, self.entries.len() * 32 + 64);
         out.extend_from_slice(&self.event_id.0.to_le_bytes());
         out.extend_from_slice(&(self.entries.len() as u64).to_le_bytes());
         for (key, id, hash) in &self.entries {
@@ -156,7 +177,7 @@ impl IndexPart {
 
     /// Reads the part, and verifies it.
     pub fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
-        let mut reader = Reader::begin(bytes, INDEX_MAGIC)?;
+        let (mut reader, _) = Reader::begin(bytes, INDEX_MAGIC, VERSION)?;
         let event_id = EventId(reader.number()?);
         let count = reader.number()?;
         let mut entries = Vec::new();
@@ -171,10 +192,10 @@ impl IndexPart {
     }
 }
 
-fn begin(magic: [u8; 4], capacity: usize) -> Vec<u8> {
+fn begin(magic: [u8; 4], version: u32, capacity: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(capacity);
     out.extend_from_slice(&magic);
-    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&version.to_le_bytes());
     out
 }
 
@@ -184,13 +205,14 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn begin(bytes: &'a [u8], magic: [u8; 4]) -> Result<Self, SnapshotError> {
+    /// The reader behind the version, which is at most `version_max`.
+    fn begin(bytes: &'a [u8], magic: [u8; 4], version_max: u32) -> Result<(Self, u32), SnapshotError> {
         let mut reader = Self { bytes, at: 0 };
         if reader.array()? != magic {
             return Err(SnapshotError::NotASnapshot);
         }
         match u32::from_le_bytes(reader.array()?) {
-            VERSION => Ok(reader),
+            version @ 1.. if version <= version_max => Ok((reader, version)),
             0 => Err(SnapshotError::Corrupted),
             later => Err(SnapshotError::FutureVersion(later)),
         }

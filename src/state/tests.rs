@@ -47,6 +47,7 @@ fn body(ordinal: u64, client: &str, target: &str, value: &str) -> Vec<u8> {
         content_hash: ContentHash(ordinal),
         ordinal,
         v1: None,
+        rules: None,
         is_mark: false,
     }
     .to_json()
@@ -177,8 +178,13 @@ fn damaged_snapshots_are_told_apart() {
     let (state, index) =
         (applied(&log(3), PartitionState::new()).to_state_part().unwrap(), index_of(&log(3)));
     type Decode = fn(&[u8]) -> Option<SnapshotError>;
-    let parts: [(Vec<u8>, Decode); 2] = [
+    let version = crate::event::RulesVersion { number: 3, hash: [7; 16] };
+    let rules = Some(crate::event::RulesInForceId { activation: 9, version });
+    let by_app = StatePart { rules, ..state.clone() };
+    assert_eq!(StatePart::decode(&by_app.encode()).unwrap(), by_app);
+    let parts: [(Vec<u8>, Decode); 3] = [
         (state.encode(), |bytes| StatePart::decode(bytes).err()),
+        (by_app.encode(), |bytes| StatePart::decode(bytes).err()),
         (index.encode(), |bytes| IndexPart::decode(bytes).err()),
     ];
     for (bytes, decode) in parts {
@@ -198,8 +204,8 @@ fn damaged_snapshots_are_told_apart() {
         longer.push(0);
         assert!(matches!(decode(&longer), Some(SnapshotError::Corrupted)));
         let mut future = bytes.clone();
-        future[4] = 2;
-        assert!(matches!(decode(&future), Some(SnapshotError::FutureVersion(2))));
+        future[4] = 3;
+        assert!(matches!(decode(&future), Some(SnapshotError::FutureVersion(3))));
         assert!(matches!(decode(b"{\"json\":1}"), Some(SnapshotError::NotASnapshot)));
     }
     // One kind is not the other.

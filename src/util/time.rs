@@ -27,6 +27,12 @@ pub(crate) fn now_ms() -> u64 {
     now().as_millis() as u64
 }
 
+/// Unix milliseconds as people read them (RFC 3339, to the second).
+pub(crate) fn rfc3339(ms: u64) -> String {
+    let date = i64::try_from(ms / 1000).ok().and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
+    date.and_then(|date| date.format(&Rfc3339).ok()).unwrap_or_else(|| format!("{ms} ms"))
+}
+
 /// A time as people write it, in Unix milliseconds: that number, or a date such as `2026-01-31T12:00:00Z` (RFC 3339).
 pub(crate) fn parse_ms(text: &str) -> Result<u64, String> {
     let wrong =

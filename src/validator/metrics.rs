@@ -28,6 +28,7 @@ const PASSED_OVER: &str = "insieme_drafts_passed_over_total";
 const MARKS: &str = "insieme_marks_committed_total";
 const SLOT_WRITES: &str = "insieme_slot_write_duration_seconds";
 const POISONED: &str = "insieme_drafts_poisoned_total";
+const RULES_FAILED: &str = "insieme_rules_failures_total";
 const DECIDE_SECONDS: &str = "insieme_decide_duration_seconds";
 const SLOTS: &str = "insieme_slots_owned";
 const TAKEOVERS: &str = "insieme_slot_takeovers_total";
@@ -76,6 +77,7 @@ pub fn describe() {
         "Writing a slot's key, before a rejection is told for instance"
     );
     describe_counter!(POISONED, Unit::Count, "Drafts that could not be processed at all");
+    describe_counter!(RULES_FAILED, Unit::Count, "Drafts on which the application's rules failed");
     describe_histogram!(DECIDE_SECONDS, Unit::Seconds, "Deciding and folding one round of drafts");
     describe_gauge!(SLOTS, Unit::Count, "Slots that this validator owns");
     describe_counter!(TAKEOVERS, Unit::Count, "Slots taken");
@@ -102,6 +104,7 @@ pub fn describe() {
         CONFLICTS,
         COMMIT_FAILURES,
         POISONED,
+        RULES_FAILED,
         STOPPED,
         SNAPSHOT_FAILURES,
         SNAPSHOT_SKIPS,
@@ -233,6 +236,10 @@ pub(crate) fn sought(drafts: usize) {
 
 pub(crate) fn poisoned() {
     counter!(POISONED).increment(1);
+}
+
+pub(crate) fn rules_failed() {
+    counter!(RULES_FAILED).increment(1);
 }
 
 pub(crate) fn round(took: Duration) {

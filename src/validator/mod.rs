@@ -10,6 +10,7 @@
 //! decided after, and a rejection is told only after two writes that a validator without the slot cannot make: an
 //! event in the partition, and the slot's key. Why that is enough is in `docs/ARCHITECTURE.md`.
 
+mod app_rules;
 mod cache;
 mod commit;
 pub(crate) mod log_backend;
@@ -38,11 +39,14 @@ use self::log_backend::LogBackend;
 use self::slots::acknowledger::Acknowledger;
 use self::slots::manager::SlotManager;
 use self::slots::stale_filter::StalePublishFilter;
+use crate::app::Folds;
 use crate::event::ClientId;
 use crate::event::Draft;
 use crate::event::Submitter;
 use crate::log::{Log, LogError};
 use crate::rules::LiveRules;
+use crate::rules::limits::RulesError;
+use crate::state::Fold;
 use cache::PartitionCache;
 pub(crate) use snapshots::snapshotter::Snapshotter;
 
@@ -50,6 +54,9 @@ pub(crate) use snapshots::snapshotter::Snapshotter;
 /// syncs to disk one after the other: asked for all at once, the last would wait longer than
 /// `nats.request_timeout_ms`, be given up, and be asked for again.
 const TAKEOVERS_AT_ONCE: usize = 8;
+
+/// How many rounds an application's rules decide at once: enough for its processes to have work always.
+const BY_APP_AT_ONCE: usize = 16;
 
 /// Why a validator did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +67,9 @@ pub enum ValidatorError {
     /// The validator's id cannot stand in a subject.
     #[error("validator.id is {0:?}; it takes 1 to 64 letters, digits, '-' and '_'")]
     BadId(String),
+    /// The rules do not compile; a defect.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
     /// A task of the validator died; a defect.
     #[error("a task of the validator died: {0}")]
     Died(#[from] JoinError),
@@ -98,11 +108,15 @@ impl Validator {
             return Err(ValidatorError::BadId(id));
         }
         let background = CancellationToken::new();
+        let folds = Arc::new(Folds::new(log.clone())?);
+        let fold: Arc<dyn Fold> = folds.clone();
         let snapshots =
-            Snapshotter::new(log.clone(), rules.fold(), settings.snapshot_queue_max, background.clone());
+            Snapshotter::new(log.clone(), fold.clone(), settings.snapshot_queue_max, background.clone());
+        let follower = app_rules::Follower { log: log.clone(), folds, rules: rules.clone() };
         let ownership_ttl = log.ownership_ttl();
-        let parts = Parts { id, settings, log, rules, initial_state, ownership_ttl };
-        Ok(launch(parts, snapshots, background, shutdown))
+        let parts = Parts { id, settings, log, rules, fold, initial_state, ownership_ttl };
+        let (known, following) = follower.follow(background.clone());
+        Ok(launch(parts, snapshots, (known, following), background, shutdown))
     }
 }
 
@@ -112,6 +126,7 @@ pub(crate) struct Parts<P> {
     pub settings: ValidatorSettings,
     pub log: P,
     pub rules: Arc<LiveRules>,
+    pub fold: Arc<dyn Fold>,
     pub initial_state: Option<Box<RawValue>>,
     pub ownership_ttl: Duration,
 }
@@ -120,16 +135,21 @@ pub(crate) struct Parts<P> {
 pub(crate) fn launch<P: LogBackend>(
     parts: Parts<P>,
     (snapshotter, snapshotting): (Snapshotter, impl Future<Output = ()> + Send + 'static),
+    // Until the rules in force are known; and as long as they are followed.
+    (known, following): (
+        impl Future<Output = ()> + Send + 'static,
+        impl Future<Output = ()> + Send + 'static,
+    ),
     background: CancellationToken,
     shutdown: CancellationToken,
 ) -> RunningValidator {
-    let Parts { id, settings, log, rules, initial_state, ownership_ttl } = parts;
+    let Parts { id, settings, log, rules, fold, initial_state, ownership_ttl } = parts;
     let (committer, committing) = Committer::new(log.clone(), &settings);
     let shared = Arc::new(Shared {
         id: id.clone(),
         ownership_ttl,
         log,
-        fold: rules.fold(),
+        fold,
         rules,
         initial: initial_state.map(initial_draft),
         committer,
@@ -140,6 +160,8 @@ pub(crate) fn launch<P: LogBackend>(
         confirms: AtomicBool::new(true),
         takeovers: Semaphore::new(TAKEOVERS_AT_ONCE),
         heavy: Semaphore::new(heavy_at_once()),
+        by_app: Semaphore::new(BY_APP_AT_ONCE),
+        fault_told: Mutex::new(None),
         settings,
     });
     let mut tasks = JoinSet::new();
@@ -151,6 +173,10 @@ pub(crate) fn launch<P: LogBackend>(
         snapshotting.await;
         Ok(())
     });
+    tasks.spawn(async move {
+        following.await;
+        Ok(())
+    });
     let (acknowledging, stop) = (Arc::clone(&shared), background.clone());
     tasks.spawn(async move {
         acknowledging.acknowledger.run(stop).await;
@@ -158,6 +184,7 @@ pub(crate) fn launch<P: LogBackend>(
     });
     let stop = background.clone();
     tasks.spawn(async move {
+        shutdown.run_until_cancelled(known).await;
         let result = SlotManager::new(shared).run(shutdown).await;
         stop.cancel();
         result.map_err(ValidatorError::from)
@@ -190,8 +217,12 @@ fn heavy_at_once() -> usize {
 }
 
 fn initial_draft(state: Box<RawValue>) -> (Submitter, Draft) {
-    let submitter =
-        Submitter { client_id: ClientId::server(), user_id: None, permissions: vec!["*".to_owned()] };
+    let submitter = Submitter {
+        client_id: ClientId::server(),
+        user_id: None,
+        permissions: vec!["*".to_owned()],
+        roles: Vec::new(),
+    };
     let payload = format!("{{\"value\":{}}}", state.get());
     let draft = Draft {
         draft_id: "init".to_owned(),

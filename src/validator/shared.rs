@@ -36,6 +36,10 @@ pub(crate) struct Shared<P: LogBackend> {
     pub(crate) takeovers: Semaphore,
     /// Places for rounds that may take long to decide.
     pub(crate) heavy: Semaphore,
+    /// Places for rounds that an application's rules decide.
+    pub(crate) by_app: Semaphore,
+    /// When it was last told that an application's rules failed.
+    pub(crate) fault_told: Mutex<Option<tokio::time::Instant>>,
     pub(crate) settings: ValidatorSettings,
     pub(crate) ownership_ttl: Duration,
 }

@@ -70,6 +70,8 @@ impl Connection {
 pub struct V1Client {
     pub id: String,
     pub project: String,
+    /// What it shows to be let in.
+    pub token: String,
     /// The committed events that it knows, by committed id.
     pub log: BTreeMap<u64, Value>,
     /// Up to where it surely knows all.
@@ -101,6 +103,7 @@ impl V1Client {
         Self {
             id: id.to_owned(),
             project: project.to_owned(),
+            token: "any".to_owned(),
             log: BTreeMap::new(),
             cursor: 0,
             batches: Vec::new(),
@@ -145,7 +148,7 @@ impl V1Client {
     async fn try_connect(&mut self) -> Result<(), String> {
         self.drop_connection();
         let mut socket = Socket::open(&self.url).await?;
-        let payload = json!({ "token": "any", "clientId": self.id, "projectId": self.project });
+        let payload = json!({ "token": self.token, "clientId": self.id, "projectId": self.project });
         let msg_id = self.next_id();
         let gone = |gone: Gone| format!("{gone:?}");
         socket.send_text(envelope("connect", &msg_id, &payload)).await.map_err(gone)?;

@@ -38,7 +38,7 @@ async fn a_backup_made_under_load_is_restored_with_every_id() {
     assert!(!refused.status.success() && why.contains("OBJ_SNAPSHOTS is there already"), "{why}");
     let client = async_nats::connect(other.nats.url()).await.unwrap();
     let js = async_nats::jetstream::new(client);
-    for stream in ["COMMITTED", "OBJ_SNAPSHOTS", "KV_REVOKED"] {
+    for stream in ["COMMITTED", "OBJ_SNAPSHOTS", "KV_REVOKED", "KV_RULES"] {
         js.delete_stream(stream).await.unwrap();
     }
     // A backup that is not what was written is not restored.

@@ -133,6 +133,25 @@ async fn every_role_works_as_its_user() {
     let event = ann.commit("set", json!({ "target": "late", "value": 1 })).await;
     bob.caught_up(event["eventId"].as_u64().unwrap()).await;
 
+    // Rules of one's own: the operator puts them in force, the validator decides by them, and a frontend, which may
+    // read them too, folds by them.
+    let rules = shipped._dir.path().join("rules.js");
+    let module = "export const version = 1; export const events = { counted: {\n\
+        check: ({ state, reject }) => { if (state.count >= 1) reject('ENOUGH'); },\n\
+        reduce: ({ state }) => { state.count = 1; } } };";
+    std::fs::write(&rules, module).unwrap();
+    for arguments in [vec!["publish", rules.to_str().unwrap()], vec!["activate", "1"]] {
+        let output = as_user("rules", "operator", &shipped.url).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    shipped.validator.line_with("the application's rules decide").await;
+    ann.commit("counted", json!({})).await;
+    let draft = ann.submit("counted", json!({})).await;
+    assert_eq!(ann.expect_rejected(&draft, "validation_failed").await[0]["code"], "ENOUGH");
+    let output = as_user("state", "frontend", &shipped.url).arg("default").output().unwrap();
+    let state: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(state["count"], 1, "{}", String::from_utf8_lossy(&output.stderr));
+
     // The administration asks and orders across the border, and a frontend that asks for tokens reads there what
     // was revoked.
     let dir = temp_dir();
@@ -188,6 +207,7 @@ async fn a_stolen_frontend_credential_may_publish_and_hear_nothing_more() {
         "control.all",
         "$KV.SLOTS.slot.1",
         "$KV.REVOKED.token.forged",
+        "$KV.RULES.in-force",
         "$O.SNAPSHOTS.M.x",
         "$JS.ACK.DRAFTS.slot-1-1.1.1.1.1.1",
         "$JS.API.STREAM.DELETE.COMMITTED",
@@ -225,6 +245,8 @@ async fn a_stolen_frontend_credential_may_publish_and_hear_nothing_more() {
         "CONSUMER.DELETE.DRAFTS.slot-1-1",
         "STREAM.DELETE.KV_REVOKED",
         "STREAM.PURGE.KV_REVOKED",
+        "STREAM.DELETE.KV_RULES",
+        "STREAM.PURGE.KV_RULES",
         "DIRECT.GET.KV_SLOTS",
         "DIRECT.GET.DRAFTS",
     ] {
@@ -326,6 +348,7 @@ async fn a_stolen_frontend_credential_cannot_have_replies_taken_for_events() {
         "control.all",
         "$KV.SLOTS.forged",
         "$KV.REVOKED.token.forged",
+        "$KV.RULES.in-force",
         "$O.SNAPSHOTS.M.forged",
         "$JS.API.STREAM.DELETE.COMMITTED",
         "$JS.API.STREAM.PURGE.COMMITTED",

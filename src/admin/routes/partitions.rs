@@ -13,6 +13,7 @@ use crate::admin::response::{json as json_response, raw_json};
 use crate::event::{EventId, EventRecord, PartitionKey, Slot};
 use crate::log::PartitionStats;
 use crate::partition::StateAtError;
+use crate::state::AppError;
 use crate::util::hex;
 
 /// The partition that a path names.
@@ -91,7 +92,8 @@ pub(crate) async fn state(
     }
     // A large state is work for the processor.
     let written = tokio::task::spawn_blocking(move || {
-        let hash = hex::encode(&state.document().hash());
+        let text = state.canonical()?;
+        let hash = hex::encode(&<sha2::Sha256 as sha2::Digest>::digest(&text));
         let mut body = json!({
             "partition": partition, "eventId": state.head(), "events": state.ordinal(),
             "timestamp": state.last_timestamp(), "hash": hash,
@@ -100,11 +102,13 @@ pub(crate) async fn state(
         .into_bytes();
         body.pop();
         body.extend_from_slice(b",\"state\":");
-        body.extend_from_slice(&state.document().canonical());
+        body.extend_from_slice(&text);
         body.push(b'}');
-        body
+        Ok::<_, AppError>(body)
     });
-    let body = written.await.map_err(|error| Problem::server_error(format!("writing a state: {error}")))?;
+    let failed = |why: String| Problem::server_error(format!("writing a state: {why}"));
+    let body = written.await.map_err(|error| failed(error.to_string()))?;
+    let body = body.map_err(|error| failed(error.to_string()))?;
     Ok(raw_json(StatusCode::OK, body))
 }
 

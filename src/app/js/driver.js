@@ -80,10 +80,10 @@
       if (reduce !== undefined) isRule(reduce, `${what}.reduce`);
       const text = schema === undefined ? "true" : (stringify(schema) ?? "true");
       types[name] = { schemaVersion, schema: text, upcasts: Object.keys(upcast ?? {}).map(Number) };
-      events.set(name, { upcast, check, reduce });
+      events.set(name, { upcast, allow, check, reduce });
     }
     if (problems.length === 0) rules = namespace;
-    return stringify({ problems: problems.slice(0, FINDINGS_MAX), version, types });
+    return stringify({ problems: problems.slice(0, FINDINGS_MAX), version, types, authorizes: authorize !== undefined });
   };
 
   const handed = (text) => {
@@ -114,6 +114,19 @@
       if (lifted === undefined) throw new TypeError("upcast returned nothing that is JSON");
       return lifted;
     },
+    /** Whether this client may submit the event at all. */
+    allow(text) {
+      const given = handed(text);
+      const { allow } = events.get(given.type);
+      if (allow === undefined) return "true";
+      let allowed;
+      membrane.read((wrap) => {
+        const { type, partition } = given;
+        allowed = synchronous(allow({ type, partition, payload: wrap(given.payload), client: wrap(given.client) }), "allow");
+      });
+      if (typeof allowed !== "boolean") throw new TypeError("allow must return true or false");
+      return stringify(allowed);
+    },
     /** What the module's check has against an event. */
     check(text) {
       const given = handed(text);
@@ -131,9 +144,11 @@
       };
       membrane.read((wrap) => {
         const { type, partition } = given;
+        // The log does not keep what the token said, so that only `allow` sees it.
+        const { clientId, userId } = given.client;
         const result = check({
           type, partition, reject,
-          state: wrap(held.state), payload: wrap(given.payload), event: wrap(given.event), client: wrap(given.client),
+          state: wrap(held.state), payload: wrap(given.payload), event: wrap(given.event), client: wrap({ clientId, userId }),
         });
         synchronous(result, "check");
         if (result !== undefined) throw new TypeError("check must return nothing: it calls reject for what it has against an event");

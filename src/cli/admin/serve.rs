@@ -1,7 +1,6 @@
 //! `insieme-backend admin serve`
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -15,7 +14,6 @@ use crate::cli::startup;
 use crate::config::Override;
 use crate::config::settings::Config;
 use crate::log::Log;
-use crate::rules::Registry;
 
 /// Serve the administration over HTTP: partitions, slots, states and events.
 ///
@@ -74,7 +72,7 @@ pub(crate) async fn start(
     shutdown: CancellationToken,
 ) -> anyhow::Result<Option<AdminServer>> {
     let Some(listen) = config.admin.listen else { return Ok(None) };
-    let fold = Arc::new(Registry::built_in()?);
+    let fold = startup::folds(&log)?;
     let auth = (auth, config.auth.tokens_live_s_max());
     let server = AdminServer::bind(config.admin.clone(), &config.control, listen, log, fold, auth, shutdown);
     Ok(Some(server.await.context("starting the administration")?))

@@ -3,6 +3,7 @@
 mod data_dir;
 mod find;
 mod install;
+mod rules;
 mod server;
 
 use std::net::SocketAddr;
@@ -49,6 +50,9 @@ pub(crate) struct Dev {
     /// The port of that nats-server on the loopback interface. [default: a free one]
     #[arg(long, value_name = "PORT")]
     nats_port: Option<u16>,
+    /// The file of the application's rules. They are in force, and change when the file does.
+    #[arg(long, value_name = "FILE")]
+    rules: Option<PathBuf>,
     /// Print the path of the nats-server that would be run, after installing it if need be, and do no more.
     #[arg(long)]
     print_nats_server: bool,
@@ -129,6 +133,12 @@ impl Dev {
         }
         let (url, frontend_address) = (frontend.url(), frontend.local_addr());
         parts.spawn(async move { frontend.join().await.context("the frontend") });
+        if let Some(file) = self.rules.clone() {
+            let (log, stop) = (log.clone(), stop.clone());
+            parts.spawn(
+                async move { stop.run_until_cancelled(rules::follow(log, file)).await.unwrap_or(Ok(())) },
+            );
+        }
         let mut result = greet(&url, &frontend_address.to_string(), dir, server.url());
         if result.is_ok() {
             result = tokio::select! {

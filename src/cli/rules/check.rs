@@ -262,6 +262,6 @@ impl Checker {
 }
 
 /// This program, which is the worker too.
-fn program() -> anyhow::Result<PathBuf> {
+pub(super) fn program() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("finding this program's own file")
 }

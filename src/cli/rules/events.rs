@@ -167,6 +167,7 @@ fn parse(line: &str, number: u64) -> anyhow::Result<(String, Option<Placed>)> {
         content_hash: ContentHash(0),
         ordinal: 0,
         v1: line.v1,
+        rules: None,
         is_mark: line.is_mark,
     };
     Ok((partition.as_str().to_owned(), AppEvent::of(&record).map(|event| Placed { id, event })))

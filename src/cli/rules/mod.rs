@@ -5,6 +5,7 @@ mod events;
 mod lints;
 mod new;
 mod report;
+pub(super) mod store;
 
 use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,11 @@ pub(super) struct Rules {
 enum Command {
     New(new::New),
     Check(Box<check::Check>),
+    Publish(store::Publish),
+    Activate(store::Activate),
+    Rollback(store::Rollback),
+    List(store::List),
+    Show(store::Show),
 }
 
 impl Rules {
@@ -30,6 +36,11 @@ impl Rules {
         match &self.command {
             Command::New(_) => Vec::new(),
             Command::Check(command) => command.overrides(),
+            Command::Publish(command) => command.overrides(),
+            Command::Activate(command) => command.overrides(),
+            Command::Rollback(command) => command.overrides(),
+            Command::List(command) => command.overrides(),
+            Command::Show(command) => command.overrides(),
         }
     }
 
@@ -37,6 +48,11 @@ impl Rules {
         match self.command {
             Command::New(command) => command.run(),
             Command::Check(command) => command.run(config, shutdown).await,
+            Command::Publish(command) => command.run(config, shutdown).await,
+            Command::Activate(command) => command.run(config, shutdown).await,
+            Command::Rollback(command) => command.run(config, shutdown).await,
+            Command::List(command) => command.run(config, shutdown).await,
+            Command::Show(command) => command.run(config, shutdown).await,
         }
     }
 }

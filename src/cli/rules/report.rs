@@ -56,7 +56,7 @@ pub(super) struct Told {
 impl Partition {
     pub(super) fn take(&mut self, id: EventId, event_type: &str, verdict: Verdict) {
         self.events += 1;
-        let Verdict { errors, fault, is_folded } = verdict;
+        let Verdict { errors, fault, is_folded, .. } = verdict;
         for error in &errors {
             *self.codes.entry(error.code.clone()).or_default() += 1;
         }

@@ -270,6 +270,7 @@ mod tests {
             client_id: ClientId::new(client).unwrap(),
             user_id: Some("u".repeat(100)),
             permissions: Vec::new(),
+            roles: Vec::new(),
             partitions: None,
             expires_at: Some(7),
             ends_at: None,

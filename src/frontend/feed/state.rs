@@ -132,7 +132,8 @@ pub(crate) fn serialise(
     mut hold: Hold,
 ) -> Result<(Box<PartitionState>, SerializedState), LogError> {
     let malformed = |why: String| LogError::Malformed { what: "serialising a state", why };
-    let text = String::from_utf8(state.document().canonical()).map_err(|why| malformed(why.to_string()))?;
+    let text = String::from_utf8(state.canonical().map_err(|why| malformed(why.to_string()))?)
+        .map_err(|why| malformed(why.to_string()))?;
     let bytes = text.len();
     let (text, held) = if bytes <= whole_max {
         (StateText::Whole(RawValue::from_string(text).map_err(|why| malformed(why.to_string()))?), bytes)

@@ -4,7 +4,7 @@
 //! A backup is a folder. Each stream in it is two files: what JetStream sent, and a description with the stream's
 //! settings and the SHA-256 of the first. The snapshots come along, for the mark that is among them: it is taken
 //! before the log, so it is never of a log that is longer than the backup's. So do the revocations: who was locked out
-//! stays out.
+//! stays out. And the applications' rules, by which events of the log are folded.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,7 +25,13 @@ use crate::log::subjects;
 use crate::util::hex;
 
 /// The streams, in the order in which they are backed up and restored.
-const STREAMS: [&str; 3] = [subjects::SNAPSHOT_STREAM, subjects::COMMITTED_STREAM, subjects::REVOKED_STREAM];
+const STREAMS: [&str; 4] = [
+    subjects::SNAPSHOT_STREAM,
+    subjects::COMMITTED_STREAM,
+    subjects::REVOKED_STREAM,
+    // Behind the log: every version that an event of the backup names is there by then.
+    subjects::RULES_STREAM,
+];
 /// How long JetStream may take for the next piece; before the first it checks the whole stream.
 const PIECE_WAIT: Duration = Duration::from_secs(120);
 /// The size of the pieces in which a stream is sent; below what NATS takes as one message by default.
@@ -105,6 +111,9 @@ impl Log {
         fs::create_dir(folder).await.map_err(file(folder))?;
         let mut done = Vec::new();
         for stream in STREAMS {
+            if stream == subjects::RULES_STREAM && !self.has_stream(stream).await? {
+                continue;
+            }
             done.push(self.back_up_stream(stream, folder).await?);
         }
         Ok(done)
@@ -114,13 +123,16 @@ impl Log {
     pub async fn restore(&self, folder: &Path) -> Result<Vec<BackedUp>, BackupError> {
         let mut whole = Vec::new();
         for stream in STREAMS {
+            // A backup that an earlier version made has no rules.
+            if stream == subjects::RULES_STREAM
+                && !fs::try_exists(description_of(stream, folder)).await.map_err(file(folder))?
+            {
+                continue;
+            }
             whole.push((stream, checked(stream, folder).await?));
         }
         for (stream, _) in &whole {
-            const WHAT: &str = "looking for a stream";
-            let subject = self.api(&format!("STREAM.INFO.{stream}"));
-            let reply: Reply = parse(WHAT, &self.request(WHAT, subject, None, Bytes::new()).await?.payload)?;
-            if reply.error.is_none() {
+            if self.has_stream(stream).await? {
                 let why = format!("{stream} is there already; delete it first, if it is not needed");
                 return Err(LogError::refused("restoring a backup", why).into());
             }
@@ -132,6 +144,13 @@ impl Log {
         }
         self.mark_restored().await?;
         Ok(done)
+    }
+
+    async fn has_stream(&self, stream: &str) -> Result<bool, LogError> {
+        const WHAT: &str = "looking for a stream";
+        let subject = self.api(&format!("STREAM.INFO.{stream}"));
+        let reply: Reply = parse(WHAT, &self.request(WHAT, subject, None, Bytes::new()).await?.payload)?;
+        Ok(reply.error.is_none())
     }
 
     async fn back_up_stream(&self, stream: &'static str, folder: &Path) -> Result<BackedUp, BackupError> {

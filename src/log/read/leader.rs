@@ -181,6 +181,14 @@ impl Log {
         Ok(kept.map(|(_, kept)| kept.body).filter(|body| !body.is_empty()))
     }
 
+    /// Which rules were put in force, as the leader of the stream has it, and the place where that stands.
+    pub(crate) async fn leader_rules_in_force(&self) -> Result<Option<(EventId, Bytes)>, LogError> {
+        const WHAT: &str = "asking the leader which rules are in force";
+        let get = serde_json::json!({ "last_by_subj": subjects::RULES_IN_FORCE });
+        let kept = self.leader_get_of(subjects::RULES_STREAM, WHAT, &get).await?;
+        Ok(kept.map(|(_, kept)| (kept.id, kept.body)))
+    }
+
     /// One message of the log, with its subject.
     async fn leader_get(
         &self,

@@ -73,8 +73,8 @@ const CONSUMERS_DEFAULT: u16 = 1000;
 
 impl LogSettings {
     /// The streams that are made as they stand here.
-    pub(crate) fn own_streams(&self) -> [Config; 3] {
-        [self.drafts_stream(), self.committed_stream(), self.revoked_stream()]
+    pub(crate) fn own_streams(&self) -> [Config; 4] {
+        [self.drafts_stream(), self.committed_stream(), self.revoked_stream(), self.rules_stream()]
     }
 
     /// DRAFTS: a work queue from which nothing may come back that was taken off it, whatever is killed: the client
@@ -168,6 +168,12 @@ impl LogSettings {
             max_messages: self.revocations_max,
             ..self.bucket(subjects::REVOKED_STREAM, WHAT, subjects::REVOKED_SUBJECTS)
         }
+    }
+
+    /// Applications' rules, of every version that events may name, and which is in force: a key-value bucket.
+    pub(crate) fn rules_stream(&self) -> Config {
+        const WHAT: &str = "Applications' rules: every version, and which is in force";
+        self.bucket(subjects::RULES_STREAM, WHAT, subjects::RULES_SUBJECTS)
     }
 
     /// Snapshots of partition states and draft indexes.

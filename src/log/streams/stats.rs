@@ -12,12 +12,13 @@ use crate::log::metrics;
 use crate::log::subjects;
 
 /// JetStream's names of all that is ours.
-const STREAMS: [&str; 5] = [
+const STREAMS: [&str; 6] = [
     subjects::DRAFTS_STREAM,
     subjects::COMMITTED_STREAM,
     subjects::OWNERSHIP_STREAM,
     subjects::SNAPSHOT_STREAM,
     subjects::REVOKED_STREAM,
+    subjects::RULES_STREAM,
 ];
 
 impl Log {

@@ -317,6 +317,7 @@ fn events_of_both_dialects_have_this_ones_shape() {
         content_hash: ContentHash(0),
         ordinal: 1,
         v1: None,
+        rules: None,
         is_mark: false,
     };
     let shape = |record: EventRecord<'_>| -> Value {

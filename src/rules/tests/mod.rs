@@ -19,6 +19,7 @@ pub(crate) fn submitter(client: &str, permissions: &[&str]) -> Submitter {
         client_id: ClientId::new(client).unwrap(),
         user_id: None,
         permissions: permissions.iter().map(|&permission| permission.to_owned()).collect(),
+        roles: Vec::new(),
     }
 }
 

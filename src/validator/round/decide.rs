@@ -11,13 +11,13 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::event::{
-    Draft, DraftKey, EventId, EventRecord, FieldError, Outcome, PartitionKey, Reason, ReplyTo, Submission,
-    Submitter,
+    Draft, DraftKey, EventId, EventRecord, FieldError, Outcome, PartitionKey, Reason, ReplyTo,
+    RulesInForceId, Submission, Submitter,
 };
 use crate::faults;
 use crate::log::{BATCH_EVENTS_MAX, COMMIT_HEADERS_BYTES, PlacedTrace};
 use crate::rules::{Decision, Rules};
-use crate::state::{DraftLookup, PartitionState};
+use crate::state::{AppError, DraftLookup, PartitionState};
 use crate::telemetry::traces::TraceParent;
 use crate::validator::log_backend::LogBackend;
 use crate::validator::metrics;
@@ -139,6 +139,12 @@ pub(crate) enum RoundBlocked {
     NeedsHistory(EventId),
     /// The log must be asked which of the drafts are committed: [`to_be_found`] says of which.
     NeedsDrafts,
+    /// The partition's last event was decided under rules that were put in force later than those known here.
+    OlderRules { known: Option<RulesInForceId>, last: RulesInForceId },
+    /// The state is not that of the last event: an application's rules had it that are not in force any more.
+    Reload,
+    /// The application's rules do not give a state, or say nothing of a draft.
+    App(AppError),
     /// A rule panicked on this draft of this submission. The state is not to be used any more.
     Panicked { work: usize, draft: usize },
 }
@@ -169,7 +175,9 @@ pub(crate) fn decide_round<P: LogBackend>(
     let events_max = if shared.committer.favours_singles(waiting) { 1 } else { settings.batch_events_max };
     let bytes_max = shared.committer.room();
     let rules = shared.rules.now();
-    let mut round = Round { shared, rules: &rules, partition, state, staged: Vec::new(), bytes: 0, now_ms };
+    let app = app_for(shared, state)?;
+    let mut round =
+        Round { shared, rules: &rules, app, partition, state, staged: Vec::new(), bytes: 0, now_ms };
     if round.open_partition() {
         return Ok(round.staged);
     }
@@ -202,6 +210,21 @@ pub(crate) fn decide_round<P: LogBackend>(
     Ok(round.staged)
 }
 
+/// The application's rules that decide this round, if any do. Never older ones than those that decided the last event.
+fn app_for<P: LogBackend>(
+    shared: &Shared<P>,
+    state: &PartitionState,
+) -> Result<Option<RulesInForceId>, RoundBlocked> {
+    let known = shared.rules.app();
+    match state.rules() {
+        Some(last) if known.is_none_or(|known| known.activation < last.activation) => {
+            Err(RoundBlocked::OlderRules { known, last })
+        }
+        _ if state.is_ahead_of_log(known.map(|known| known.version)) => Err(RoundBlocked::Reload),
+        _ => Ok(known),
+    }
+}
+
 #[derive(PartialEq, Eq)]
 enum Step {
     Decided,
@@ -213,6 +236,8 @@ struct Round<'a, P: LogBackend> {
     shared: &'a Shared<P>,
     /// Those in force when the round began.
     rules: &'a Rules,
+    /// The application's, where they decide.
+    app: Option<RulesInForceId>,
     partition: &'a PartitionKey,
     state: &'a mut PartitionState,
     staged: Vec<Staged>,
@@ -224,7 +249,8 @@ impl<P: LogBackend> Round<'_, P> {
     /// Stages the configured initial state of an empty partition. True if it did.
     fn open_partition(&mut self) -> bool {
         let Some((server, init)) = &self.shared.initial else { return false };
-        if self.state.is_opened() {
+        // An application's rules have an initial state of their own.
+        if self.state.is_opened() || self.app.is_some() {
             return false;
         }
         match self.rules.decide(self.state, server, init) {
@@ -255,17 +281,22 @@ impl<P: LogBackend> Round<'_, P> {
                 "INTERNAL_ERROR",
                 "the server failed on this event; it was reported, and nothing is stored",
             ));
+        } else if let Some(app) = self.app {
+            let at = (index, place);
+            match self.decide_by_app(app, at, submission, draft, was_rejected)? {
+                Some(outcome) => {
+                    *needs_answer |=
+                        matches!(outcome, Outcome::Committed { event_id } if event_id != EventId::NONE);
+                    outcomes.push(outcome);
+                }
+                None => return Ok(Step::Blocked),
+            }
         } else {
             let panicked = |_| RoundBlocked::Panicked { work: index, draft: place };
             let decision = catch_unwind(AssertUnwindSafe(|| self.rules.decide(self.state, submitter, draft)))
                 .map_err(panicked)?;
             match decision {
-                Decision::Commit(_) if was_rejected => outcomes.push(rejection(
-                    Reason::Conflict,
-                    "draftId",
-                    "DECIDED_BEFORE",
-                    "it was rejected already, and what was sent after it is committed; propose it anew",
-                )),
+                Decision::Commit(_) if was_rejected => outcomes.push(decided_already()),
                 Decision::Commit(accepted) => {
                     let staged = catch_unwind(AssertUnwindSafe(|| {
                         self.stage(Some((index, place)), submitter, draft, *accepted)
@@ -306,6 +337,76 @@ impl<P: LogBackend> Round<'_, P> {
         Ok(Step::Decided)
     }
 
+    /// Has the application's rules decide a draft. `None` if it can be decided only once what is staged is committed.
+    fn decide_by_app(
+        &mut self,
+        rules: RulesInForceId,
+        at: (usize, usize),
+        submission: &Submission,
+        draft: &Draft,
+        was_rejected: bool,
+    ) -> Result<Option<Outcome>, RoundBlocked> {
+        let submitter = &submission.submitter;
+        let (key, content_hash) = match self.rules.admit_to_app(self.state, submitter, draft) {
+            Ok(admitted) => admitted,
+            Err(Decision::AlreadyCommitted(event_id)) => {
+                metrics::duplicate();
+                return Ok(Some(Outcome::Committed { event_id }));
+            }
+            Err(Decision::Reject { reason, errors }) => {
+                return Ok(Some(Outcome::Rejected { reason, errors }));
+            }
+            Err(Decision::NeedDraft) if self.staged.is_empty() => return Err(RoundBlocked::NeedsDrafts),
+            Err(_) => return Ok(None),
+        };
+        if was_rejected {
+            return Ok(Some(decided_already()));
+        }
+        let timestamp = timestamp(self.now_ms, self.state.last_timestamp());
+        let ordinal = self.state.ordinal() + self.state.staged() as u64 + 1;
+        let mut record =
+            EventRecord::of_draft(draft, self.partition, submitter, content_hash, ordinal, timestamp);
+        record.rules = Some(rules);
+        let body = match self.body_of(&record) {
+            Ok(body) => body,
+            Err(StageError::TooLarge(error)) => {
+                return Ok(Some(Outcome::Rejected { reason: Reason::ValidationFailed, errors: vec![error] }));
+            }
+            Err(StageError::Defect) => return Err(RoundBlocked::Panicked { work: at.0, draft: at.1 }),
+        };
+        let fold = self.shared.fold.as_ref();
+        let verdict = self.state.decide_by_app(fold, &record, submitter).map_err(RoundBlocked::App)?;
+        if let Some(fault) = verdict.fault {
+            metrics::rules_failed();
+            self.shared.tell_fault(self.partition, rules, submission, draft, &fault);
+        }
+        if !verdict.errors.is_empty() {
+            let reason = if verdict.is_forbidden { Reason::Forbidden } else { Reason::ValidationFailed };
+            return Ok(Some(Outcome::Rejected { reason, errors: verdict.errors }));
+        }
+        self.state.stage_by_app(rules, (key, content_hash, submitter.client_id.clone()));
+        self.bytes += body.len();
+        self.staged.push(Staged { place: Some(at), body, timestamp });
+        if faults::is_on(faults::TELL_ORIGIN) {
+            self.tell_origin(&submission.reply_to);
+        }
+        Ok(Some(Outcome::Committed { event_id: EventId::NONE }))
+    }
+
+    /// The bytes of a record, if the log takes them.
+    fn body_of(&self, record: &EventRecord<'_>) -> Result<Bytes, StageError> {
+        let body = record.to_json().map_err(|error| {
+            tracing::error!(partition = %self.partition, %error, "an accepted draft has no record");
+            StageError::Defect
+        })?;
+        // What NATS takes may be less than it was when the frontend took the draft.
+        let bytes_max = self.shared.log.message_bytes_max().saturating_sub(COMMIT_HEADERS_BYTES);
+        if body.len() > bytes_max {
+            return Err(StageError::TooLarge(FieldError::too_large_for_log(body.len(), bytes_max)));
+        }
+        Ok(Bytes::from(body))
+    }
+
     /// Adds to the record staged last for which copy of its draft it is; for tests.
     fn tell_origin(&mut self, of: &ReplyTo) {
         let Some(staged) = self.staged.last_mut() else { return };
@@ -326,23 +427,25 @@ impl<P: LogBackend> Round<'_, P> {
         let timestamp = timestamp(self.now_ms, self.state.last_timestamp());
         let (hash, ordinal) = (accepted.content_hash, accepted.ordinal);
         let record = EventRecord::of_draft(draft, self.partition, submitter, hash, ordinal, timestamp);
-        let body = record.to_json().map_err(|error| {
-            tracing::error!(partition = %self.partition, %error, "an accepted draft has no record");
-            StageError::Defect
-        })?;
-        // What NATS takes may be less than it was when the frontend took the draft.
-        let bytes_max = self.shared.log.message_bytes_max().saturating_sub(COMMIT_HEADERS_BYTES);
-        if body.len() > bytes_max {
-            return Err(StageError::TooLarge(FieldError::too_large_for_log(body.len(), bytes_max)));
-        }
+        let body = self.body_of(&record)?;
         self.state.stage(self.shared.fold.as_ref(), accepted).map_err(|error| {
             tracing::error!(partition = %self.partition, %error, "an accepted draft does not fold");
             StageError::Defect
         })?;
         self.bytes += body.len();
-        self.staged.push(Staged { place, body: Bytes::from(body), timestamp });
+        self.staged.push(Staged { place, body, timestamp });
         Ok(())
     }
+}
+
+/// What becomes of a draft that would pass now, but stood before one that is committed, and was rejected.
+fn decided_already() -> Outcome {
+    rejection(
+        Reason::Conflict,
+        "draftId",
+        "DECIDED_BEFORE",
+        "it was rejected already, and what was sent after it is committed; propose it anew",
+    )
 }
 
 /// Whether a draft is in the log, or will be with this round.

@@ -26,7 +26,7 @@ use crate::event::{Answer, EventId, EventRecord, Outcome, PartitionKey, Reason, 
 use crate::faults;
 use crate::log::{CommitError, LogError, PlacedTrace};
 use crate::partition::LoadError;
-use crate::state::PartitionState;
+use crate::state::{AppError, PartitionState};
 use crate::telemetry::traces::Span;
 
 /// The most drafts that the log is asked for at a time.
@@ -123,6 +123,28 @@ impl<P: LogBackend> Partition<P> {
                     pause.wait(&self.hold.stop).await?;
                     continue;
                 }
+                Err(RoundBlocked::OlderRules { known, last }) => {
+                    let known =
+                        known.map_or_else(|| "the built-in ones".to_owned(), |known| known.to_string());
+                    info!(partition = %self.key, drafts = %Named(works), known, %last, "the last event was decided by later rules than those known here; waiting for them");
+                    pause.wait(&self.hold.stop).await?;
+                    continue;
+                }
+                Err(RoundBlocked::Reload) => {
+                    self.decide_anew(slot, works);
+                    continue;
+                }
+                Err(RoundBlocked::App(AppError::Unavailable(why))) => {
+                    warn!(partition = %self.key, drafts = %Named(works), why, "the application's rules cannot be run just now");
+                    self.decide_anew(slot, works);
+                    pause.wait(&self.hold.stop).await?;
+                    continue;
+                }
+                Err(RoundBlocked::App(AppError::Fails(why))) => {
+                    let event = cached.state.head();
+                    self.decide_anew(slot, works);
+                    return self.stop_at(works, &LoadError::Broken { event, why }).await;
+                }
                 Err(RoundBlocked::Panicked { work, draft }) => {
                     metrics::poisoned();
                     *slot = None;
@@ -168,12 +190,16 @@ impl<P: LogBackend> Partition<P> {
         works: &mut VecDeque<PendingSubmission<P::Draft>>,
     ) -> Result<Result<Vec<Staged>, RoundBlocked>, RoundError> {
         let now_ms = self.shared.log.now_ms();
-        let heavy = is_heavy(works);
+        // An application's rules are in a process that is waited for.
+        let by_app =
+            self.shared.rules.app().is_some() || slot.as_ref().is_some_and(|cached| cached.state.is_app());
+        let heavy = by_app || is_heavy(works);
         let Some(mut cached) = slot.take_if(|_| heavy) else {
             let Some(cached) = slot else { return Ok(Ok(Vec::new())) };
             return Ok(decide_round(&self.shared, &self.key, &mut cached.state, works, now_ms));
         };
-        let _place = self.shared.heavy.acquire().await;
+        let places = if by_app { &self.shared.by_app } else { &self.shared.heavy };
+        let _place = places.acquire().await;
         let (shared, key, mut taken) = (self.shared.clone(), self.key.clone(), std::mem::take(works));
         let deciding = tokio::task::spawn_blocking(move || {
             let decided = decide_round(&shared, &key, &mut cached.state, &mut taken, now_ms);
@@ -218,11 +244,19 @@ impl<P: LogBackend> Partition<P> {
                 return Ok(cached);
             }
             // Somebody else may have owned the slot in between.
+            if cached.state.is_ahead_of_log(None) {
+                return self.load_anew().await;
+            }
             self.shared.log.catch_up(&self.token, fold, &mut cached.state).await?;
             cached.owned_since = self.hold.since;
             cached.fenced = false;
             return Ok(cached);
         }
+        self.load_anew().await
+    }
+
+    async fn load_anew(&self) -> Result<Cached, LoadError> {
+        let fold = &self.shared.fold;
         let started = Instant::now();
         let loaded = self.shared.log.load_partition(&self.token, fold).await?;
         metrics::loaded(started.elapsed());
@@ -473,6 +507,12 @@ impl<P: LogBackend> Partition<P> {
             self.finish(vec![work]).await?;
         }
         Ok(())
+    }
+
+    /// Lets go of a state that is not that of the last event, and of what was decided on it.
+    fn decide_anew(&self, slot: &mut Option<Cached>, works: &mut VecDeque<PendingSubmission<P::Draft>>) {
+        works.iter_mut().for_each(PendingSubmission::rollback);
+        *slot = None;
     }
 
     /// Rejects the draft that made a rule panic.

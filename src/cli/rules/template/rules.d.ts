@@ -25,11 +25,10 @@ declare namespace Insieme {
     readonly userId: string | null;
   }
 
-  /** Who submits, with what the token says. The log does not keep that, so only `allow` and `authorize` see it. */
+  /** Who submits, with what the token says. The log does not keep that, so only `allow` sees it. */
   interface Bearer extends Client {
     readonly roles: readonly string[];
     readonly permissions: readonly string[];
-    readonly claims: { readonly [name: string]: Json };
   }
 
   /** Tells what is wrong with a draft. `code` is of capitals, digits and `_`. It may be called several times. */

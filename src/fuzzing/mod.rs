@@ -3,15 +3,18 @@
 //! A target is a function on bytes that panics on a defect. Its inputs are made by seed, from a few that clients
 //! and NATS really send (`corpus/`), by the changes that break parsers: flipped bits, cut and doubled stretches,
 //! pieces of other inputs, numbers at their limits, brackets without end. With the tests each target runs for
-//! [`SECONDS`]; `tests/fuzz --seconds 600` runs them longer, with another seed each time. It is not guided by
-//! coverage: that takes a sanitizer's runtime, which not every machine has, and this runs wherever the tests do.
+//! [`SECONDS`]; `tests/fuzz --seconds 600` runs them longer, with another seed each time. With `--guided` the build
+//! counts which code an input reaches ([`coverage`]), and inputs that reach something new join the corpus.
 //!
 //! On a panic the input stands in the message, so that it can become a test.
 
+mod coverage;
 mod targets;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
+
+use coverage::Coverage;
 
 /// For how long a target is tried with all other tests.
 const SECONDS: f64 = 1.0;
@@ -19,6 +22,8 @@ const SECONDS_VARIABLE: &str = "INSIEME_FUZZ_SECONDS";
 const SEED_VARIABLE: &str = "INSIEME_FUZZ_SEED";
 /// The longest input.
 const BYTES_MAX: usize = 64 * 1024;
+/// How many inputs a guided run keeps.
+const INPUTS_MAX: usize = 20_000;
 /// How long one input may take; a parser that is not linear shows so.
 const CASE_MAX: Duration = Duration::from_secs(2);
 
@@ -88,18 +93,36 @@ pub(crate) fn fuzz(name: &str, corpus: &[&[u8]], target: impl Fn(&[u8])) {
     let mut numbers = Numbers::new(seed);
     let began = Instant::now();
     let mut cases = 0_u64;
+    let guided = Coverage::is_counted();
+    let mut coverage = Coverage::default();
+    let mut inputs: Vec<Vec<u8>> = corpus.iter().map(|input| input.to_vec()).collect();
     for input in corpus {
+        Coverage::start();
         try_one(name, seed, input, &target);
+        coverage.is_new();
     }
+    let edges = coverage.edges();
     while began.elapsed() < length {
         // The clock costs more than most inputs.
         for _ in 0..16 {
-            let input = change(&mut numbers, corpus);
+            let input = change(&mut numbers, &inputs);
+            Coverage::start();
             try_one(name, seed, &input, &target);
             cases += 1;
+            if guided && coverage.is_new() && inputs.len() < INPUTS_MAX {
+                inputs.push(input);
+            }
         }
     }
-    println!("{name}: {cases} inputs in {:.1} s, seed {seed}", began.elapsed().as_secs_f64());
+    print!("{name}: {cases} inputs in {:.1} s, seed {seed}", began.elapsed().as_secs_f64());
+    if guided {
+        print!(
+            "; {} edges reached, {edges} of them by the corpus; {} inputs kept",
+            coverage.edges(),
+            inputs.len()
+        );
+    }
+    println!();
     assert!(cases > 0);
 }
 
@@ -118,8 +141,8 @@ fn try_one(name: &str, seed: u64, input: &[u8], target: &impl Fn(&[u8])) {
 }
 
 /// An input of the corpus, changed in a few ways.
-fn change(numbers: &mut Numbers, corpus: &[&[u8]]) -> Vec<u8> {
-    let mut input = corpus[numbers.below(corpus.len())].to_vec();
+fn change(numbers: &mut Numbers, corpus: &[Vec<u8>]) -> Vec<u8> {
+    let mut input = corpus[numbers.below(corpus.len())].clone();
     for _ in 0..1 + numbers.below(4) {
         let at = numbers.below(input.len() + 1);
         let length = 1 + numbers.below(16.min(input.len() + 1 - at).max(1));
@@ -136,7 +159,7 @@ fn change(numbers: &mut Numbers, corpus: &[&[u8]]) -> Vec<u8> {
                 splice(&mut input, at, &stretch.repeat(times));
             }
             5 => {
-                let other = corpus[numbers.below(corpus.len())];
+                let other = &corpus[numbers.below(corpus.len())];
                 let from = numbers.below(other.len() + 1);
                 let upto = from + numbers.below(other.len() + 1 - from);
                 splice(&mut input, at, &other[from..upto]);

@@ -12,9 +12,8 @@ COPY . .
 # The commit, for /version and --version.
 ARG GIT_REVISION
 ENV GIT_REVISION=${GIT_REVISION}
-RUN cargo build --release --locked --bin insieme-backend \
- # Names of functions stay, for backtraces; line tables go.
- && strip --strip-debug -o /insieme-backend target/release/insieme-backend \
+RUN cargo build --profile dist --locked --bin insieme-backend \
+ && cp target/dist/insieme-backend /insieme-backend \
  && cp /etc/ssl/certs/ca-certificates.crt /
 
 FROM scratch AS local

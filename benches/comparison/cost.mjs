@@ -13,7 +13,7 @@ const RUN_MS_MAX = 10 * 60_000;
 const root = path.join(path.dirname(fileURLToPath(import.meta.url)), "../..");
 const HELP = `benches/cost [OPTION]… [-- SCENARIO [LOAD OPTION]…]
 
-  --backend FILE   a build to measure; several are measured in turn (target/release/insieme-backend)
+  --backend FILE   a build to measure; several are measured in turn (target/dist/insieme-backend)
   --set KEY=VALUE  a setting of ours; may be given several times
   --beside KEY=VALUE   measures each build a second time with this setting, in alternation
   --sync SETTING   NATS's sync_interval: default or always (default)
@@ -31,7 +31,7 @@ const { values: options } = parseArgs({
   args: own,
   options: {
     help: { type: "boolean" },
-    backend: { type: "string", multiple: true, default: [path.join(root, "target/release/insieme-backend")] },
+    backend: { type: "string", multiple: true, default: [path.join(root, "target/dist/insieme-backend")] },
     set: { type: "string", multiple: true, default: [] },
     beside: { type: "string" },
     sync: { type: "string", default: "default" },

@@ -26,7 +26,7 @@ const { values: options } = parseArgs({
     seconds: { type: "string" },
     "batches-on-disk": { type: "boolean", default: false },
     out: { type: "string", default: path.join(root, "benches") },
-    backend: { type: "string", default: path.join(root, "target/release/insieme-backend") },
+    backend: { type: "string", default: path.join(root, "target/dist/insieme-backend") },
     beside: { type: "string" },
     load: { type: "string", default: path.join(root, "benches/load/target/release/load") },
     "nats-server": { type: "string", default: process.env.INSIEME_TEST_NATS_SERVER },

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use crate::config::settings::Config;
 use crate::log::{BootstrapError, BootstrapReport, Log};
+use crate::util::backoff::Backoff;
 
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -108,7 +109,7 @@ fn is_retryable(error: &BootstrapError) -> bool {
 struct Patience<'a> {
     wait: Duration,
     deadline: Instant,
-    pause: Duration,
+    backoff: Backoff,
     said: String,
     shutdown: &'a CancellationToken,
 }
@@ -122,7 +123,13 @@ enum Next {
 impl<'a> Patience<'a> {
     fn new(config: &Config, shutdown: &'a CancellationToken) -> Self {
         let wait = config.nats.connect_wait();
-        Self { wait, deadline: Instant::now() + wait, pause: PAUSE_FIRST, said: String::new(), shutdown }
+        Self {
+            wait,
+            deadline: Instant::now() + wait,
+            backoff: Backoff::new(PAUSE_FIRST, PAUSE_MAX),
+            said: String::new(),
+            shutdown,
+        }
     }
 
     async fn pause(&mut self, what: &str, error: &impl std::error::Error) -> Next {
@@ -138,8 +145,7 @@ impl<'a> Patience<'a> {
             warn!(seconds_left = left.as_secs(), "waiting for {what}: {why}");
             self.said = why;
         }
-        let pause = self.pause.min(left);
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        let pause = self.backoff.next().min(left);
         tokio::select! {
             () = tokio::time::sleep(pause) => Next::Again,
             () = self.shutdown.cancelled() => {

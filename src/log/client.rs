@@ -15,6 +15,7 @@ use super::error::LogError;
 use super::integrity::damage::LogDamage;
 use super::metrics;
 use super::streams::settings::LogSettings;
+use crate::util::backoff::{doubled, scattered};
 
 /// The log: one connection to NATS, and everything that is done over it. Cheap to clone.
 #[derive(Clone)]
@@ -240,6 +241,6 @@ fn reconnect_delay(attempts: usize) -> Duration {
     if attempts <= 1 {
         return Duration::ZERO;
     }
-    let full_ms = 10_u64.saturating_mul(1 << attempts.min(7)).min(1_000);
-    Duration::from_millis(full_ms / 2 + rand::random::<u64>() % (full_ms / 2 + 1))
+    let failures = u32::try_from(attempts).unwrap_or(u32::MAX);
+    scattered(doubled(Duration::from_millis(10), Duration::from_secs(1), failures))
 }

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use crate::event::{Answer, AtomicGroups, ClientId, Draft, DraftKey, EventId, FieldError, Outcome, Reason};
 use crate::faults;
 use crate::frontend::settings::FrontendSettings;
+use crate::util::backoff::doubled;
 
 /// The drafts of one connection that are not answered yet.
 pub(crate) struct Pending {
@@ -443,8 +444,8 @@ impl Pending {
         let failed = result == Published::Unknown;
         self.failures = if failed { self.failures + 1 } else { 0 };
         if failed {
-            let pause = self.limits.retry.saturating_mul(1 << (self.failures - 1).min(16));
-            self.not_before = Some(now + pause.min(self.limits.retry_max));
+            let pause = doubled(self.limits.retry, self.limits.retry_max, self.failures - 1);
+            self.not_before = Some(now + pause);
         }
         // Everything in it may have been answered meanwhile: the event can be quicker than the ack.
         let Some(index) = self.sent.iter().position(|sent| sent.number == number) else { return Vec::new() };

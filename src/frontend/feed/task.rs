@@ -18,19 +18,20 @@ use crate::faults;
 use crate::frontend::metrics;
 use crate::log::{LiveEvent, LiveFeed, LogError, StoredEvent};
 use crate::telemetry::traces::{Span, TraceParent};
+use crate::util::backoff::{Backoff, scattered};
 use crate::util::sync::lock;
 
 /// The most live events that are taken in before the head is moved.
 const LIVE_EVENTS_PER_TURN: usize = 256;
-const RETRY_MS: u64 = 50;
-const RETRY_MS_MAX: u64 = 2_000;
+const RETRY: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// Takes the feed out of the registry if nobody watches it; tells whether it did.
 type Retire<'a> = &'a (dyn Fn() -> bool + Send + Sync);
 
 /// Runs a feed until it is stopped, or has had no watcher for a while.
 pub(crate) async fn run(feed: &Arc<Feed>, retire: Retire<'_>, stop: &CancellationToken) {
-    let mut pause = Pause::default();
+    let mut pause = Backoff::new(RETRY, RETRY_MAX);
     loop {
         let followed = tokio::select! {
             biased;
@@ -50,7 +51,7 @@ pub(crate) async fn run(feed: &Arc<Feed>, retire: Retire<'_>, stop: &Cancellatio
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = sleep(pause.next()) => {}
+            () = sleep(scattered(pause.next())) => {}
         }
     }
 }
@@ -64,11 +65,9 @@ async fn follow(feed: &Arc<Feed>, retire: Retire<'_>) -> Result<(), LogError> {
     // The subscription first, then the head: what comes in between is seen twice rather than never.
     let mut live = feed.shared.log.live(&feed.token).await?;
     open(feed).await?;
-    let mut check_at = Instant::now() + jittered(settings.gap_check_ms);
-    let mut pause = Pause::default();
+    let mut checks = Checks::new(settings.gap_check_ms);
     let idle = Duration::from_millis(settings.feed_idle_ms);
     let mut idle_since = None;
-    let mut behind_since = None;
     loop {
         let idle = if feed.shared.is_crowded() { Duration::ZERO } else { idle };
         let idle_until = idle_since.map(|since: Instant| since + idle);
@@ -86,36 +85,18 @@ async fn follow(feed: &Arc<Feed>, retire: Retire<'_>) -> Result<(), LogError> {
                 let now = *state.borrow_and_update();
                 if now.epoch != epoch {
                     epoch = now.epoch;
-                    check_at = Instant::now();
+                    checks.at = Instant::now();
                 }
             }
             () = feed.request_check.notified() => {
-                if feed.has_watchers() { check_at = Instant::now() }
+                if feed.has_watchers() { checks.at = Instant::now() }
             }
-            () = sleep_until(check_at) => {
-                match compare(feed).await {
-                    Ok(FeedStatus::InStep) => {
-                        pause = Pause::default();
-                        behind_since = None;
-                        check_at = Instant::now() + jittered(settings.gap_check_ms);
-                    }
-                    Ok(FeedStatus::LogIsBehind(last)) => {
-                        let since = *behind_since.get_or_insert_with(Instant::now);
-                        if since.elapsed() >= Duration::from_millis(settings.head_gone_ms) {
-                            behind_since = None;
-                            reset(feed, last).await?;
-                        }
-                        check_at = Instant::now() + pause.next();
-                    }
-                    Err(error) => {
-                        debug!(partition = %feed.partition, %error, "cannot compare with the log");
-                        check_at = Instant::now() + pause.next();
-                    }
-                }
+            () = sleep_until(checks.at) => {
+                checks.run(feed).await?;
                 feed.forget_runs();
                 forget_state(feed).await;
             }
-            () = sleep_until(idle_until.unwrap_or(check_at)), if idle_until.is_some() => {
+            () = sleep_until(idle_until.unwrap_or(checks.at)), if idle_until.is_some() => {
                 if retire() {
                     debug!(partition = %feed.partition, "no watchers left; feed ended");
                     return Ok(());
@@ -123,6 +104,47 @@ async fn follow(feed: &Arc<Feed>, retire: Retire<'_>) -> Result<(), LogError> {
             }
         }
         idle_since = if feed.has_watchers() { None } else { idle_since.or(Some(Instant::now())) };
+    }
+}
+
+/// When the feed is compared with the log, and what the comparisons before said.
+struct Checks {
+    at: Instant,
+    backoff: Backoff,
+    /// Since when the log has ended before the feed does.
+    behind_since: Option<Instant>,
+}
+
+impl Checks {
+    fn new(every_ms: u64) -> Self {
+        Self {
+            at: Instant::now() + jittered(every_ms),
+            backoff: Backoff::new(RETRY, RETRY_MAX),
+            behind_since: None,
+        }
+    }
+
+    /// Compares, and sets the time of the next comparison.
+    async fn run(&mut self, feed: &Feed) -> Result<(), LogError> {
+        let settings = &feed.shared.settings;
+        match compare(feed).await {
+            Ok(FeedStatus::InStep) => {
+                *self = Self::new(settings.gap_check_ms);
+                return Ok(());
+            }
+            Ok(FeedStatus::LogIsBehind(last)) => {
+                let since = *self.behind_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= Duration::from_millis(settings.head_gone_ms) {
+                    self.behind_since = None;
+                    reset(feed, last).await?;
+                }
+            }
+            Err(error) => {
+                debug!(partition = %feed.partition, %error, "failed to compare with the log; retrying")
+            }
+        }
+        self.at = Instant::now() + scattered(self.backoff.next());
+        Ok(())
     }
 }
 
@@ -237,7 +259,7 @@ async fn compare(feed: &Feed) -> Result<FeedStatus, LogError> {
 async fn fill(feed: &Feed, upto: EventId) -> Result<(), LogError> {
     let settings = &feed.shared.settings;
     metrics::count(metrics::GAPS);
-    let mut pause = Pause::default();
+    let mut pause = Backoff::new(RETRY, RETRY_MAX);
     let mut tries = 0;
     let mut doubted = None;
     loop {
@@ -274,7 +296,7 @@ async fn fill(feed: &Feed, upto: EventId) -> Result<(), LogError> {
             if tries % 10 == 0 {
                 warn!(partition = %feed.partition, %head, %upto, tries, "a gap cannot be filled yet");
             }
-            sleep(pause.next()).await;
+            sleep(scattered(pause.next())).await;
         }
     }
 }
@@ -353,18 +375,6 @@ fn publish(feed: &Feed) {
 async fn forget_state(feed: &Feed) {
     if let Ok(mut warm) = feed.warm.try_lock() {
         warm.forget_idle(Duration::from_millis(feed.shared.settings.state_idle_ms));
-    }
-}
-
-/// Pauses between tries: doubling, with up to a half off so that feeds do not come in step.
-#[derive(Default)]
-struct Pause(u32);
-
-impl Pause {
-    fn next(&mut self) -> Duration {
-        let full_ms = RETRY_MS.saturating_mul(1 << self.0.min(10)).min(RETRY_MS_MAX);
-        self.0 += 1;
-        Duration::from_millis(full_ms / 2 + rand::random::<u64>() % (full_ms / 2 + 1))
     }
 }
 

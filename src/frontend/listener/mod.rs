@@ -32,6 +32,7 @@ use super::metrics;
 use super::net::AddressKey;
 use super::shared::FrontendShared;
 use crate::serving::{Seat, Seats};
+use crate::util::backoff::Backoff;
 
 /// The first pause after an accept that failed for want of something; it doubles.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
@@ -53,23 +54,22 @@ impl Listener {
     /// Accepts connections until told to stop. No error ends it: what one client does is no reason, and what
     /// the process lacks just now it may have again in a moment.
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
-        let mut pause = ACCEPT_PAUSE;
+        let mut backoff = Backoff::new(ACCEPT_PAUSE, ACCEPT_PAUSE_MAX);
         while let Some(accepted) = stop.run_until_cancelled(self.accept(&listener)).await {
             match accepted {
                 Ok((stream, peer, seat)) => {
-                    pause = ACCEPT_PAUSE;
+                    backoff.reset();
                     self.sessions.spawn(connection::serve(self.clone(), stream, peer, seat));
                 }
                 Err(error) if of_one_client(&error) => debug!(%error, "a connection was gone at once"),
                 Err(error) => {
                     metrics::count(metrics::ACCEPT_ERRORS);
-                    if pause == ACCEPT_PAUSE {
+                    if backoff.is_fresh() {
                         warn!(%error, "failed to accept a connection; retrying");
                     }
-                    if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                    if stop.run_until_cancelled(tokio::time::sleep(backoff.next())).await.is_none() {
                         return;
                     }
-                    pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
                 }
             }
         }

@@ -28,6 +28,7 @@ use crate::log::{CommitError, LogError, PlacedTrace};
 use crate::partition::LoadError;
 use crate::state::{AppError, PartitionState};
 use crate::telemetry::traces::Span;
+use crate::util::backoff::Backoff;
 
 /// The most drafts that the log is asked for at a time.
 const FINDS_AT_ONCE: usize = 32;
@@ -588,30 +589,20 @@ impl<D> std::fmt::Display for Named<'_, D> {
     }
 }
 
-/// Pauses between tries: from 5 ms, doubling to the configured most.
-struct Pause {
-    next_ms: u64,
-    max_ms: u64,
-}
+/// Pauses between tries, from 5 ms to the configured longest.
+struct Pause(Backoff);
 
 impl Pause {
-    const FIRST_MS: u64 = 5;
-
     fn new(max_ms: u64) -> Self {
-        Self { next_ms: Self::FIRST_MS, max_ms: max_ms.max(Self::FIRST_MS) }
+        Self(Backoff::new(Duration::from_millis(5), Duration::from_millis(max_ms)))
     }
 
     fn reset(&mut self) {
-        self.next_ms = Self::FIRST_MS;
+        self.0.reset();
     }
 
     async fn wait(&mut self, stop: &CancellationToken) -> Result<(), RoundError> {
-        let pause = Duration::from_millis(self.next_ms);
-        self.next_ms = (self.next_ms * 2).min(self.max_ms);
-        tokio::select! {
-            biased;
-            _ = stop.cancelled() => Err(RoundError::Stopped),
-            _ = tokio::time::sleep(pause) => Ok(()),
-        }
+        let waited = stop.run_until_cancelled(tokio::time::sleep(self.0.next())).await;
+        waited.ok_or(RoundError::Stopped)
     }
 }

@@ -1,7 +1,7 @@
 //! What this binary is: name, version, the commit that it was built from, the protocols that it speaks.
 //!
-//! The commit is taken from `GIT_REVISION` in the environment of the build (the image's build argument of
-//! that name), and is simply not told where that was not set.
+//! The commit is what `build.rs` found: `GIT_REVISION` in the environment of the build (the image's build argument of
+//! that name), or the commit of the checkout in a release build. Where there is neither it is not told.
 
 use std::sync::LazyLock;
 
@@ -10,7 +10,7 @@ use serde_json::json;
 /// The version, as in Cargo.toml.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The commit, where the build was told.
-pub const REVISION: Option<&str> = option_env!("GIT_REVISION");
+pub const REVISION: Option<&str> = option_env!("INSIEME_BUILD_REVISION");
 
 /// What `insieme-backend --version` says behind the name.
 pub fn line() -> &'static str {

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use harness::nats;
 use insieme_backend::event::{EventId, PartitionKey, Token};
-use insieme_backend::log::{CommitPart, Log, LogSettings, bootstrap};
+use insieme_backend::log::{CommitPart, Credentials, Log, LogSettings, Password, bootstrap};
 
 const EVENTS: usize = 100_000;
 const EVENT_BYTES: usize = 300;
@@ -79,7 +79,10 @@ async fn main() {
 async fn connect(url: &str, user: &str, api_prefix: &str) -> Log {
     let settings = LogSettings {
         urls: vec![url.to_owned()],
-        user: Some((user.to_owned(), format!("{user}Secret"))),
+        credentials: Some(Credentials::Password {
+            user: user.to_owned(),
+            password: Password::Given(format!("{user}Secret")),
+        }),
         api_prefix: api_prefix.to_owned(),
         ..LogSettings::default()
     };

@@ -246,6 +246,30 @@ class Issuer:
         self.url = f"http://127.0.0.1:{server.server_address[1]}/keys"
 
 
+class Application:
+    """Says over HTTP that whoever asks may come in, or nothing of use."""
+
+    def __init__(self):
+        self.fails = False
+        application = self
+        text = json.dumps({"allow": True, "permissions": ["read"], "expiresAt": int(time.time()) + 3600}).encode()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_response(500 if application.fails else 200)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
+
+
 class Certificate:
     """A certificate and its key, in one file, so that both change at once."""
 
@@ -352,6 +376,14 @@ class Queries:
         return not self.left
 
 
+def come(frontend):
+    """Says `connect` without a token, and gives the answer."""
+    web = WebSocket(frontend.port)
+    connect = {"clientId": "visitor", "version": "test"}
+    web.send(json.dumps({"id": "m", "type": "connect", "timestamp": 0, "payload": connect}).encode())
+    return web.receive()
+
+
 def check_runbooks(alarms):
     with open("docs/RUNBOOKS.md") as file:
         sections = re.findall(r"^## (Insieme\w+)$", file.read(), re.M)
@@ -386,10 +418,13 @@ def main():
         f"frontend.tls_cert_file={certificate.file}", f"frontend.tls_key_file={certificate.file}",
     ]
     guarded = Role("frontend-2", "frontend", nats, None, guard=[word for one in guard for word in ("--set", one)])
-    prometheus = Prometheus([frontend, small, guarded], validators)
+    application = Application()
+    hook = ["--set", f"auth.hook_url={application.url}", "--set", "auth.hook_cache_ms=0"]
+    asking = Role("frontend-3", "frontend", nats, None, guard=hook)
+    prometheus = Prometheus([frontend, small, guarded, asking], validators)
     check_runbooks(prometheus.alarms)
     queries = Queries(prometheus)
-    wait_until("every target to be scraped", lambda: len(prometheus.query('up{job=~"insieme.*"} == 1')) == 5)
+    wait_until("every target to be scraped", lambda: len(prometheus.query('up{job=~"insieme.*"} == 1')) == 6)
 
     # While slots are being taken the first time, some have no owner; alarms wait for longer than that.
     wait_until("all to be well", lambda: prometheus.query("sum(insieme_slots_owned) == 64"))
@@ -420,6 +455,7 @@ def main():
     stranger.send(json.dumps({"id": "m", "type": "connect", "timestamp": 0, "payload": connect}).encode())
     refused = stranger.receive()
     assert refused["payload"]["code"] == "auth_failed", refused
+    assert come(asking)["type"] == "connected"
     late = WebSocket(frontend.port)
     late.send(b"\xff\xfe")
     try:
@@ -449,6 +485,9 @@ def main():
     guarded.ready()
     prometheus.expect("InsiemeKeysNone")
     issuer.fails = False
+    application.fails = True
+    assert come(asking)["payload"]["code"] == "unavailable"
+    prometheus.expect("InsiemeHookFails")
     certificate.renew(days=10)
     prometheus.expect("InsiemeCertificateEnds")
     assert "InsiemeCertificateEndsToday" not in prometheus.fired, "not today"

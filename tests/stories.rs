@@ -29,9 +29,11 @@ mod stories {
     mod drain;
     mod edge;
     mod histories;
+    mod hook;
     mod hostile_fields;
     mod hostile_json;
     mod idempotency;
+    mod identity;
     mod incomplete_sync;
     mod inspector;
     mod javascript;
@@ -44,6 +46,7 @@ mod stories {
     mod metrics;
     mod nats_cluster;
     mod nats_outage;
+    mod nats_secrets;
     mod nats_sick;
     mod nats_trust;
     mod nats_users;
@@ -66,6 +69,8 @@ mod stories {
     mod tokens;
     mod torn_reads;
     mod traces;
+    mod true_signals;
     mod two_owners;
     mod unknown;
+    mod what_networks_bring;
 }

@@ -3,14 +3,11 @@
 use std::net::IpAddr;
 
 use axum::http::{HeaderMap, header};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
 
 use super::problem::Problem;
 use super::state::AdminState;
-use crate::auth::{AuthError, Authenticator, Identity, Refusal, Revocation, Revoked};
-use crate::event::{ClientId, PartitionKey};
+use crate::auth::{AuthError, Authenticator, Identity, Refusal, Revocation, Revoked, USER_ID_BYTES_MAX};
+use crate::event::PartitionKey;
 use crate::util::time;
 
 /// Somebody with the permission `admin`.
@@ -47,11 +44,13 @@ pub(crate) async fn enter(hub: &AdminState, headers: &HeaderMap) -> Result<Admin
     Ok(admin)
 }
 
-/// Whether somebody's token, or all tokens of that client, are revoked, as the bucket's leader has it.
+/// Whether somebody's token, or all tokens of that client or user, are revoked, as the bucket's leader has it.
 async fn is_revoked(hub: &AdminState, identity: &Identity) -> Result<bool, Problem> {
     let token = identity.token_id.clone().map(|token_id| Revoked::Token { token_id });
     let client = Revoked::Client { client: identity.client_id.clone(), issued_upto: 0 };
-    for key in [token, Some(client)].into_iter().flatten().map(|of| of.key()) {
+    let user = identity.user_id.clone().filter(|user| user.len() <= USER_ID_BYTES_MAX);
+    let user = user.map(|user| Revoked::User { user, issued_upto: 0 });
+    for key in [token, Some(client), user].into_iter().flatten().map(|of| of.key()) {
         let kept = hub.log.leader_revocation(&key).await?;
         // What is no revocation is passed over, as everywhere.
         let revocation = kept.and_then(|kept| Revocation::parse(&key, &kept).ok());
@@ -70,16 +69,9 @@ async fn known(auth: &Authenticator, headers: &HeaderMap) -> Result<Admin, Probl
     let identity = match auth {
         Authenticator::Anyone => {
             from_this_machine(headers)?;
-            auth.authenticate(&ClientId::server(), None).await
+            auth.whose(None).await
         }
-        _ => {
-            let token = bearer(headers)?;
-            // The token says whose it is; that it says so truly is checked next.
-            let client = claimed_client(token).ok_or_else(|| {
-                Problem::unauthorized("the token cannot be read; it is a JWT that names a clientId")
-            })?;
-            auth.authenticate(&client, Some(token)).await
-        }
+        Authenticator::Jwt(_) => auth.whose(Some(bearer(headers)?)).await,
     };
     let identity = identity.map_err(|error| match &error {
         AuthError::Refused(_) => Problem::unauthorized(error.to_string()),
@@ -102,17 +94,6 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
         _ => Err(Problem::unauthorized(needed)),
     }
-}
-
-/// Whose a token says it is.
-fn claimed_client(token: &str) -> Option<ClientId> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Claims {
-        client_id: ClientId,
-    }
-    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    serde_json::from_slice::<Claims>(&payload).ok().map(|claims| claims.client_id)
 }
 
 /// Without tokens a browser on this machine could be made to ask by any page that it shows: whatever comes
@@ -166,15 +147,6 @@ mod tests {
         for headers in [page, script, port, rebound, HeaderMap::new()] {
             let refused = known(&Authenticator::Anyone, &headers).await.unwrap_err();
             assert_eq!(refused.status(), StatusCode::FORBIDDEN);
-        }
-    }
-
-    #[test]
-    fn a_token_says_whose_it_is() {
-        let payload = URL_SAFE_NO_PAD.encode(r#"{"clientId":"ops","exp":1}"#);
-        assert_eq!(claimed_client(&format!("h.{payload}.s")).unwrap().as_str(), "ops");
-        for token in ["", "a.b.c", "h..s", "nothing"] {
-            assert!(claimed_client(token).is_none(), "{token:?}");
         }
     }
 }

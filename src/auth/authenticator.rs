@@ -1,75 +1,26 @@
-//! Authentication of a client: by its token, or of anyone.
+//! Who decides who a connection is: nobody, or whoever checks its token.
 
-use crate::auth::identity::Identity;
-use crate::auth::jwt::{JwtVerifier, TokenRules};
-use crate::auth::keys::source::{Keys, Renewal};
-use crate::auth::metrics;
-use crate::auth::refusal::Refusal;
-use crate::auth::revocation::Revocations;
-use crate::event::ClientId;
 use std::sync::Arc;
+
 use tokio_util::sync::CancellationToken;
 
-/// Why somebody is not let in.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AuthError {
-    /// The token is not good.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// Nobody can say just now whether it is good, and why not.
-    #[error("the token cannot be checked now: {0}")]
-    Unavailable(&'static str),
-}
+use super::hook::Occasion;
+use super::identity::Identity;
+use super::refusal::Refusal;
+use super::revocation::Revocations;
+use super::tokens::{Asked, AuthError, Tokens, refused};
+use crate::event::{ClientId, PartitionKey};
 
 /// The longest token that is passed over, in bytes, where none are asked for.
-pub(crate) const TOKEN_BYTES_MAX: usize = 8 * 1024;
+const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
-/// Who decides on that.
+/// Who decides who may come in.
 #[derive(Debug, Clone)]
 pub enum Authenticator {
     /// Anyone is who he says he is, and may do everything. For development.
     Anyone,
     /// Whoever has a token that is good.
     Jwt(Arc<Tokens>),
-}
-
-/// What tokens are checked with.
-#[derive(Debug)]
-pub struct Tokens {
-    verifier: JwtVerifier,
-    keys: Keys,
-    revocations: Arc<Revocations>,
-}
-
-impl Tokens {
-    /// Checks by these rules, with the keys from there.
-    pub fn new(rules: TokenRules, keys: Keys) -> Self {
-        Self { verifier: JwtVerifier::new(rules), keys, revocations: Arc::default() }
-    }
-
-    /// Whose token this is, if it is good.
-    pub async fn identify(&self, token: Option<&str>) -> Result<Identity, AuthError> {
-        let keys = self.keys.now();
-        let mut verified = self.verifier.verify(&keys, token);
-        if verified == Err(Refusal::UnknownKey) {
-            match self.keys.renew(&keys).await {
-                Renewal::Keys(keys) => verified = self.verifier.verify(&keys, token),
-                Renewal::Same => {}
-                Renewal::Failed => {
-                    let why = "its key is not known, and the keys cannot be fetched";
-                    return Err(AuthError::Unavailable(why));
-                }
-            }
-        }
-        let identity = verified.inspect_err(metrics::refused)?;
-        if !self.revocations.is_known() {
-            return Err(AuthError::Unavailable("what was revoked could not be read yet"));
-        }
-        if self.revocations.cover(&identity) {
-            return Err(refused(Refusal::Revoked));
-        }
-        Ok(identity)
-    }
 }
 
 impl Authenticator {
@@ -98,7 +49,7 @@ impl Authenticator {
     pub fn unready(&self) -> Option<&'static str> {
         match self {
             Self::Anyone => None,
-            Self::Jwt(tokens) if tokens.keys.now().is_empty() => {
+            Self::Jwt(tokens) if tokens.keys.as_ref().is_some_and(|keys| keys.now().is_empty()) => {
                 Some("the keys for tokens could not be fetched yet")
             }
             Self::Jwt(tokens) if !tokens.revocations.is_known() => {
@@ -126,53 +77,51 @@ impl Authenticator {
     pub async fn keep_current(&self, stop: &CancellationToken) {
         match self {
             Self::Anyone => stop.cancelled().await,
-            Self::Jwt(tokens) => tokens.keys.keep_current(stop).await,
+            Self::Jwt(tokens) => match &tokens.keys {
+                Some(keys) => keys.keep_current(stop).await,
+                None => stop.cancelled().await,
+            },
         }
     }
 
-    /// Checks a token for a client that says it is `client_id`.
-    pub async fn authenticate(
-        &self,
-        client_id: &ClientId,
-        token: Option<&str>,
-    ) -> Result<Identity, AuthError> {
+    /// Who somebody is and what he may do, if he is let in.
+    pub async fn authenticate(&self, asked: Asked<'_>, token: Option<&str>) -> Result<Identity, AuthError> {
         match self {
-            Self::Anyone => Ok(Identity {
-                client_id: client_id.clone(),
-                user_id: None,
-                permissions: vec!["*".to_owned(), "admin".to_owned()],
-                roles: Vec::new(),
-                partitions: None,
-                expires_at: None,
-                ends_at: None,
-                token_id: None,
-                issued_at: None,
-            }),
+            Self::Anyone => Ok(Identity::of_anyone(asked.client_id.clone())),
+            Self::Jwt(tokens) => tokens.admit(asked, token).await,
+        }
+    }
+
+    /// Whose a token is, for somebody who does not say which client he is. The application is not asked.
+    pub async fn whose(&self, token: Option<&str>) -> Result<Identity, AuthError> {
+        match self {
+            Self::Anyone => Ok(Identity::of_anyone(ClientId::server())),
             Self::Jwt(tokens) => {
-                let identity = tokens.identify(token).await?;
-                if identity.client_id != *client_id {
-                    return Err(refused(Refusal::OtherClient));
-                }
-                Ok(identity)
+                let keys = tokens.keys.as_ref();
+                let keys = keys.ok_or(AuthError::Unavailable("there are no keys to check tokens with"))?;
+                tokens.unless_revoked(tokens.signed(keys, None, token).await?, token)
             }
         }
     }
 
     /// Checks a token with which somebody who is connected wants to go on. What he may do can change, who he
     /// is cannot.
-    pub async fn refresh(&self, current: &Identity, token: &str) -> Result<Identity, AuthError> {
-        let mut fresh = self.authenticate(&current.client_id, Some(token)).await?;
+    pub async fn refresh(
+        &self,
+        current: &Identity,
+        partition: Option<&PartitionKey>,
+        token: &str,
+    ) -> Result<Identity, AuthError> {
+        let asked = Asked { occasion: Occasion::Refresh, client_id: &current.client_id, partition };
+        let mut fresh = self.authenticate(asked, Some(token)).await?;
         match (&current.user_id, &fresh.user_id) {
-            (Some(current), Some(fresh)) if current != fresh => return Err(refused(Refusal::OtherUser)),
+            (Some(current), Some(fresh)) if current != fresh => {
+                return Err(refused(Refusal::OtherUser, Some(token)));
+            }
             // Otherwise the next token could name another user.
             (Some(current), None) => fresh.user_id = Some(current.clone()),
             _ => {}
         }
         Ok(fresh)
     }
-}
-
-pub(crate) fn refused(why: Refusal) -> AuthError {
-    metrics::refused(&why);
-    AuthError::Refused(why)
 }

@@ -1,4 +1,4 @@
-//! Who a connection is, and who says so.
+//! Who a connection is.
 
 use super::permissions::allows;
 use crate::event::{ClientId, Submitter};
@@ -27,6 +27,21 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Of a client about whom nobody says anything, and who may do everything.
+    pub(super) fn of_anyone(client_id: ClientId) -> Self {
+        Self {
+            client_id,
+            user_id: None,
+            permissions: vec!["*".to_owned(), "admin".to_owned()],
+            roles: Vec::new(),
+            partitions: None,
+            expires_at: None,
+            ends_at: None,
+            token_id: None,
+            issued_at: None,
+        }
+    }
+
     /// Whether it may connect, sync and be sent broadcasts.
     pub fn may_read(&self) -> bool {
         allows(&self.permissions, "read", None)

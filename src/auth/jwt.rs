@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header, get_current_timestamp};
-use serde::Deserialize;
+use serde::de::IgnoredAny;
 
+use super::claims::{ClaimNames, Claims, mistyped};
+use super::client_ids::ClientIds;
 use super::identity::Identity;
 use super::keys::{KeySet, NoKey};
 use super::refusal::Refusal;
@@ -27,6 +31,12 @@ pub struct TokenRules {
     pub token_bytes_max: usize,
     /// What each role permits.
     pub roles: BTreeMap<String, Vec<String>>,
+    /// Which claims say who it is and what it may do.
+    pub names: ClaimNames,
+    /// Claims that must be there, and the values that each may have; any, if there are none.
+    pub required: BTreeMap<String, Vec<String>>,
+    /// Which client ids the user may choose of a token that names no client; `None` if it must name one.
+    pub client_ids: Option<ClientIds>,
 }
 
 #[cfg(test)]
@@ -40,6 +50,9 @@ impl Default for TokenRules {
             lifetime_s_max: None,
             token_bytes_max: 8 * 1024,
             roles: BTreeMap::new(),
+            names: ClaimNames::default(),
+            required: BTreeMap::new(),
+            client_ids: None,
         }
     }
 }
@@ -48,36 +61,8 @@ impl Default for TokenRules {
 #[derive(Debug, Clone)]
 pub struct JwtVerifier {
     rules: TokenRules,
-    /// All but the algorithm, which is the key's.
+    /// All but the algorithm, which is the key's, and the times, which may be `null` here.
     validation: Validation,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Claims {
-    client_id: ClientId,
-    #[serde(default)]
-    user_id: Option<String>,
-    #[serde(default)]
-    permissions: Vec<String>,
-    #[serde(default)]
-    roles: Vec<String>,
-    #[serde(default)]
-    partition: Option<Partitions>,
-    /// That it is there and has not passed is checked beforehand, with what is said of it then.
-    #[serde(default)]
-    exp: Option<serde_json::Number>,
-    #[serde(default)]
-    iat: Option<serde_json::Number>,
-    #[serde(default, rename = "jti")]
-    token_id: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Partitions {
-    One(String),
-    Several(Vec<String>),
 }
 
 impl JwtVerifier {
@@ -85,12 +70,8 @@ impl JwtVerifier {
     pub fn new(rules: TokenRules) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.algorithms = Vec::new();
-        validation.leeway = rules.leeway_s;
-        validation.validate_nbf = true;
+        validation.validate_exp = false;
         let mut required = Vec::new();
-        if rules.require_exp {
-            required.push("exp");
-        }
         validation.validate_aud = rules.audience.is_some();
         if let Some(audience) = &rules.audience {
             validation.set_audience(&[audience]);
@@ -114,8 +95,14 @@ impl JwtVerifier {
         self.rules.token_bytes_max
     }
 
-    /// Checks a token with these keys, and says whose it is.
-    pub fn verify(&self, keys: &KeySet, token: Option<&str>) -> Result<Identity, Refusal> {
+    /// Checks a token with these keys, and says whose it is. Where a client says who it is (`asked`), that must be
+    /// what the token says, or lets it choose.
+    pub fn verify(
+        &self,
+        keys: &KeySet,
+        asked: Option<&ClientId>,
+        token: Option<&str>,
+    ) -> Result<Identity, Refusal> {
         let token = token.filter(|token| !token.is_empty()).ok_or(Refusal::Missing)?;
         if token.len() > self.rules.token_bytes_max {
             return Err(Refusal::TooLong { bytes_max: self.rules.token_bytes_max });
@@ -131,38 +118,96 @@ impl JwtVerifier {
         })?;
         let mut validation = self.validation.clone();
         validation.algorithms = vec![key.algorithm];
-        let claims: Claims = decode(token, &key.key, &validation).map_err(unread)?.claims;
-        let expires_at = claims.exp.as_ref().and_then(whole_seconds);
-        let issued_at = claims.iat.as_ref().and_then(whole_seconds);
-        // Such a token would outlive the revocation of its client's tokens up to now; one in milliseconds for ever.
-        if issued_at.is_some_and(|at| at > get_current_timestamp().saturating_add(self.rules.leeway_s)) {
-            return Err(Refusal::IssuedInFuture);
-        }
-        if let Some(max) = self.rules.lifetime_s_max {
-            let latest = get_current_timestamp().saturating_add(max).saturating_add(self.rules.leeway_s);
-            if expires_at.is_none_or(|exp| exp > latest) {
-                return Err(Refusal::Lifetime { seconds_max: max });
-            }
-        }
+        decode::<IgnoredAny>(token, &key.key, &validation).map_err(unread)?;
+        let text = token.split('.').nth(1).and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
+        self.identity(&Claims::parse(&text.ok_or(Refusal::Malformed)?)?, asked)
+    }
+
+    /// Whose these claims are, if they are as they must be.
+    fn identity(&self, claims: &Claims, asked: Option<&ClientId>) -> Result<Identity, Refusal> {
+        let Self { rules, .. } = self;
+        let (expires_at, issued_at) = self.times(claims)?;
+        claims.require(&rules.required)?;
+        let user_id = claims.text(&rules.names.user)?.map(|(_, text)| text.to_owned());
+        let permissions = claims.texts(&rules.names.permissions)?;
+        let roles = claims.texts(&rules.names.roles)?;
         Ok(Identity {
-            client_id: claims.client_id,
-            user_id: claims.user_id,
-            permissions: self.permissions(claims.permissions, &claims.roles),
-            roles: claims.roles,
-            partitions: claims.partition.map(|partitions| match partitions {
-                Partitions::One(one) => vec![one],
-                Partitions::Several(several) => several,
-            }),
+            client_id: self.client(claims, user_id.as_deref(), asked)?,
+            user_id,
+            permissions: self.permissions(permissions, &roles),
+            roles,
+            partitions: claims.one_or_several(&rules.names.partition)?,
             expires_at,
-            ends_at: expires_at.map(|exp| exp.saturating_add(self.rules.leeway_s)),
-            token_id: claims.token_id,
+            ends_at: expires_at.map(|exp| exp.saturating_add(rules.leeway_s)),
+            token_id: claims.text(&[TOKEN_ID.to_owned()])?.map(|(_, id)| id.to_owned()),
             issued_at,
         })
     }
 
+    /// When the token ends and was issued, if now is within its time.
+    fn times(&self, claims: &Claims) -> Result<(Option<u64>, Option<u64>), Refusal> {
+        let Self { rules: TokenRules { leeway_s, require_exp, lifetime_s_max, .. }, .. } = self;
+        let (earliest, latest) = (
+            get_current_timestamp().saturating_sub(*leeway_s),
+            get_current_timestamp().saturating_add(*leeway_s),
+        );
+        let (exp, nbf, iat) = (claims.seconds("exp")?, claims.seconds("nbf")?, claims.seconds("iat")?);
+        if *require_exp && exp.is_none() {
+            return Err(Refusal::MissingClaim("exp".to_owned()));
+        }
+        if exp.is_some_and(|exp| exp < earliest) {
+            return Err(Refusal::Expired);
+        }
+        if nbf.is_some_and(|nbf| nbf > latest) {
+            return Err(Refusal::NotYetValid);
+        }
+        // Such a token would outlive the revocation of its client's tokens up to now; one in milliseconds for ever.
+        if iat.is_some_and(|iat| iat > latest) {
+            return Err(Refusal::IssuedInFuture);
+        }
+        if let Some(max) = *lifetime_s_max
+            && exp.is_none_or(|exp| exp > latest.saturating_add(max))
+        {
+            return Err(Refusal::Lifetime { seconds_max: max });
+        }
+        Ok((exp, iat))
+    }
+
+    /// Which client it is: the one that the token names, or the one that its user has chosen.
+    fn client(
+        &self,
+        claims: &Claims,
+        user: Option<&str>,
+        asked: Option<&ClientId>,
+    ) -> Result<ClientId, Refusal> {
+        let Self { rules: TokenRules { names, client_ids, .. }, .. } = self;
+        let missing = |names: &[String]| Refusal::MissingClaim(names.join("` or `"));
+        if let Some((claim, id)) = claims.text(&names.client)? {
+            let id = ClientId::new(id).map_err(|_| mistyped(claim, "a text of 1 to 256 bytes"))?;
+            return match asked {
+                Some(asked) if *asked != id => Err(Refusal::OtherClient),
+                _ => Ok(id),
+            };
+        }
+        let Some(ids) = client_ids else { return Err(missing(&names.client)) };
+        let user = user.filter(|user| !user.is_empty()).ok_or_else(|| missing(&names.user))?;
+        match asked {
+            Some(asked) if ids.permits(user, asked) => Ok(asked.clone()),
+            Some(_) => Err(Refusal::OtherForm(ids.clone())),
+            // Whoever asks says no client id, and needs none: an operator.
+            None => ClientId::new(user)
+                .map_err(|_| mistyped(&names.user.join("` or `"), "a text of 1 to 256 bytes")),
+        }
+    }
+
+    /// The rules.
+    pub(super) fn rules(&self) -> &TokenRules {
+        &self.rules
+    }
+
     /// What the token permits by itself, and what its roles permit. A role that nobody configured permits
     /// nothing.
-    fn permissions(&self, mut permissions: Vec<String>, roles: &[String]) -> Vec<String> {
+    pub(super) fn permissions(&self, mut permissions: Vec<String>, roles: &[String]) -> Vec<String> {
         for permission in roles.iter().filter_map(|role| self.rules.roles.get(role)).flatten() {
             if !permissions.contains(permission) {
                 permissions.push(permission.clone());
@@ -172,17 +217,13 @@ impl JwtVerifier {
     }
 }
 
-/// A time as JWT has them: a number of seconds, which may have a fraction.
-fn whole_seconds(time: &serde_json::Number) -> Option<u64> {
-    time.as_u64().or_else(|| time.as_f64().map(|seconds| seconds as u64))
-}
+/// The claim that names a token.
+const TOKEN_ID: &str = "jti";
 
 /// What is wrong with a token, without repeating any of it.
 fn unread(error: jsonwebtoken::errors::Error) -> Refusal {
     use jsonwebtoken::errors::ErrorKind;
     match error.kind() {
-        ErrorKind::ExpiredSignature => Refusal::Expired,
-        ErrorKind::ImmatureSignature => Refusal::NotYetValid,
         ErrorKind::InvalidAudience => Refusal::Audience,
         ErrorKind::InvalidIssuer => Refusal::Issuer,
         ErrorKind::InvalidSignature => Refusal::Signature,
@@ -231,7 +272,7 @@ mod tests {
     }
 
     fn verified(token: &str) -> Result<Identity, Refusal> {
-        JwtVerifier::new(rules()).verify(&KeySet::secret(SECRET).unwrap(), Some(token))
+        JwtVerifier::new(rules()).verify(&KeySet::secret(SECRET).unwrap(), None, Some(token))
     }
 
     #[test]
@@ -260,9 +301,14 @@ mod tests {
             (json!({ "iss": "others" }), "issuer"),
             (json!({ "aud": "others" }), "audience"),
             (json!({ "aud": null }), "no `aud`"),
-            (json!({ "clientId": null }), "cannot be read"),
-            (json!({ "clientId": "" }), "cannot be read"),
-            (json!({ "permissions": "read" }), "cannot be read"),
+            (json!({ "exp": "never" }), "`exp` is not a number"),
+            (json!({ "clientId": null }), "no `clientId`"),
+            (json!({ "clientId": "" }), "`clientId` is not a text of 1 to 256 bytes"),
+            (json!({ "clientId": 5 }), "`clientId` is not a text"),
+            (json!({ "permissions": "read" }), "`permissions` is not a list of texts"),
+            (json!({ "userId": [] }), "`userId` is not a text"),
+            (json!({ "partition": { "a": 1 } }), "`partition` is not a text or a list"),
+            (json!({ "jti": 7 }), "`jti` is not a text"),
         ];
         for (change, says) in cases {
             let refused = verified(&token(change.clone(), SECRET)).unwrap_err().to_string();
@@ -272,12 +318,46 @@ mod tests {
         let bounded = JwtVerifier::new(rules);
         let keys = KeySet::secret(SECRET).unwrap();
         for (exp, is_good) in [(json!(now + 50), true), (json!(now + 80), false)] {
-            let verified = bounded.verify(&keys, Some(&token(json!({ "exp": exp }), SECRET)));
+            let verified = bounded.verify(&keys, None, Some(&token(json!({ "exp": exp }), SECRET)));
             assert_eq!(verified.is_ok(), is_good, "{exp}: {verified:?}");
         }
         assert!(verified(&token(json!({}), b"another secret of length")).is_err());
         assert!(verified("no token").is_err());
         assert!(verified("").is_err());
+    }
+
+    #[test]
+    fn what_is_null_is_not_there() {
+        let mut all = claims(json!({}));
+        for claim in ["userId", "partition", "roles", "nbf", "iat", "jti"] {
+            all[claim] = Value::Null;
+        }
+        let token = encode(&Header::default(), &all, &EncodingKey::from_secret(SECRET)).unwrap();
+        let identity = verified(&token).unwrap();
+        assert_eq!((identity.user_id, identity.partitions, identity.token_id), (None, None, None));
+        all["clientId"] = Value::Null;
+        let token = encode(&Header::default(), &all, &EncodingKey::from_secret(SECRET)).unwrap();
+        assert_eq!(verified(&token), Err(Refusal::MissingClaim("clientId".to_owned())));
+    }
+
+    #[test]
+    fn a_token_that_names_no_client_lets_its_user_choose_one() {
+        let lets_choose = TokenRules { client_ids: Some("{user}:*".parse().unwrap()), ..rules() };
+        let verifier = JwtVerifier::new(lets_choose);
+        let keys = KeySet::secret(SECRET).unwrap();
+        let chosen = |changes: Value, id: Option<&str>| {
+            let id = id.map(|id| ClientId::new(id).unwrap());
+            verifier.verify(&keys, id.as_ref(), Some(&token(changes, SECRET)))
+        };
+        let named = |id| chosen(json!({ "clientId": null }), id).map(|it| it.client_id.as_str().to_owned());
+        assert_eq!(named(Some("u:phone")), Ok("u:phone".to_owned()));
+        assert_eq!(named(None), Ok("u".to_owned()));
+        assert!(matches!(named(Some("v:phone")), Err(Refusal::OtherForm(_))));
+        let nobody = chosen(json!({ "clientId": null, "userId": null }), Some("u:phone"));
+        assert_eq!(nobody, Err(Refusal::MissingClaim("userId".to_owned())));
+        // One that names a client leaves no choice.
+        assert_eq!(chosen(json!({}), Some("u:phone")), Err(Refusal::OtherClient));
+        assert!(chosen(json!({}), Some("c")).is_ok());
     }
 
     #[test]
@@ -296,7 +376,7 @@ mod tests {
         let pem = b"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
         let keys = KeySet::public_key(pem).unwrap();
         let confused = token(json!({}), pem);
-        assert_eq!(JwtVerifier::new(rules()).verify(&keys, Some(&confused)), Err(Refusal::Algorithm));
+        assert_eq!(JwtVerifier::new(rules()).verify(&keys, None, Some(&confused)), Err(Refusal::Algorithm));
     }
 
     #[test]
@@ -313,7 +393,8 @@ mod tests {
     fn an_end_is_asked_for_unless_that_is_switched_off_and_may_have_a_fraction() {
         let lax = TokenRules { require_exp: false, leeway_s: 7, ..rules() };
         let keys = KeySet::secret(SECRET).unwrap();
-        let verified = |changes| JwtVerifier::new(lax.clone()).verify(&keys, Some(&token(changes, SECRET)));
+        let verified =
+            |changes| JwtVerifier::new(lax.clone()).verify(&keys, None, Some(&token(changes, SECRET)));
         let endless = verified(json!({ "exp": null })).unwrap();
         assert_eq!((endless.expires_at, endless.ends_at), (None, None));
         let fraction = verified(json!({ "exp": 4_000_000_000.5 })).unwrap();
@@ -327,7 +408,7 @@ mod tests {
     fn a_token_that_is_too_long_is_not_looked_at() {
         let short = TokenRules { token_bytes_max: 100, ..rules() };
         let keys = KeySet::secret(SECRET).unwrap();
-        let refused = JwtVerifier::new(short).verify(&keys, Some(&token(json!({}), SECRET)));
+        let refused = JwtVerifier::new(short).verify(&keys, None, Some(&token(json!({}), SECRET)));
         assert_eq!(refused, Err(Refusal::TooLong { bytes_max: 100 }));
     }
 
@@ -336,6 +417,15 @@ mod tests {
         let header = Header { crit: Some(vec!["b64".into()]), ..Header::default() };
         let token = encode(&header, &claims(json!({})), &EncodingKey::from_secret(SECRET)).unwrap();
         assert_eq!(verified(&token), Err(Refusal::Critical));
+    }
+
+    #[test]
+    fn a_key_that_could_not_verify_anything_is_none() {
+        let of_another_curve = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+        let refused = KeySet::public_key(of_another_curve.public_key_pem().as_bytes()).unwrap_err();
+        assert_eq!(refused, KeyError::CannotVerify);
+        let good = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        assert_eq!(KeySet::public_key(good.public_key_pem().as_bytes()).unwrap().len(), 1);
     }
 
     #[test]

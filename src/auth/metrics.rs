@@ -1,6 +1,8 @@
 //! Every metric about tokens and their keys: its name, its unit and what it tells.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use super::refusal::Refusal;
 use crate::util::time;
@@ -19,6 +21,11 @@ pub const REVOCATIONS: &str = "insieme_revocations_in_force";
 /// Looks at what was revoked.
 pub const REVOCATION_LOOKS: &str = "insieme_revocation_looks_total";
 
+/// Questions to the application who may come in, by result.
+pub const HOOK_CALLS: &str = "insieme_hook_calls_total";
+/// How long they took.
+pub const HOOK_SECONDS: &str = "insieme_hook_duration_seconds";
+
 /// Tells the recorder what the metrics are. Called once, when a frontend starts.
 pub fn describe() {
     describe_counter!(REFUSED, Unit::Count, "Tokens refused, by reason");
@@ -31,7 +38,18 @@ pub fn describe() {
         Unit::Seconds,
         "When the keys were last seen to be current, in Unix seconds"
     );
+    describe_counter!(
+        HOOK_CALLS,
+        Unit::Count,
+        "Questions to the application who may come in (auth.hook_url), by result: allowed, refused, kept, failed"
+    );
+    describe_histogram!(
+        HOOK_SECONDS,
+        Unit::Seconds,
+        "From such a question to its answer, waiting for its turn included"
+    );
     // An alarm asks for it: a counter that comes with its first count never rises.
+    counter!(HOOK_CALLS, "result" => "failed").increment(0);
     counter!(KEY_LOOKS, "result" => "failed").increment(0);
 }
 
@@ -48,6 +66,16 @@ pub fn revocations_looked(is_good: bool) {
 /// Counts a token that is refused.
 pub(crate) fn refused(why: &Refusal) {
     counter!(REFUSED, "reason" => why.as_str()).increment(1);
+}
+
+/// Counts a question to the application.
+pub(super) fn hook_asked(result: &'static str) {
+    counter!(HOOK_CALLS, "result" => result).increment(1);
+}
+
+/// Says how long a question to the application took.
+pub(super) fn hook_took(time: Duration) {
+    histogram!(HOOK_SECONDS).record(time.as_secs_f64());
 }
 
 /// Counts a look at where the keys come from.

@@ -69,9 +69,65 @@ pub fn check(permission: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Actions that are ours; all others are types of an application's own events.
+const OURS: [&str; 10] =
+    ["read", "admin", "init", "set", "unset", "treePush", "treeDelete", "treeUpdate", "treeMove", "event"];
+
+/// Says why a permission that is one may never permit what its author meant: nothing forbids an application to have
+/// events of such a type.
+pub fn doubt(permission: &str) -> Option<String> {
+    let (action, target) = match permission.split_once(':') {
+        Some((action, target)) => (action, Some(target)),
+        None => (permission, None),
+    };
+    let of_all = |action: &&str| *action == "read" || *action == "admin";
+    if target.is_some_and(|target| target != "*")
+        && OURS.iter().filter(|one| of_all(one)).any(|one| *one == action)
+    {
+        return Some(format!(
+            "{permission:?} never permits anything: {action} has no targets; write {action}"
+        ));
+    }
+    let meant = OURS.iter().find(|one| is_nearly(action, one))?;
+    Some(format!("{permission:?} permits events of the type {action:?}; did you mean {meant}?"))
+}
+
+/// Whether two words are different, but only in case or by one character too many, too few, other, or out of place.
+fn is_nearly(word: &str, other: &str) -> bool {
+    let (a, b): (Vec<char>, Vec<char>) = (word.chars().collect(), other.chars().collect());
+    if word == other || b.len() < 3 {
+        return false;
+    }
+    let start = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+    let (a, b) = (&a[start..], &b[start..]);
+    let end = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count();
+    let (a, b) = (&a[..a.len() - end], &b[..b.len() - end]);
+    let is_swapped = a.len() == 2 && b.len() == 2 && a[0] == b[1] && a[1] == b[0];
+    word.eq_ignore_ascii_case(other) || (a.len() <= 1 && b.len() <= 1) || is_swapped
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{allows, check};
+    use super::{allows, check, doubt};
+
+    #[test]
+    fn what_was_hardly_meant_is_doubted() {
+        for good in ["*", "read", "set", "set:doc.*", "admin", "read:*", "todo.added", "treePush:a", "rename"]
+        {
+            assert_eq!(doubt(good), None);
+        }
+        for (doubtful, says) in [
+            ("admn", "did you mean admin"),
+            ("treepush:doc.*", "did you mean treePush"),
+            ("raed", "did you mean read"),
+            ("sets:a", "did you mean set"),
+            ("read:doc.*", "never permits anything"),
+            ("admin:x", "never permits anything"),
+        ] {
+            let said = doubt(doubtful).unwrap();
+            assert!(said.contains(says), "{said}");
+        }
+    }
 
     #[test]
     fn what_can_never_allow_anything_is_told() {

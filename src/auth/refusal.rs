@@ -1,5 +1,7 @@
 //! Why a token is refused: for the client, and by a short name for metrics. Never holds anything of the token.
 
+use super::client_ids::ClientIds;
+
 /// Why a token is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -12,7 +14,7 @@ pub enum Refusal {
         /// How long it may be.
         bytes_max: usize,
     },
-    /// It is none, or its claims are not as they must be.
+    /// It is none.
     #[error("the token cannot be read")]
     Malformed,
     /// It asks that something is understood which is not (`crit`).
@@ -57,9 +59,26 @@ pub enum Refusal {
     /// It lacks a claim.
     #[error("the token has no `{0}`")]
     MissingClaim(String),
+    /// A claim holds something else than it must.
+    #[error("the token's `{claim}` is not {must_be}")]
+    MistypedClaim {
+        /// Its name, as the configuration has it.
+        claim: String,
+        /// What it must be.
+        must_be: &'static str,
+    },
+    /// A claim holds another value than is asked for.
+    #[error("the token's `{0}` is not what is asked for here")]
+    OtherClaim(String),
     /// Its `clientId` is not that of the connection.
     #[error("the token is another client's")]
     OtherClient,
+    /// The client id of the connection is none that the token's user may choose.
+    #[error("the token's user may not choose this client id: it has the form {0}")]
+    OtherForm(ClientIds),
+    /// The application does not let the client in (`auth.hook_url`), and may have said why.
+    #[error("the application does not let this client in{}", .0.as_deref().map(|why| format!(": {why}")).unwrap_or_default())]
+    NotAllowed(Option<String>),
     /// Its `userId` is not that of the connection.
     #[error("the token is another user's")]
     OtherUser,
@@ -85,7 +104,10 @@ impl Refusal {
             Self::Issuer => "issuer",
             Self::Audience => "audience",
             Self::MissingClaim(_) => "missing_claim",
-            Self::OtherClient => "other_client",
+            Self::MistypedClaim { .. } => "mistyped_claim",
+            Self::OtherClaim(_) => "other_claim",
+            Self::OtherClient | Self::OtherForm(_) => "other_client",
+            Self::NotAllowed(_) => "not_allowed",
             Self::OtherUser => "other_user",
         }
     }

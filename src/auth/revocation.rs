@@ -1,4 +1,4 @@
-//! What was revoked: single tokens, and a client's tokens up to a time. Pure: where it is kept, and how it gets
+//! What was revoked: single tokens, and a client's or a user's tokens up to a time. Pure: where it is kept, and how it gets
 //! here, is `control`'s and `log`'s business.
 //!
 //! A token that cannot be checked against it is not let in: until it was read for the first time, nothing is
@@ -19,6 +19,8 @@ use crate::util::time;
 
 /// The longest token id that can be revoked, in bytes.
 pub const TOKEN_ID_BYTES_MAX: usize = 256;
+/// The longest user id whose tokens can be revoked, in bytes.
+pub const USER_ID_BYTES_MAX: usize = 256;
 
 /// A revocation, as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +55,14 @@ pub enum Revoked {
         /// The time, in Unix seconds.
         issued_upto: u64,
     },
+    /// The same of a user's tokens, whatever the client.
+    #[serde(rename_all = "camelCase")]
+    User {
+        /// The user.
+        user: String,
+        /// The time, in Unix seconds.
+        issued_upto: u64,
+    },
 }
 
 impl Revoked {
@@ -62,6 +72,7 @@ impl Revoked {
         match self {
             Self::Token { token_id } => format!("token.{}", encoded(token_id)),
             Self::Client { client, .. } => format!("client.{}", encoded(client.as_str())),
+            Self::User { user, .. } => format!("user.{}", encoded(user)),
         }
     }
 
@@ -71,6 +82,9 @@ impl Revoked {
             Self::Token { token_id } => identity.token_id.as_ref() == Some(token_id),
             Self::Client { client, issued_upto } => {
                 identity.client_id == *client && is_issued_upto(identity, *issued_upto)
+            }
+            Self::User { user, issued_upto } => {
+                identity.user_id.as_ref() == Some(user) && is_issued_upto(identity, *issued_upto)
             }
         }
     }
@@ -115,6 +129,7 @@ impl Revocation {
 pub struct RevokedSet {
     tokens: HashMap<String, Option<u64>>,
     clients: HashMap<ClientId, (u64, Option<u64>)>,
+    users: HashMap<String, (u64, Option<u64>)>,
     /// What each key stands for, to take it back.
     keys: HashMap<String, Revoked>,
 }
@@ -129,6 +144,9 @@ impl RevokedSet {
             Revoked::Client { client, issued_upto } => {
                 self.clients.insert(client.clone(), (*issued_upto, *until));
             }
+            Revoked::User { user, issued_upto } => {
+                self.users.insert(user.clone(), (*issued_upto, *until));
+            }
         }
     }
 
@@ -137,6 +155,7 @@ impl RevokedSet {
         match self.keys.remove(key) {
             Some(Revoked::Token { token_id }) => drop(self.tokens.remove(&token_id)),
             Some(Revoked::Client { client, .. }) => drop(self.clients.remove(&client)),
+            Some(Revoked::User { user, .. }) => drop(self.users.remove(&user)),
             None => {}
         }
     }
@@ -146,11 +165,13 @@ impl RevokedSet {
         let is_over = |until: &Option<u64>| until.is_some_and(|until| until < now_s);
         self.tokens.retain(|_, until| !is_over(until));
         self.clients.retain(|_, (_, until)| !is_over(until));
-        let Self { tokens, clients, keys } = self;
-        if keys.len() > tokens.len() + clients.len() {
+        self.users.retain(|_, (_, until)| !is_over(until));
+        let Self { tokens, clients, users, keys } = self;
+        if keys.len() > tokens.len() + clients.len() + users.len() {
             keys.retain(|_, of| match of {
                 Revoked::Token { token_id } => tokens.contains_key(token_id),
                 Revoked::Client { client, .. } => clients.contains_key(client),
+                Revoked::User { user, .. } => users.contains_key(user),
             });
         }
     }
@@ -160,8 +181,9 @@ impl RevokedSet {
         let holds = |until: Option<u64>| until.is_none_or(|until| now_s <= until);
         let token = identity.token_id.as_ref().and_then(|id| self.tokens.get(id));
         let client = self.clients.get(&identity.client_id);
-        token.is_some_and(|until| holds(*until))
-            || client.is_some_and(|(upto, until)| holds(*until) && is_issued_upto(identity, *upto))
+        let user = identity.user_id.as_ref().and_then(|user| self.users.get(user));
+        let covers = |(upto, until): &(u64, Option<u64>)| holds(*until) && is_issued_upto(identity, *upto);
+        token.is_some_and(|until| holds(*until)) || client.is_some_and(covers) || user.is_some_and(covers)
     }
 
     /// How many revocations there are.
@@ -241,6 +263,10 @@ mod tests {
         Revoked::Client { client: ClientId::new(id).unwrap(), issued_upto }
     }
 
+    fn user(id: &str, issued_upto: u64) -> Revoked {
+        Revoked::User { user: id.to_owned(), issued_upto }
+    }
+
     fn revocation(of: Revoked, until: Option<u64>) -> Revocation {
         Revocation { of, until, at: 1, by: "ops".to_owned() }
     }
@@ -265,7 +291,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_read_back_and_only_under_its_own_key() {
-        for of in [token("t.1"), client("ann", 7)] {
+        for of in [token("t.1"), client("ann", 7), user("auth0|5f", 7)] {
             let kept = revocation(of.clone(), Some(9));
             let body = serde_json::to_vec(&kept).unwrap();
             assert_eq!(Revocation::parse(&of.key(), &body).unwrap(), kept);
@@ -305,5 +331,21 @@ mod tests {
         assert_eq!(set.len(), 1);
         set.lift(&client("ann", 0).key());
         assert!(!covers(&set, "ann", Some(1)));
+    }
+    #[test]
+    fn a_users_tokens_are_refused_whatever_the_client() {
+        let mut set = RevokedSet::default();
+        set.put(&revocation(user("ann", 50), Some(100)));
+        let of = |client: &str, user: Option<&str>, at| Identity {
+            user_id: user.map(str::to_owned),
+            ..identity(client, None, Some(at))
+        };
+        let covers = |set: &RevokedSet, client, user, at| set.covers(&of(client, user, at), 60);
+        assert!(covers(&set, "phone", Some("ann"), 50) && covers(&set, "desk", Some("ann"), 1));
+        assert!(!covers(&set, "phone", Some("ann"), 51) && !covers(&set, "phone", Some("bob"), 1));
+        // A client's id is no user's.
+        assert!(!covers(&set, "ann", None, 1));
+        set.forget_past(101);
+        assert!(set.is_empty() && !covers(&set, "phone", Some("ann"), 50));
     }
 }

@@ -48,7 +48,7 @@ pub(crate) async fn connect_to_streams(
         let error = match look_at_streams(&log, role).await {
             Ok(()) => return Ok(Some(log)),
             Err(error) if !is_retryable(&error) => return Err(error.into()),
-            Err(error) => error,
+            Err(error) => unless_denied(&log, error)?,
         };
         match patience.pause("the streams", &error).await {
             Next::Again => {}
@@ -87,13 +87,25 @@ pub(crate) async fn make_streams(
         let error = match crate::log::bootstrap(log).await {
             Ok(report) => return Ok(Some(report)),
             Err(error) if !is_retryable(&error) => return Err(error.into()),
-            Err(error) => error,
+            Err(error) => unless_denied(log, error)?,
         };
         match patience.pause("the NATS servers", &error).await {
             Next::Again => {}
             Next::Stop => return Ok(None),
             Next::GiveUp => return Err(error).context(patience.gave_up("the NATS servers")),
         }
+    }
+}
+
+/// Whoever asks NATS for what his user may not hears nothing, however long he waits.
+fn unless_denied(log: &Log, error: BootstrapError) -> anyhow::Result<BootstrapError> {
+    let is_silence = matches!(&error, BootstrapError::Log(error) if error.is_retryable());
+    match log.denied().filter(|_| is_silence) {
+        None => Ok(error),
+        Some(said) => Err(error).context(format!(
+            "NATS says: {said}. Its user lacks a right that this command needs: see whether nats.user is the one for it \
+             (nats/users.conf has one for each role), and nats.api_prefix as its account has it"
+        )),
     }
 }
 

@@ -2,16 +2,17 @@
 
 use std::io::{ErrorKind, Write};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
+use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::common::NatsArgs;
+use super::common::{NatsArgs, say};
 use super::connect;
 use super::token::parse_time;
 use crate::config::settings::Config;
 use crate::event::{ClientId, EventFilter, EventId, PartitionKey};
-use crate::util::time;
+use crate::util::{hex, time};
 
 /// Print a partition's committed events as they lie in the log, one JSON object a line, oldest first.
 #[derive(Debug, Args)]
@@ -27,6 +28,10 @@ pub(crate) struct ShowLog {
     /// At most so many events.
     #[arg(long, value_name = "NUMBER")]
     limit: Option<usize>,
+    /// Print the last event's id and the SHA-256 of all these lines instead: it tells two logs apart whatever the events
+    /// are, where `state --hash` knows only those of the built-in types.
+    #[arg(long)]
+    hash: bool,
     #[command(flatten)]
     filter: FilterArgs,
 }
@@ -66,12 +71,18 @@ impl ShowLog {
         let token = PartitionKey::new(self.partition.as_str())?.token();
         let log =
             connect::connect_to_streams(&config, "log", &shutdown).await?.ok_or_else(connect::stopped)?;
-        let Some(head) = log.head(&token).await? else { return Ok(()) };
+        let Some(head) = log.head(&token).await? else {
+            bail!(
+                "the log has no events of the partition {:?}; `insieme-backend admin partitions` lists those that it has",
+                self.partition
+            );
+        };
         let mut replay = log.replay(&token, EventId(self.after), head.id);
         let mut out = std::io::BufWriter::new(std::io::stdout());
         let FilterArgs { client, event_type, since: since_ms, until: until_ms } = self.filter;
         let filter = EventFilter { client, event_type, since_ms, until_ms };
         let mut left = self.limit.unwrap_or(usize::MAX);
+        let (mut hash, mut last) = (Sha256::new(), EventId(self.after));
         while left > 0
             && !shutdown.is_cancelled()
             && let Some(stored) = replay.next().await?
@@ -80,9 +91,17 @@ impl ShowLog {
                 continue;
             }
             left -= 1;
+            last = stored.id;
+            if self.hash {
+                hash.update(stored.to_line());
+                continue;
+            }
             if is_gone(out.write_all(&stored.to_line()))? {
                 return Ok(());
             }
+        }
+        if self.hash {
+            return say(&format!("{last} {}", hex::encode(&hash.finalize())));
         }
         is_gone(out.flush()).map(drop)
     }

@@ -30,6 +30,7 @@ use anyhow::Context;
 use clap::Parser;
 use clap::Subcommand;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::config::Override;
 use crate::config::settings::Loaded;
@@ -124,8 +125,15 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         return Ok(crate::app::run_worker());
     }
     let source = Source::of(common, command.overrides());
-    let loaded = source.load()?;
+    let mut loaded = source.load()?;
+    if command.prints_only() && !loaded.origins.contains_key("log.filter") {
+        // What it prints is for another program to read, and a person wants no lines round it.
+        "warn".clone_into(&mut loaded.config.log.filter);
+    }
     loaded.config.log.install().context("log.filter")?;
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
     let traces = match command.role() {
         Some(role) => loaded.config.traces.start(role).context("traces")?,
         None => None,
@@ -147,6 +155,14 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 impl Command {
+    /// Whether it only prints what it finds.
+    fn prints_only(&self) -> bool {
+        matches!(
+            self,
+            Self::State(_) | Self::Log(_) | Self::CheckConfig(_) | Self::Health(_) | Self::Token(_)
+        )
+    }
+
     /// What the process is called in traces; `None` where nothing is traced.
     fn role(&self) -> Option<&'static str> {
         match self {

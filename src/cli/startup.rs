@@ -54,8 +54,8 @@ pub(crate) fn folds(log: &Log) -> anyhow::Result<Arc<dyn Fold>> {
 pub(crate) fn check_frontend_auth(config: &Config) -> anyhow::Result<()> {
     match (config.auth.is_set(), config.frontend.allow_anyone) {
         (true, true) => bail!(
-            "both keys for tokens (auth.secret_file, auth.public_key_file, auth.jwks_file or auth.jwks_url) and \
-             frontend.allow_anyone are set; to ask for tokens, unset the latter"
+            "both who may connect (auth.secret_file, auth.public_key_file, auth.jwks_file, auth.jwks_url or \
+             auth.hook_url) and frontend.allow_anyone are set; to ask for tokens, unset the latter"
         ),
         (true, false) => {
             config.auth.authenticator()?;
@@ -64,8 +64,9 @@ pub(crate) fn check_frontend_auth(config: &Config) -> anyhow::Result<()> {
         (false, true) => Ok(()),
         (false, false) => bail!(
             "nothing says who may connect, so the frontend does not start. Give it the key that tokens are \
-             signed with, auth.secret_file, auth.public_key_file, auth.jwks_file or auth.jwks_url; or to take anyone, with all permissions, \
-             say so: --allow-anyone, or frontend.allow_anyone = true"
+             signed with, auth.secret_file, auth.public_key_file, auth.jwks_file or auth.jwks_url; or have it ask \
+             your application, auth.hook_url; or to take anyone, with all permissions, say so: --allow-anyone, or \
+             frontend.allow_anyone = true"
         ),
     }
 }

@@ -6,13 +6,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use toml::Spanned;
 
+use super::environment::{self, Kind};
 use super::settings::{Config, Loaded};
-
-/// The prefix of every environment variable of ours.
-const PREFIX: &str = "INSIEME_";
-/// Variables that are no configuration keys: the file's name, fault points, and the tests' own.
-const OTHER_VARIABLES: [&str; 2] = ["INSIEME_CONFIG", "INSIEME_FAULT"];
-const TEST_PREFIX: &str = "INSIEME_TEST_";
 
 /// A key set by a flag.
 #[derive(Debug, Clone)]
@@ -75,25 +70,31 @@ pub(crate) fn from_toml(name: &str, text: &str, problems: &mut Vec<String>) -> V
 pub(crate) fn from_environment(
     environment: impl IntoIterator<Item = (String, String)>,
     problems: &mut Vec<String>,
+    warnings: &mut Vec<String>,
 ) -> Vec<Leaf> {
     let known = defaults();
     let by_variable: BTreeMap<String, &String> =
-        known.keys().map(|key| (format!("{PREFIX}{}", key.replace('.', "_").to_uppercase()), key)).collect();
+        known.keys().map(|key| (environment::variable_of(key), key)).collect();
     let mut leaves = Vec::new();
     for (variable, text) in environment {
-        let ours = variable.starts_with(PREFIX)
-            && !variable.starts_with(TEST_PREFIX)
-            && !OTHER_VARIABLES.contains(&variable.as_str());
-        if !ours {
-            continue;
-        }
-        match by_variable.get(&variable) {
-            Some(key) => leaves.push(Leaf {
+        if let Some(key) = by_variable.get(&variable) {
+            leaves.push(Leaf {
                 candidates: readings(&known[*key], &text),
                 key: (*key).clone(),
                 origin: format!("environment variable {variable}"),
-            }),
-            None => problems.push(unknown("variable", &variable, "environment", by_variable.keys())),
+            });
+            continue;
+        }
+        match environment::kind_of(&variable) {
+            Kind::Others => {}
+            Kind::Ours => {
+                let (closest, how_far) = closest(&variable, by_variable.keys());
+                let said = unknown_beside("variable", &variable, "environment", closest);
+                match environment::is_near_miss(&variable, how_far, known.keys()) {
+                    true => problems.push(said),
+                    false => warnings.push(format!("{said}; it changes nothing")),
+                }
+            }
         }
     }
     leaves
@@ -129,7 +130,7 @@ fn readings(default: &Value, text: &str) -> Vec<Value> {
 
 /// Lays the leaves over the defaults, later ones over earlier ones. A leaf that does not fit is left out.
 pub(crate) fn apply(leaves: Vec<Leaf>, problems: &mut Vec<String>) -> Loaded {
-    let mut loaded = Loaded { config: Config::default(), origins: BTreeMap::new() };
+    let mut loaded = Loaded { config: Config::default(), origins: BTreeMap::new(), warnings: Vec::new() };
     // Secrets serialise as nothing that could be read back, so the tree is kept beside the config.
     let mut tree = serde_json::to_value(&loaded.config).unwrap_or_default();
     for Leaf { key, candidates, origin } in leaves {
@@ -160,8 +161,17 @@ pub(crate) fn apply(leaves: Vec<Leaf>, problems: &mut Vec<String>) -> Loaded {
 }
 
 fn unknown<'a>(what: &str, name: &str, origin: &str, known: impl Iterator<Item = &'a String>) -> String {
-    let closest = known.min_by_key(|candidate| distance(name, candidate)).map_or("", String::as_str);
+    unknown_beside(what, name, origin, closest(name, known).0)
+}
+
+fn unknown_beside(what: &str, name: &str, origin: &str, closest: &str) -> String {
     format!("{name} ({origin}): there is no such {what}; the closest is {closest}")
+}
+
+/// The known name that is spelt most like this one, and how many characters are other.
+fn closest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> (&'a str, usize) {
+    let all = known.map(|candidate| (candidate.as_str(), distance(name, candidate)));
+    all.min_by_key(|(_, distance)| *distance).unwrap_or_default()
 }
 
 /// The Levenshtein distance: how many characters to put in, take out or change.

@@ -2,11 +2,13 @@
 //!
 //! Every key is `area.key`, declared once as a field of the structs here. Its environment variable is
 //! `INSIEME_` and that path in capitals with underscores (`INSIEME_NATS_URLS`); its description is the
-//! field's doc comment, which `check-config --print-defaults` prints. An unknown key or variable is an
-//! error that names the closest known one, so that a misspelt limit never silently stays at its default.
+//! field's doc comment, which `check-config --print-defaults` prints. An unknown key is an error that names the
+//! closest known one, so that a misspelt limit never silently stays at its default. So is an unknown variable that
+//! looks like a setting of ours; others may be somebody else's (`environment`).
 
 mod auth;
 mod describe;
+mod environment;
 pub(crate) mod error;
 mod layers;
 mod nats;
@@ -44,9 +46,12 @@ pub fn load(
             Err(error) => problems.push(format!("{}: {error}", path.display())),
         }
     }
-    leaves.extend(layers::from_environment(environment, &mut problems));
+    let mut warnings = Vec::new();
+    leaves.extend(layers::from_environment(environment, &mut problems, &mut warnings));
     leaves.extend(layers::from_overrides(flags, &mut problems));
-    let loaded = layers::apply(leaves, &mut problems);
+    let loaded = Loaded { warnings, ..layers::apply(leaves, &mut problems) };
     loaded.config.check(&mut problems);
+    let mut loaded = loaded;
+    loaded.warnings.extend(loaded.config.doubts());
     if problems.is_empty() { Ok(loaded) } else { Err(ConfigError(problems)) }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::error::ConfigError;
-use crate::log::LogSettings;
+use crate::log::{Credentials, LogSettings, Password};
 
 /// How to reach NATS, and the streams' settings. The streams' settings count when `bootstrap` makes the
 /// streams; every role checks at its start that they are as configured.
@@ -19,7 +19,8 @@ pub struct NatsConfig {
     pub user: Option<String>,
     /// The user's password. Better in `password_file` or the environment than in a file that is shared.
     pub password: Option<Secret>,
-    /// A file that holds the user's password; white space around it is dropped.
+    /// A file that holds the user's password; white space around it is dropped. It is read again at every connection, as
+    /// the next two are.
     pub password_file: Option<PathBuf>,
     /// A NATS credentials file (JWT and seed), where the server wants one.
     pub credentials_file: Option<PathBuf>,
@@ -145,25 +146,40 @@ impl NatsConfig {
         );
     }
 
-    /// What `log` wants to know. Reads the files of secrets, and sees whether the others can be read.
-    pub fn to_log_settings(&self) -> Result<LogSettings, ConfigError> {
-        let password = match &self.password {
-            Some(Secret(password)) => Some(password.clone()),
-            None => secret_in("nats.password_file", self.password_file.as_ref())?,
+    /// Who we are to NATS. What lies in files is read when it is needed.
+    fn credentials(&self) -> Option<Credentials> {
+        let of_files = self.credentials_file.clone().map(Credentials::File);
+        let of_files = of_files.or_else(|| self.nkey_seed_file.clone().map(Credentials::NkeySeed));
+        let Some(user) = self.user.clone() else { return of_files };
+        let password = match (&self.password, &self.password_file) {
+            (Some(Secret(password)), _) => Password::Given(password.clone()),
+            (None, Some(file)) => Password::File(file.clone()),
+            (None, None) => return of_files,
         };
+        Some(Credentials::Password { user, password })
+    }
+
+    /// What `log` wants to know. Sees whether the files can be read.
+    pub fn to_log_settings(&self) -> Result<LogSettings, ConfigError> {
+        let credentials = self.credentials();
+        if let Some(Err(error)) = credentials.as_ref().map(Credentials::check) {
+            let key = match &credentials {
+                Some(Credentials::File(_)) => "nats.credentials_file",
+                Some(Credentials::NkeySeed(_)) => "nats.nkey_seed_file",
+                _ => "nats.password_file",
+            };
+            return Err(ConfigError(vec![format!("{key}: {error}")]));
+        }
         for (key, file) in [
-            ("nats.credentials_file", &self.credentials_file),
             ("nats.tls_ca_file", &self.tls_ca_file),
             ("nats.tls_cert_file", &self.tls_cert_file),
             ("nats.tls_key_file", &self.tls_key_file),
         ] {
-            secret_in(key, file.as_ref())?;
+            readable(key, file.as_ref())?;
         }
         Ok(LogSettings {
             urls: self.urls.clone(),
-            user: self.user.clone().zip(password),
-            credentials_file: self.credentials_file.clone(),
-            nkey_seed: secret_in("nats.nkey_seed_file", self.nkey_seed_file.as_ref())?,
+            credentials,
             tls_ca_file: self.tls_ca_file.clone(),
             tls_client_files: self.tls_cert_file.clone().zip(self.tls_key_file.clone()),
             api_prefix: self.api_prefix.clone(),
@@ -185,11 +201,11 @@ fn is_subject(text: &str) -> bool {
     text.len() <= 64 && text.split('.').all(|part| !part.is_empty() && part.bytes().all(may_stand))
 }
 
-/// What a file holds, without white space around it.
-fn secret_in(key: &str, file: Option<&PathBuf>) -> Result<Option<String>, ConfigError> {
-    let Some(path) = file else { return Ok(None) };
+/// Whether a file, if there is one, can be read.
+fn readable(key: &str, file: Option<&PathBuf>) -> Result<(), ConfigError> {
+    let Some(path) = file else { return Ok(()) };
     match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Ok(_) => Ok(()),
         Err(error) => Err(ConfigError(vec![format!("{key}: {}: {error}", path.display())])),
     }
 }

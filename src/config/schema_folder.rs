@@ -3,6 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use tracing::warn;
+
 use crate::rules::{SchemaError, SchemaSet};
 
 /// The largest schema file.
@@ -62,7 +64,15 @@ impl SchemaFolder {
             }
         }
         match SchemaSet::from_files(texts) {
-            Ok(set) if unreadable.is_empty() => Ok(set),
+            Ok(set) if unreadable.is_empty() => {
+                for file in set.with_formats() {
+                    warn!(
+                        file,
+                        "a schema has `format`, which describes and refuses nothing; use `pattern` for what must hold"
+                    );
+                }
+                Ok(set)
+            }
             Ok(_) => Err(SchemaFolderError::Files(unreadable)),
             Err(broken) => {
                 unreadable.extend(broken);

@@ -7,7 +7,7 @@ use crate::config::process::ProcessConfig;
 use crate::config::rules::RulesSettings;
 use crate::control::ControlSettings;
 use crate::frontend::FrontendSettings;
-use crate::telemetry::{LogOutput, TracesConfig};
+use crate::telemetry::{LogOutput, TracesConfig, tells_of_us};
 use crate::validator::ValidatorSettings;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -65,9 +65,20 @@ pub struct Loaded {
     pub config: Config,
     /// Key to origin, as a person would say it.
     pub origins: BTreeMap<String, String>,
+    /// What looks like a mistake and may be none.
+    pub warnings: Vec<String>,
 }
 
 impl Config {
+    /// What can work, and was hardly meant.
+    pub(crate) fn doubts(&self) -> Vec<String> {
+        let mut doubts = self.auth.doubts();
+        if !tells_of_us(&self.log.filter) {
+            doubts.push(format!("log.filter: {:?} lets no line of ours through", self.log.filter));
+        }
+        doubts
+    }
+
     /// Says what cannot work, though every single value is of the right kind.
     pub(crate) fn check(&self, problems: &mut Vec<String>) {
         self.nats.check(problems);

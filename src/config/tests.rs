@@ -2,6 +2,7 @@
 
 use super::settings::Config;
 use super::*;
+use crate::log::{Credentials, Password};
 
 fn from_file(text: &str) -> Result<Loaded, ConfigError> {
     let mut problems = Vec::new();
@@ -82,10 +83,25 @@ fn a_wrong_type_says_what_was_expected_and_where() {
 }
 
 #[test]
+fn a_variable_that_is_none_of_ours_is_warned_of_and_one_that_is_nearly_ours_is_an_error() {
+    let service = [("INSIEME_PORT", "tcp://10.0.0.1:3001"), ("INSIEME_FRONTEND_SERVICE_HOST", "10.0.0.1")];
+    assert!(from_environment(&service).unwrap().warnings.is_empty());
+    let warnings = from_environment(&[("INSIEME_HOMEPAGE_COLOUR", "red")]).unwrap().warnings;
+    assert!(
+        warnings[0].contains("INSIEME_HOMEPAGE_COLOUR (environment): there is no such variable"),
+        "{warnings:?}"
+    );
+    for near in ["INSIEME_NATS_WHATEVER", "INSIEME_NAT_URLS", "INSIEME_FRONTEND_PORTS"] {
+        let error = from_environment(&[(near, "1")]).unwrap_err().to_string();
+        assert!(error.contains(near) && error.contains("the closest is INSIEME_"), "{error}");
+    }
+}
+
+#[test]
 fn all_problems_are_told_at_once() {
     let error = from_environment(&[
         ("INSIEME_NATS_SLOTS", "0"),
-        ("INSIEME_NOPE", "1"),
+        ("INSIEME_LOG_NOPE", "1"),
         ("INSIEME_LOG_FORMAT", "xml"),
     ])
     .unwrap_err();
@@ -108,8 +124,13 @@ fn text_becomes_lists_numbers_and_paths_by_what_the_key_is() {
     assert_eq!(config.nats.urls, ["nats://a:1", "nats://b:2"]);
     assert_eq!(config.nats.credentials_file, None);
     assert_eq!(config.metrics.listen, Some(([127, 0, 0, 1], 9100).into()));
-    let user = config.nats.to_log_settings().unwrap().user;
-    assert_eq!(user, Some(("17".to_owned(), "\"quoted\"".to_owned())));
+    let credentials = config.nats.to_log_settings().unwrap().credentials;
+    let is_as_set = matches!(
+        &credentials,
+        Some(Credentials::Password { user, password: Password::Given(password) })
+            if user == "17" && password == "\"quoted\""
+    );
+    assert!(is_as_set, "{credentials:?}");
 }
 
 #[test]
@@ -130,11 +151,17 @@ fn passwords_are_never_printed() {
 fn a_password_file_is_read_and_its_absence_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("password");
+    let seed = NatsConfig { nkey_seed_file: Some(path.clone()), ..Default::default() };
     let mut config =
         NatsConfig { user: Some("joe".into()), password_file: Some(path.clone()), ..Default::default() };
     assert!(config.to_log_settings().unwrap_err().to_string().contains("nats.password_file"));
     std::fs::write(&path, "hunter2\n").unwrap();
-    assert_eq!(config.to_log_settings().unwrap().user, Some(("joe".into(), "hunter2".into())));
+    let said = seed.to_log_settings().unwrap_err().to_string();
+    assert!(
+        said.contains("nats.nkey_seed_file") && said.contains("no seed") && !said.contains("hunter2"),
+        "{said}"
+    );
+    assert!(config.to_log_settings().unwrap().credentials.is_some());
     config.user = None;
     let mut problems = Vec::new();
     config.check(&mut problems);

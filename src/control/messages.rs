@@ -90,6 +90,11 @@ pub enum Command {
         /// How long it may take to be found, in milliseconds.
         wait_ms: u64,
     },
+    /// Which connections it has of the user that the filter names. A demand of its own: a process of an older version
+    /// would pass over the user, and tell of everybody.
+    UserConnections(ConnectionFilter),
+    /// To close a user's connections.
+    CloseUser(UserClosing),
     /// Which log filter it has in force, and to put another in force if one is given.
     Log(Option<LogFilter>),
 }
@@ -102,6 +107,17 @@ pub struct Closing {
     /// Only those of this partition, where one is given.
     pub partition: Option<PartitionKey>,
     /// Whether the client is told to come again, rather than to stay away.
+    pub reconnect: bool,
+}
+
+/// Which of a user's connections are to be closed, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserClosing {
+    /// Those of this user.
+    pub user: String,
+    /// Only those of this partition, where one is given.
+    pub partition: Option<PartitionKey>,
+    /// Whether the clients are told to come again, rather than to stay away.
     pub reconnect: bool,
 }
 
@@ -121,6 +137,9 @@ pub struct ConnectionFilter {
     pub partition: Option<PartitionKey>,
     /// Those of this client id.
     pub client: Option<ClientId>,
+    /// Those of this user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// Those that stand behind this one.
     pub after: Option<ConnectionPlace>,
     /// How many at most.

@@ -23,6 +23,7 @@ pub use client::{ControlClient, Gathered, PresentProcess};
 pub use messages::{
     Answer, Audience, ClientFilter, Closing, Command, CommandEnvelope, CommandReply, ConnectionFilter,
     ConnectionPlace, FoundClient, FoundClients, FoundConnection, FoundConnections, LogFilter, Process, Role,
+    UserClosing,
 };
 pub use revocation_sync::{EndConnections, RevocationSync};
 pub use settings::ControlSettings;

@@ -17,11 +17,12 @@ const MARKS: [&str; 8] = [
 ];
 
 /// The files in which they may stand, and why.
-const ALLOWED: [(&str, &str); 22] = [
+const ALLOWED: [(&str, &str); 23] = [
     ("src/admin/", "answers are made of it; bodies are read into typed structs (`admin/body.rs`)"),
     ("src/auth/keys/jwks.rs", "keys of the operator's issuer"),
     ("src/auth/revocation.rs", "what the administration wrote; two known shapes"),
-    ("src/auth/jwt.rs", "`Partitions`: a text or a list of texts, of a token whose signature is good"),
+    ("src/auth/hook.rs", "`Partitions`: a text or a list of texts, of the operator's application"),
+    ("src/config/auth.rs", "the operator's settings"),
     ("src/cli/", "answers of the administration, and flattened command line options"),
     ("src/config/describe.rs", "the operator's settings"),
     ("src/config/layers.rs", "the operator's settings"),

@@ -1,11 +1,13 @@
 //! The connection to NATS.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, object_store::ObjectStore};
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, Request};
+use async_nats::{
+    AuthError, Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, HeaderMap, Request, ServerError,
+};
 use bytes::Bytes;
 use tokio::sync::{OnceCell, watch};
 use tracing::{info, warn};
@@ -25,6 +27,8 @@ pub struct Log {
     pub(crate) settings: Arc<LogSettings>,
     pub(crate) snapshots: Arc<OnceCell<ObjectStore>>,
     state: watch::Receiver<ConnectionState>,
+    /// What NATS said last of a right that we lack.
+    denied: Arc<Mutex<Option<String>>>,
     /// The newest event that this process has seen, by whatever way.
     pub(crate) newest: Arc<AtomicU64>,
     /// Whether slots' keys are kept: see [`Log::keeps_slots`].
@@ -47,6 +51,9 @@ pub struct ConnectionState {
     pub reconnects: u64,
 }
 
+/// What is tried here.
+const WHAT: &str = "connecting to NATS";
+
 /// How many messages a subscription may hold before NATS's client drops some and tells us so.
 const SUBSCRIPTION_MESSAGES_MAX: usize = 64 * 1024;
 
@@ -57,10 +64,19 @@ impl Log {
     /// Connects. `role` is shown in NATS's own monitoring. Fails when no server can be reached now;
     /// once connected, reconnecting goes on for ever.
     pub async fn connect(settings: &LogSettings, role: &str) -> Result<Self, LogError> {
-        const WHAT: &str = "connecting to NATS";
         let (sender, state) = watch::channel(ConnectionState { connected: true, epoch: 0, reconnects: 0 });
         let sender = Arc::new(sender);
-        let mut options = ConnectOptions::new()
+        let denied = Arc::new(Mutex::new(None));
+        let denials = denied.clone();
+        let options = match settings.credentials.clone() {
+            None => ConnectOptions::new(),
+            Some(credentials) => ConnectOptions::with_auth_callback(move |nonce| {
+                // Read here, and not once: it may be another one at the next connection.
+                let answer = credentials.answer(&nonce).map_err(AuthError::from);
+                async move { answer }
+            }),
+        };
+        let mut options = options
             .name(format!("insieme-backend {role}"))
             .request_timeout(Some(settings.request_timeout))
             .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
@@ -68,20 +84,14 @@ impl Log {
             .max_reconnects(None)
             .reconnect_delay_callback(reconnect_delay)
             .event_callback(move |event| {
+                if let Event::ServerError(ServerError::Other(said)) = &event
+                    && said.to_lowercase().contains("permissions violation")
+                {
+                    *denials.lock().unwrap_or_else(PoisonError::into_inner) = Some(said.clone());
+                }
                 let sender = sender.clone();
                 async move { note_event(&sender, &event) }
             });
-        if let Some((user, password)) = &settings.user {
-            options = options.user_and_password(user.clone(), password.clone());
-        }
-        if let Some(file) = &settings.credentials_file {
-            options = options.credentials_file(file).await.map_err(|error| {
-                LogError::refused(WHAT, format!("credentials file {}: {error}", file.display()))
-            })?;
-        }
-        if let Some(seed) = &settings.nkey_seed {
-            options = options.nkey(seed.clone());
-        }
         if let Some((certificate, key)) = &settings.tls_client_files {
             options = options.add_client_certificate(certificate.clone(), key.clone()).require_tls(true);
         }
@@ -91,7 +101,7 @@ impl Log {
         let client = options
             .connect(settings.urls.as_slice())
             .await
-            .map_err(|error| LogError::unavailable(WHAT, format!("{}: {error}", settings.urls.join(", "))))?;
+            .map_err(|error| not_connected(settings, &error))?;
         metrics::describe(settings.slots);
         let js = jetstream::ContextBuilder::new()
             .timeout(settings.request_timeout)
@@ -103,6 +113,7 @@ impl Log {
             settings: Arc::new(settings.clone()),
             snapshots: Arc::new(OnceCell::new()),
             state,
+            denied,
             newest: Arc::default(),
             keeps_slots: Arc::new(AtomicBool::new(true)),
             damages: Arc::default(),
@@ -113,6 +124,11 @@ impl Log {
     /// The connection's state, to read and to wait on.
     pub fn state(&self) -> watch::Receiver<ConnectionState> {
         self.state.clone()
+    }
+
+    /// What NATS said last of a right that we lack, if it did: whoever asks for what he may not gets no answer.
+    pub fn denied(&self) -> Option<String> {
+        self.denied.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The subject of a request to JetStream's API.
@@ -196,6 +212,22 @@ impl Log {
                 Kind::TimedOut | Kind::NoResponders | Kind::Other => LogError::unavailable(what, error),
             }
         })
+    }
+}
+
+/// Why there is no connection. Who is not let in is told so at once: that does not pass by itself.
+fn not_connected(settings: &LogSettings, error: &ConnectError) -> LogError {
+    let urls = settings.urls.join(", ");
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            let who = match &settings.credentials {
+                Some(credentials) => format!("NATS does not let us in as {credentials:?}"),
+                None => "NATS asks who we are, and nothing says so".to_owned(),
+            };
+            let keys = "nats.user with nats.password_file, nats.credentials_file, nats.nkey_seed_file";
+            LogError::refused(WHAT, format!("{urls}: {error}: {who}; look at {keys}"))
+        }
+        _ => LogError::unavailable(WHAT, format!("{urls}: {error}")),
     }
 }
 

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tracing::{Level, Metadata};
-use tracing_subscriber::filter::ParseError;
+use tracing::{Level, Metadata, warn};
+use tracing_subscriber::filter::{LevelFilter, ParseError};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -37,13 +37,13 @@ impl Default for LogOutput {
 
 impl LogOutput {
     /// The filter, or what is wrong with it.
-    pub fn parse_filter(&self) -> Result<EnvFilter, ParseError> {
+    pub fn parse_filter(&self) -> Result<EnvFilter, FilterError> {
         parse(&self.filter)
     }
 
     /// Sends the process's logs to standard error from now on. Only the first call in a process counts; all
     /// give the same control.
-    pub fn install(&self) -> Result<LogControl, ParseError> {
+    pub fn install(&self) -> Result<LogControl, FilterError> {
         let filter = self.parse_filter()?;
         Ok(CONTROL
             .get_or_init(|| {
@@ -90,7 +90,7 @@ pub enum LogControlError {
         /// What was to be the filter.
         filter: String,
         /// What is wrong with it.
-        error: ParseError,
+        error: FilterError,
     },
     /// The logs are not this process's to change.
     #[error("this process's logs cannot be changed: {0}")]
@@ -147,6 +147,13 @@ impl LogControl {
     fn replace(&self, in_force: &mut InForce, filter: &str) -> Result<(), LogControlError> {
         let parsed =
             parse(filter).map_err(|error| LogControlError::Filter { filter: filter.to_owned(), error })?;
+        if !tells_of_us(filter) {
+            // By the filter before: after it nobody would hear.
+            warn!(
+                filter,
+                "this log filter lets no line of this process through; put another in force to hear of it"
+            );
+        }
         self.handle.reload(parsed)?;
         *in_force = InForce { filter: filter.to_owned(), before: None };
         Ok(())
@@ -167,8 +174,36 @@ fn tell_of_panics() {
     }));
 }
 
-fn parse(filter: &str) -> Result<EnvFilter, ParseError> {
-    EnvFilter::builder().parse(filter)
+/// Why a text is no filter.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// A word by itself is a level, or it would silence everything but a module of that name.
+    #[error("{0:?} is no level (error, warn, info, debug, trace, off); for a module write {0}=info")]
+    Level(String),
+    /// Anything else.
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, FilterError> {
+    // What stands in brackets may hold commas, and is no word by itself.
+    if !filter.contains('[') {
+        let mut words =
+            filter.split(',').map(str::trim).filter(|word| !word.is_empty() && !word.contains('='));
+        if let Some(word) = words.find(|word| word.parse::<LevelFilter>().is_err()) {
+            return Err(FilterError::Level(word.to_owned()));
+        }
+    }
+    Ok(EnvFilter::builder().parse(filter)?)
+}
+
+/// Whether a filter lets any line of ours through: a level for all, or one for a module of ours.
+pub fn tells_of_us(filter: &str) -> bool {
+    const US: &str = "insieme_backend";
+    filter.split(',').map(str::trim).any(|word| {
+        let (target, level) = word.rsplit_once('=').unwrap_or((US, word));
+        target.starts_with(US) && level.parse::<LevelFilter>().is_ok_and(|level| level != LevelFilter::OFF)
+    })
 }
 
 /// Modules of others that at `trace` write down what they carry: frames, headers, messages. Nobody can ask
@@ -179,4 +214,29 @@ const CONTENT_TELLERS: [&str; 6] =
 fn tells_content(metadata: &Metadata<'_>) -> bool {
     *metadata.level() == Level::TRACE
         && metadata.target().split("::").next().is_some_and(|root| CONTENT_TELLERS.contains(&root))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused_and_a_filter_that_silences_us_is_told() {
+        for good in ["info", "WARN", "off", "info,async_nats=warn", "a::b=debug", "info,[span{a=1}]=debug"] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        for (bad, word) in [("dbug", "dbug"), ("info,wrn", "wrn"), ("insieme_backend", "insieme_backend")] {
+            let said = parse(bad).unwrap_err().to_string();
+            assert!(said.contains(&format!("{word:?} is no level")), "{said}");
+        }
+        for wrong in ["x=y=z", "insieme_backend=wrn"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+        for filter in ["info", "error", "warn,insieme_backend=off", "insieme_backend::log=debug"] {
+            assert!(tells_of_us(filter), "{filter}");
+        }
+        for filter in ["off", "async_nats=info", "hyper=trace", "insieme_backend=off"] {
+            assert!(!tells_of_us(filter), "{filter}");
+        }
+    }
 }

@@ -11,6 +11,6 @@ mod text;
 pub mod traces;
 
 pub use lines::LogFormat;
-pub use logs::{LogControl, LogControlError, LogOutput};
+pub use logs::{FilterError, LogControl, LogControlError, LogOutput, tells_of_us};
 pub use metrics::{Metrics, Readiness, serve};
 pub use traces::TracesConfig;

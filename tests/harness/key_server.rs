@@ -1,7 +1,9 @@
-//! An issuer's key set over HTTP, in every mood: good, changing, broken, slow, and without end.
+//! An issuer's key set over HTTP, or an application that says who may come in, in every mood: good, changing, broken,
+//! slow, and without end.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -16,6 +18,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs
 pub enum Mood {
     /// With this set.
     Set(String),
+    /// With this, after so long.
+    Late(Duration, String),
     /// With this status, and where that leads somewhere, to this set.
     Status(&'static str, String),
     /// Never.
@@ -24,12 +28,22 @@ pub enum Mood {
     Endless,
 }
 
+/// What it was asked.
+#[derive(Default)]
+struct Asked {
+    count: AtomicU32,
+    at_once: AtomicU32,
+    at_once_max: AtomicU32,
+    /// Head and body of the last request.
+    last: Mutex<(String, Vec<u8>)>,
+}
+
 /// A server that answers every request in the mood of the moment, until it is dropped.
 pub struct KeyServer {
     pub url: String,
     /// The certificate that vouches for it, in PEM, if it speaks TLS.
     pub ca_pem: Option<String>,
-    asked: Arc<AtomicU32>,
+    asked: Arc<Asked>,
     mood: Arc<Mutex<Mood>>,
     _serving: JoinSet<()>,
 }
@@ -59,7 +73,7 @@ impl KeyServer {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}/keys", listener.local_addr().unwrap());
         let (acceptor, ca_pem) = tls.unzip();
-        let (asked, mood) = (Arc::new(AtomicU32::new(0)), Arc::new(Mutex::new(mood)));
+        let (asked, mood) = (Arc::new(Asked::default()), Arc::new(Mutex::new(mood)));
         let (count, moods) = (asked.clone(), mood.clone());
         let mut serving = JoinSet::new();
         serving.spawn(async move {
@@ -89,22 +103,44 @@ impl KeyServer {
 
     /// How often it was asked.
     pub fn asked(&self) -> u32 {
-        self.asked.load(Ordering::SeqCst)
+        self.asked.count.load(Ordering::SeqCst)
+    }
+
+    /// How many questions it had before it at the same time, at most.
+    pub fn asked_at_once_max(&self) -> u32 {
+        self.asked.at_once_max.load(Ordering::SeqCst)
+    }
+
+    /// Head and body of the last request.
+    pub fn last(&self) -> (String, Vec<u8>) {
+        self.asked.last.lock().unwrap().clone()
     }
 }
 
 async fn answer(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    asked: &AtomicU32,
+    asked: &Asked,
     mood: &Mutex<Mood>,
 ) -> std::io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await?);
     }
-    asked.fetch_add(1, Ordering::SeqCst);
+    let head = String::from_utf8(head).unwrap().to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    let mut body = vec![0; length.map_or(0, |length| length.trim().parse().unwrap())];
+    stream.read_exact(&mut body).await?;
+    *asked.last.lock().unwrap() = (head, body);
+    asked.count.fetch_add(1, Ordering::SeqCst);
     let mood = mood.lock().unwrap().clone();
     let (status, body) = match mood {
+        Mood::Late(time, body) => {
+            let at_once = asked.at_once.fetch_add(1, Ordering::SeqCst) + 1;
+            asked.at_once_max.fetch_max(at_once, Ordering::SeqCst);
+            tokio::time::sleep(time).await;
+            asked.at_once.fetch_sub(1, Ordering::SeqCst);
+            ("200 OK", body)
+        }
         Mood::Silent => {
             // Until the other side has had enough.
             stream.read_u8().await?;

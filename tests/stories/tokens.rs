@@ -50,7 +50,7 @@ fn v1(kind: &str, payload: Value) -> String {
 }
 
 /// Says `connect` in the v1 dialect and gives the answer.
-async fn connect_v1(frontend: &Frontend, client: &str, token: &str) -> (Socket, Value) {
+pub(super) async fn connect_v1(frontend: &Frontend, client: &str, token: &str) -> (Socket, Value) {
     let mut socket = Socket::open(&frontend.url()).await.unwrap();
     let payload = json!({ "clientId": client, "projectId": "default", "token": token });
     socket.send_text(v1("connect", payload)).await.unwrap();
@@ -59,7 +59,7 @@ async fn connect_v1(frontend: &Frontend, client: &str, token: &str) -> (Socket, 
 }
 
 /// Submits one event and gives the answer's kind, and its reason where it has one.
-async fn submit(socket: &mut Socket, draft: &str, kind: &str, payload: Value) -> (String, String) {
+pub(super) async fn submit(socket: &mut Socket, draft: &str, kind: &str, payload: Value) -> (String, String) {
     let event = json!({ "type": kind, "payload": payload });
     let id = socket.send("submit_event", json!({ "draftId": draft, "event": event })).await.unwrap();
     loop {
@@ -97,7 +97,7 @@ async fn every_bad_token_is_refused_in_both_dialects_for_what_is_wrong_with_it()
     let other_body = forged(&json!({}), &more, "").split('.').nth(1).unwrap().to_owned();
     let now = now_s();
     let attacks = [
-        ("none at all", String::new(), "missing", "a token is needed"),
+        ("none at all", String::new(), "missing", "a token is required"),
         ("alg: none", forged(&json!({ "alg": "none" }), &all, ""), "malformed", "cannot be read"),
         ("alg: None", forged(&json!({ "alg": "None" }), &all, ""), "malformed", "cannot be read"),
         ("no signature", format!("{head}.{body}."), "signature", "signature is wrong"),
@@ -124,15 +124,21 @@ async fn every_bad_token_is_refused_in_both_dialects_for_what_is_wrong_with_it()
         ),
         ("expired", with(json!({ "exp": now - 60 })), "expired", "has expired"),
         ("no end", with(json!({ "exp": null })), "missing_claim", "no `exp`"),
-        ("an end that is none", with(json!({ "exp": "never" })), "malformed", "cannot be read"),
+        ("an end that is none", with(json!({ "exp": "never" })), "mistyped_claim", "`exp` is not a number"),
         ("not valid yet", with(json!({ "nbf": now + 60 })), "not_yet_valid", "not valid yet"),
         ("wrong audience", with(json!({ "aud": "others" })), "audience", "another audience"),
         ("no audience", with(json!({ "aud": null })), "missing_claim", "no `aud`"),
         ("wrong issuer", with(json!({ "iss": "others" })), "issuer", "another issuer"),
         ("no issuer", with(json!({ "iss": null })), "missing_claim", "no `iss`"),
         ("other client's", with(json!({ "clientId": "alice" })), "other_client", "another client's"),
-        ("no client", with(json!({ "clientId": null })), "malformed", "cannot be read"),
-        ("permissions as text", with(json!({ "permissions": "*" })), "malformed", "cannot be read"),
+        ("no client", with(json!({ "clientId": null })), "missing_claim", "no `clientId`"),
+        ("client as number", with(json!({ "clientId": 5 })), "mistyped_claim", "`clientId` is not a text"),
+        (
+            "permissions as text",
+            with(json!({ "permissions": "*" })),
+            "mistyped_claim",
+            "`permissions` is not a list",
+        ),
         ("giant", with(json!({ "pad": "x".repeat(9_000) })), "too_long", "longer than the 8192 bytes"),
         ("not a token", "Bearer of good news".to_owned(), "malformed", "cannot be read"),
         ("dots", ".".repeat(5000), "malformed", "cannot be read"),
@@ -158,6 +164,12 @@ async fn every_bad_token_is_refused_in_both_dialects_for_what_is_wrong_with_it()
     connected(frontend, "mallory", &valid).await;
     let logged = frontend.process.output();
     assert!(!logged.contains(signature) && !logged.contains(body), "a token was logged");
+    // Each is said once, with its reason.
+    for reason in attacks.iter().map(|(_, _, reason, _)| reason) {
+        let said = logged.matches(&format!("reason=\"{reason}\"")).count();
+        let made = 2 * attacks.iter().filter(|attack| attack.2 == *reason).count();
+        assert_eq!(said, made, "{reason}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! `/partitions/{partition}/connections` and `/clients/{client}`: who is connected, over all frontends.
+//! `/partitions/{partition}/connections`, `/clients/{client}` and `/users/{user}`: who is connected, over all frontends.
 //!
 //! Nothing is stored: every frontend is asked, and gives its part of the page. An answer says which frontends
 //! it rests on, and who is missing.
@@ -18,6 +18,7 @@ use crate::admin::query::Query;
 use crate::admin::request::AdminRequest;
 use crate::admin::response::json as json_response;
 use crate::admin::state::AdminState;
+use crate::auth::USER_ID_BYTES_MAX;
 use crate::control::{
     Answer, Audience, Command, ConnectionFilter, ConnectionPlace, FoundConnection, FoundConnections, Gathered,
 };
@@ -53,6 +54,27 @@ pub(crate) async fn of_client(
     answer(&hub, filter, query.as_deref(), &mut body).await
 }
 
+/// `GET /users/{user}?after=&limit=`
+pub(crate) async fn of_user(
+    AdminRequest { hub, admin, query }: AdminRequest,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    admin.require_global()?;
+    let user = user_named(path)?;
+    let mut body = json!({ "user": user });
+    let filter = ConnectionFilter { user: Some(user), ..ConnectionFilter::default() };
+    answer(&hub, filter, query.as_deref(), &mut body).await
+}
+
+/// The user that a path names.
+pub(crate) fn user_named(path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+    let Path(id) = path.map_err(|error| Problem::bad_request(format!("the user id: {error}")))?;
+    if id.is_empty() || id.len() > USER_ID_BYTES_MAX {
+        return Err(Problem::bad_request(format!("the user id has 1 to {USER_ID_BYTES_MAX} bytes")));
+    }
+    Ok(id)
+}
+
 /// The client that a path names.
 pub(crate) fn client_named(path: Result<Path<String>, PathRejection>) -> Result<ClientId, Problem> {
     let Path(id) = path.map_err(|error| Problem::bad_request(format!("the client id: {error}")))?;
@@ -69,7 +91,11 @@ async fn answer(
     filter.limit = query.limit(hub.settings.page_entries_default, hub.settings.page_entries_max)?;
     filter.after = query.text("after").map(place_of).transpose()?;
     let limit = filter.limit;
-    let survey = hub.control.ask(Audience::Frontends, &Command::Connections(filter)).await?;
+    let demand = match filter.user {
+        Some(_) => Command::UserConnections(filter),
+        None => Command::Connections(filter),
+    };
+    let survey = hub.control.ask(Audience::Frontends, &demand).await?;
     add_missing_and_failed(&survey, body);
     let page = Page::of(survey, limit);
     body["connections"] = page.connections.iter().map(described).collect();

@@ -13,7 +13,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
@@ -39,6 +39,7 @@ const EVENTS_AT_ONCE: usize = 256;
 pub(super) const RETRY_MS: u64 = 2_000;
 pub(super) const EVENT_STREAM: &str = "text/event-stream";
 const PARAMETERS: [&str; 9] = ["from", "to", "ordinal", "last", "limit", "client", "type", "since", "until"];
+const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// `GET /partitions/{partition}/events?from=&to=&ordinal=&last=&limit=&client=&type=&since=&until=`
 pub(crate) async fn range(
@@ -128,6 +129,8 @@ pub(super) fn body<E: Into<axum::BoxError>>(
 ) -> Response {
     let mut response = Body::from_stream(stream).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    // A proxy that gathers what is streamed (nginx does) would keep an event back until there are many.
+    response.headers_mut().insert(UNBUFFERED, HeaderValue::from_static("no"));
     response
 }
 

@@ -15,7 +15,7 @@ use crate::admin::request::AdminRequest;
 use crate::admin::response::json as json_response;
 use crate::admin::state::AdminState;
 use crate::control::{Answer, Audience, Command, LogFilter};
-use crate::telemetry::LogOutput;
+use crate::telemetry::{LogOutput, tells_of_us};
 
 /// The longest time for which a filter is set, in minutes: a week.
 const MINUTES_MAX: u64 = 7 * 24 * 60;
@@ -31,7 +31,7 @@ struct Asked {
 pub(crate) async fn tell(AdminRequest { hub, admin, query }: AdminRequest) -> Result<Response, Problem> {
     admin.require_global()?;
     Query::parse(query.as_deref(), &[])?;
-    answer(&hub, None).await
+    Ok(json_response(StatusCode::OK, &in_force(&hub, None).await?))
 }
 
 /// `PUT /log`
@@ -55,10 +55,16 @@ pub(crate) async fn change(
         Problem::bad_request(format!("level: {filter:?} is no log filter: {error}; it takes {takes}"))
     })?;
     let seconds = minutes.map(|minutes| minutes * 60);
-    answer(&hub, Some(LogFilter { filter, seconds })).await
+    let silences = !tells_of_us(&filter);
+    let mut told = in_force(&hub, Some(LogFilter { filter, seconds })).await?;
+    if silences {
+        told["warning"] = "this filter lets no line of ours through".into();
+    }
+    Ok(json_response(StatusCode::OK, &told))
 }
 
-async fn answer(hub: &AdminState, filter: Option<LogFilter>) -> Result<Response, Problem> {
+/// What every process says is in force.
+async fn in_force(hub: &AdminState, filter: Option<LogFilter>) -> Result<Value, Problem> {
     let survey = hub.control.ask(Audience::Everyone, &Command::Log(filter)).await?;
     let in_force = survey.answers.iter().filter_map(|(process, answer)| match answer {
         Answer::Log(filter) => Some(json!({ "role": process.role, "id": process.id, "level": filter })),
@@ -67,5 +73,5 @@ async fn answer(hub: &AdminState, filter: Option<LogFilter>) -> Result<Response,
     let in_force: Vec<Value> = in_force.collect();
     let mut body = json!({ "processes": in_force });
     add_missing_and_failed(&survey, &mut body);
-    Ok(json_response(StatusCode::OK, &body))
+    Ok(body)
 }

@@ -1,5 +1,5 @@
-//! `/tokens/{token}/revoke`, `/clients/{client}/revoke` and `/revocations`: whose tokens are refused though they
-//! are good otherwise.
+//! `/tokens/{token}/revoke`, `/clients/{client}/revoke`, `/users/{user}/revoke` and `/revocations`: whose tokens are
+//! refused though they are good otherwise.
 //!
 //! A revocation is kept first, and then told to all frontends: the answer comes when each has it in force and
 //! has ended the connections that stood on it, or says who has not confirmed that. Who has not will find it at
@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::closing::closed;
-use super::connections::client_named;
+use super::connections::{client_named, user_named};
 use crate::admin::access::Admin;
 use crate::admin::body;
 use crate::admin::problem::Problem;
@@ -70,11 +70,29 @@ pub(crate) async fn client(
     admin.require_global()?;
     Query::parse(query.as_deref(), &[])?;
     let client = client_named(path)?;
+    let (issued_upto, until) = issued_upto(&hub, body)?;
+    revoke(&hub, &admin, Revoked::Client { client, issued_upto }, until).await
+}
+
+/// `POST /users/{user}/revoke`
+pub(crate) async fn user(
+    AdminRequest { hub, admin, query }: AdminRequest,
+    path: Result<Path<String>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    admin.require_global()?;
+    Query::parse(query.as_deref(), &[])?;
+    let user = user_named(path)?;
+    let (issued_upto, until) = issued_upto(&hub, body)?;
+    revoke(&hub, &admin, Revoked::User { user, issued_upto }, until).await
+}
+
+/// Up to when tokens must have been issued to be revoked, and until when they are.
+fn issued_upto(hub: &AdminState, body: Result<Bytes, BytesRejection>) -> Result<(u64, Option<u64>), Problem> {
     let asked: AskedOfClient = body::read(body, r#"{"issuedUpto":1800000000,"until":1900000000}"#)?;
     // By every clock that a token's time may be of: one that is ahead must not outlive this.
     let now = time::now_s().saturating_add(hub.auth.leeway_s());
-    let issued_upto = asked.issued_upto.unwrap_or(now);
-    revoke(&hub, &admin, Revoked::Client { client, issued_upto }, asked.until).await
+    Ok((asked.issued_upto.unwrap_or(now), asked.until))
 }
 
 /// `DELETE /clients/{client}/revoke`
@@ -85,6 +103,16 @@ pub(crate) async fn lift_client(
     admin.require_global()?;
     Query::parse(query.as_deref(), &[])?;
     lift(&hub, Revoked::Client { client: client_named(path)?, issued_upto: 0 }).await
+}
+
+/// `DELETE /users/{user}/revoke`
+pub(crate) async fn lift_user(
+    AdminRequest { hub, admin, query }: AdminRequest,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    admin.require_global()?;
+    Query::parse(query.as_deref(), &[])?;
+    lift(&hub, Revoked::User { user: user_named(path)?, issued_upto: 0 }).await
 }
 
 /// `GET /revocations?after=&limit=`

@@ -14,8 +14,6 @@ use super::{Key, KeyError, KeySet, SECRET_BYTES_MIN};
 
 /// The most keys of a set: issuers have a handful.
 const KEYS_MAX: usize = 100;
-/// The shortest modulus of an RSA key that is taken, in bytes: 2048 bits.
-const RSA_BYTES_MIN: usize = 256;
 
 /// Whether a set may hold secrets: one that is published may not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +57,13 @@ pub(crate) fn parse(text: &[u8], secrets: Secrets) -> Result<KeySet, KeyError> {
     }
 }
 
-fn key(value: Value, secrets: Secrets) -> Result<Key, &'static str> {
+fn key(value: Value, secrets: Secrets) -> Result<Key, String> {
+    let (id, algorithm, key) = read(value, secrets)?;
+    Key::new(id, algorithm, key).map_err(|error| error.to_string())
+}
+
+/// What the set says of a key: its name, its algorithm, and the key itself.
+fn read(value: Value, secrets: Secrets) -> Result<(Option<String>, Algorithm, DecodingKey), &'static str> {
     let jwk: Jwk = serde_json::from_value(value).map_err(|_| "it cannot be read")?;
     let common = &jwk.common;
     if !matches!(common.public_key_use, None | Some(PublicKeyUse::Signature)) {
@@ -69,14 +73,7 @@ fn key(value: Value, secrets: Secrets) -> Result<Key, &'static str> {
         return Err("it is for other operations");
     }
     let (algorithm, named) = match &jwk.algorithm {
-        AlgorithmParameters::RSA(rsa) => {
-            let modulus = URL_SAFE_NO_PAD.decode(&rsa.n).map_err(|_| "its modulus cannot be read")?;
-            let zeros = modulus.iter().take_while(|byte| **byte == 0).count();
-            if modulus.len() - zeros < RSA_BYTES_MIN {
-                return Err("an RSA key has at least 2048 bits");
-            }
-            (Algorithm::RS256, KeyAlgorithm::RS256)
-        }
+        AlgorithmParameters::RSA(_) => (Algorithm::RS256, KeyAlgorithm::RS256),
         AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P256 => {
             (Algorithm::ES256, KeyAlgorithm::ES256)
         }
@@ -93,13 +90,13 @@ fn key(value: Value, secrets: Secrets) -> Result<Key, &'static str> {
             }
             (Algorithm::HS256, KeyAlgorithm::HS256)
         }
-        _ => return Err("it is of a kind that is not used here"),
+        _ => return Err("it is of a kind or curve that is not used here"),
     };
     if common.key_algorithm.is_some_and(|said| said != named) {
         return Err("it is for an algorithm that is not used here");
     }
     let key = DecodingKey::from_jwk(&jwk).map_err(|_| "it cannot be read")?;
-    Ok(Key { id: jwk.common.key_id, algorithm, key })
+    Ok((jwk.common.key_id, algorithm, key))
 }
 
 #[cfg(test)]
@@ -110,6 +107,7 @@ mod tests {
 
     const X: &str = "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4";
     const Y: &str = "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM";
+    const ED_X: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
 
     fn ec(changes: Value) -> Value {
         let mut key = json!({ "kty": "EC", "crv": "P-256", "x": X, "y": Y, "kid": "k" });
@@ -135,16 +133,20 @@ mod tests {
             ec(json!({ "crv": "P-384" })),
             ec(json!({ "x": null })),
             rsa(128),
+            // Longer than signatures are checked with.
+            rsa(1024),
+            // Not on the curve, and too short to be a key at all.
+            ec(json!({ "x": Y, "y": X })),
+            ec(json!({ "x": "AAAA" })),
+            json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode([9; 31]) }),
+            json!({ "kty": "OKP", "crv": "Ed25519", "x": "" }),
             secret.clone(),
             json!({ "kty": "new", "kid": "n" }),
             json!({ "kid": "n" }),
             json!(5),
         ];
-        let good = [
-            ec(json!({})),
-            rsa(256),
-            json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode([9; 32]), "use": "sig" }),
-        ];
+        let good =
+            [ec(json!({})), rsa(256), json!({ "kty": "OKP", "crv": "Ed25519", "x": ED_X, "use": "sig" })];
         let all: Vec<Value> = passed_over.iter().chain(&good).cloned().collect();
         let set = parsed(all.into(), Secrets::Refused).unwrap();
         assert_eq!(set.len(), good.len());

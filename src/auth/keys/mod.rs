@@ -8,7 +8,8 @@ pub(crate) mod mint;
 pub(crate) mod remote;
 pub(crate) mod source;
 
-use jsonwebtoken::{Algorithm, DecodingKey, Header};
+use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, Header, crypto};
+use rsa::{BigUint, RsaPublicKey, pkcs1};
 
 /// Why a key cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +26,12 @@ pub enum KeyError {
          -pubout` makes of it"
     )]
     PrivateKey,
+    /// A key of RSA that is too short to be safe, or longer than is used.
+    #[error("an RSA key has {RSA_BITS_MIN} to {RSA_BITS_MAX} bits, this one has {0}")]
+    RsaBits(usize),
+    /// Of the right kind, but no signature can fit it.
+    #[error("the key cannot verify anything: it is damaged, or of another curve")]
+    CannotVerify,
     /// Not a private key in PEM.
     #[error(
         "not a private key in PEM of RSA (RS256), of the curve P-256 (ES256, as PKCS#8: `openssl pkcs8 -topk8 \
@@ -55,6 +62,9 @@ pub enum KeyFileError {
 
 /// The shortest secret that is taken, in bytes.
 pub const SECRET_BYTES_MIN: usize = 16;
+/// The shortest modulus of RSA that is safe, and the longest that signatures are checked with.
+const RSA_BITS_MIN: usize = 2048;
+const RSA_BITS_MAX: usize = RsaPublicKey::MAX_SIZE;
 
 /// A key.
 #[derive(Clone)]
@@ -63,6 +73,41 @@ pub(crate) struct Key {
     pub id: Option<String>,
     pub algorithm: Algorithm,
     pub key: DecodingKey,
+}
+
+impl Key {
+    /// A key that can verify: one that cannot would let nobody in, and nobody would know why.
+    pub(super) fn new(id: Option<String>, algorithm: Algorithm, key: DecodingKey) -> Result<Self, KeyError> {
+        match algorithm {
+            Algorithm::RS256 => check_rsa(&key)?,
+            // Shorter ones are not even looked at with care by the library.
+            Algorithm::EdDSA if key.try_get_as_bytes().map_or(0, <[u8]>::len) != 32 => {
+                return Err(KeyError::CannotVerify);
+            }
+            // That no signature is no good signature is not the point: a key that is none fails before.
+            _ => {
+                crypto::verify("", b"", &key, algorithm).map_err(|_| KeyError::CannotVerify)?;
+            }
+        }
+        Ok(Self { id, algorithm, key })
+    }
+}
+
+fn check_rsa(key: &DecodingKey) -> Result<(), KeyError> {
+    let (n, e) = match key.kind() {
+        DecodingKeyKind::RsaModulusExponent { n, e } => {
+            (BigUint::from_bytes_be(n), BigUint::from_bytes_be(e))
+        }
+        DecodingKeyKind::SecretOrDer(der) => {
+            let key = pkcs1::RsaPublicKey::try_from(der.as_slice()).map_err(|_| KeyError::CannotVerify)?;
+            let number = |bytes: &[u8]| BigUint::from_bytes_be(bytes);
+            (number(key.modulus.as_bytes()), number(key.public_exponent.as_bytes()))
+        }
+    };
+    if !(RSA_BITS_MIN..=RSA_BITS_MAX).contains(&n.bits()) {
+        return Err(KeyError::RsaBits(n.bits()));
+    }
+    RsaPublicKey::new(n, e).map(drop).map_err(|_| KeyError::CannotVerify)
 }
 
 /// The keys in force.
@@ -96,7 +141,7 @@ impl KeySet {
         if secret.len() < SECRET_BYTES_MIN {
             return Err(KeyError::ShortSecret(secret.len()));
         }
-        Ok(Self::one(DecodingKey::from_secret(secret), Algorithm::HS256))
+        Self::one(DecodingKey::from_secret(secret), Algorithm::HS256)
     }
 
     /// The issuer's public key in PEM; the kind of key tells the algorithm.
@@ -109,11 +154,11 @@ impl KeySet {
         let ed = || DecodingKey::from_ed_pem(pem).map(|key| (key, Algorithm::EdDSA));
         let (key, algorithm) =
             rsa().or_else(|_| ec()).or_else(|_| ed()).map_err(|_| KeyError::NotAPublicKey)?;
-        Ok(Self::one(key, algorithm))
+        Self::one(key, algorithm)
     }
 
-    fn one(key: DecodingKey, algorithm: Algorithm) -> Self {
-        Self { keys: vec![Key { id: None, algorithm, key }], passed_over: Vec::new() }
+    fn one(key: DecodingKey, algorithm: Algorithm) -> Result<Self, KeyError> {
+        Ok(Self { keys: vec![Key::new(None, algorithm, key)?], passed_over: Vec::new() })
     }
 
     /// How many keys there are.

@@ -1,13 +1,14 @@
-//! Fetching a key set from its issuer over HTTPS: within a time, up to a size, from that address and no other.
+//! Asking an address over HTTPS that decides who may come in: an issuer for its keys, or the application itself. Within
+//! a time, up to a size, at that address and no other.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, HeaderValue};
-use reqwest::{Certificate, Client, StatusCode, Url, redirect};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use reqwest::{Certificate, Client, RequestBuilder, StatusCode, Url, redirect};
 use rustls::crypto::{CryptoProvider, ring};
 
-/// How to fetch.
+/// How to ask.
 #[derive(Debug, Clone)]
 pub struct RemoteSettings {
     /// The address.
@@ -16,11 +17,13 @@ pub struct RemoteSettings {
     pub ca_pem: Option<Vec<u8>>,
     /// How long all of it may take.
     pub timeout: Duration,
-    /// The largest set.
+    /// The largest answer.
     pub bytes_max: usize,
+    /// The key of the configuration that names those certificates.
+    pub ca_key: &'static str,
 }
 
-/// An issuer's address.
+/// An address that is asked.
 #[derive(Debug)]
 pub struct Remote {
     client: Client,
@@ -29,7 +32,7 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// Prepares to fetch; says what cannot work.
+    /// Prepares to ask; says what cannot work.
     pub fn new(settings: &RemoteSettings) -> Result<Self, String> {
         let url = check_url(&settings.url)?;
         let mut client = Client::builder()
@@ -48,27 +51,45 @@ impl Remote {
         } else if let Some(pem) = &settings.ca_pem {
             let authorities = Certificate::from_pem_bundle(pem).map_err(|error| said(&error))?;
             if authorities.is_empty() {
-                return Err("there is no certificate in the file of auth.jwks_ca_file".to_owned());
+                return Err(format!("there is no certificate in the file of {}", settings.ca_key));
             }
             client = client.tls_certs_only(authorities);
         }
         let client = client.build().map_err(|error| {
             format!(
-                "{}; is there no file of the system's certificates? auth.jwks_ca_file names another",
-                said(&error)
+                "{}; is there no file of the system's certificates? {} names another",
+                said(&error),
+                settings.ca_key
             )
         })?;
         Ok(Self { client, url, bytes_max: settings.bytes_max })
     }
 
-    /// Fetches the set.
-    pub(crate) async fn fetch(&self) -> Result<Vec<u8>, String> {
+    /// Fetches a key set.
+    pub(super) async fn fetch(&self) -> Result<Vec<u8>, String> {
         let accept = HeaderValue::from_static("application/jwk-set+json, application/json");
-        let request = self.client.get(self.url.clone()).header(ACCEPT, accept);
-        let mut response = request.send().await.map_err(|error| said(&error))?;
-        if response.status() != StatusCode::OK {
-            return Err(format!("it answers {}", response.status()));
+        match self.answer(self.client.get(self.url.clone()).header(ACCEPT, accept)).await? {
+            (StatusCode::OK, text) => Ok(text),
+            (status, _) => Err(format!("it answers {status}")),
         }
+    }
+
+    /// Sends JSON, under a secret if there is one, and gives the answer.
+    pub(in crate::auth) async fn post(
+        &self,
+        json: Vec<u8>,
+        secret: Option<&str>,
+    ) -> Result<(StatusCode, Vec<u8>), String> {
+        let json_type = HeaderValue::from_static("application/json");
+        let mut request = self.client.post(self.url.clone()).header(CONTENT_TYPE, json_type).body(json);
+        if let Some(secret) = secret {
+            request = request.bearer_auth(secret);
+        }
+        self.answer(request).await
+    }
+
+    async fn answer(&self, request: RequestBuilder) -> Result<(StatusCode, Vec<u8>), String> {
+        let mut response = request.send().await.map_err(|error| said(&error))?;
         let mut text = Vec::new();
         while let Some(part) = response.chunk().await.map_err(|error| said(&error))? {
             if text.len() + part.len() > self.bytes_max {
@@ -76,7 +97,7 @@ impl Remote {
             }
             text.extend_from_slice(&part);
         }
-        Ok(text)
+        Ok((response.status(), text))
     }
 }
 
@@ -87,7 +108,7 @@ impl std::fmt::Display for Remote {
     }
 }
 
-/// An address that keys may come from: whoever can change them on their way lets in whom he likes.
+/// An address that may decide who comes in: whoever can change its answers on their way lets in whom he likes.
 fn check_url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| format!("{text:?} is no URL: {error}"))?;
     if !url.username().is_empty() || url.password().is_some() {
@@ -96,8 +117,8 @@ fn check_url(text: &str) -> Result<Url, String> {
     match url.scheme() {
         "https" => Ok(url),
         "http" if url.host_str().is_some_and(is_loopback) => Ok(url),
-        "http" => Err(format!("{text}: keys are fetched by https; by http only from this machine itself")),
-        other => Err(format!("{text}: keys are fetched by https, not {other}")),
+        "http" => Err(format!("{text}: it is asked by https; by http only from this machine itself")),
+        other => Err(format!("{text}: it is asked by https, not {other}")),
     }
 }
 
@@ -111,7 +132,7 @@ fn said(error: &reqwest::Error) -> String {
     let mut text = match error {
         error if error.is_timeout() => "it takes too long".to_owned(),
         error if error.is_connect() => "it cannot be reached".to_owned(),
-        _ => "it cannot be fetched".to_owned(),
+        _ => "it cannot be asked".to_owned(),
     };
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {

@@ -84,6 +84,22 @@ pub(crate) enum Ask {
         #[arg(long)]
         reconnect: bool,
     },
+    /// The connections of a user, by whatever client and in whatever partition.
+    User {
+        user: String,
+        #[command(flatten)]
+        list: List,
+    },
+    /// The same as close, for all clients of a user.
+    CloseUser {
+        user: String,
+        /// Only those of this partition.
+        #[arg(long, value_name = "PARTITION")]
+        partition: Option<String>,
+        /// Have the clients come again.
+        #[arg(long)]
+        reconnect: bool,
+    },
     /// Refuse a token from now on, by its id (the claim jti), and end the connections that came in with it.
     RevokeToken {
         #[arg(value_name = "JTI")]
@@ -102,6 +118,16 @@ pub(crate) enum Ask {
         #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
         time: Option<Duration>,
     },
+    /// The same as revoke-client, for all clients of a user.
+    RevokeUser {
+        user: String,
+        /// Those issued (iat) up to then, in Unix seconds, rather than up to now.
+        #[arg(long, value_name = "UNIX_SECONDS")]
+        issued_upto: Option<u64>,
+        /// For how long, such as 30d. [default: as long as they can live, if auth.lifetime_s_max says; else for ever]
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
+        time: Option<Duration>,
+    },
     /// Take back the revocation of a token.
     LiftToken {
         #[arg(value_name = "JTI")]
@@ -109,6 +135,8 @@ pub(crate) enum Ask {
     },
     /// Take back the revocation of a client's tokens.
     LiftClient { client: String },
+    /// Take back the revocation of a user's tokens.
+    LiftUser { user: String },
     /// What is revoked.
     Revocations(List),
     /// What all processes log; with a level, have all of them log that.
@@ -169,10 +197,11 @@ const PROCESSES: [Column; 5] = [
     ("STARTED", "startedAt", Show::Ms),
     ("ANSWERS", "answers", Show::Plain),
 ];
-const REVOCATIONS: [Column; 7] = [
+const REVOCATIONS: [Column; 8] = [
     ("KIND", "kind", Show::Plain),
     ("TOKEN", "tokenId", Show::Plain),
     ("CLIENT", "client", Show::Plain),
+    ("USER", "user", Show::Plain),
     ("ISSUED UP TO", "issuedUpto", Show::Seconds),
     ("UNTIL", "until", Show::Seconds),
     ("AT", "at", Show::Seconds),
@@ -215,9 +244,10 @@ impl Ask {
                 ));
             }
             Self::Close { client, partition, reconnect } => {
-                let body = json!({ "partition": partition, "reconnect": reconnect });
-                let path = Path::of(&["clients", &client, "close"]);
-                return closed(&admin.ask(Method::POST, &path, Some(&body)).await?, "connections", as_json);
+                return close(&admin, &["clients", &client, "close"], partition, reconnect, as_json).await;
+            }
+            Self::CloseUser { user, partition, reconnect } => {
+                return close(&admin, &["users", &user, "close"], partition, reconnect, as_json).await;
             }
             Self::RevokeToken { token, time } => {
                 let body = json!({ "until": until(time)? });
@@ -225,18 +255,16 @@ impl Ask {
                 return closed(&admin.ask(Method::POST, &path, Some(&body)).await?, "revoked", as_json);
             }
             Self::RevokeClient { client, issued_upto, time } => {
-                let body = json!({ "issuedUpto": issued_upto, "until": until(time)? });
-                let path = Path::of(&["clients", &client, "revoke"]);
-                return closed(&admin.ask(Method::POST, &path, Some(&body)).await?, "revoked", as_json);
+                return revoke(&admin, &["clients", &client, "revoke"], issued_upto, time, as_json).await;
             }
-            Self::LiftToken { token } => {
-                let path = Path::of(&["tokens", &token, "revoke"]);
-                return closed(&admin.ask(Method::DELETE, &path, None).await?, "lifted", as_json);
+            Self::RevokeUser { user, issued_upto, time } => {
+                return revoke(&admin, &["users", &user, "revoke"], issued_upto, time, as_json).await;
             }
+            Self::LiftToken { token } => return lift(&admin, &["tokens", &token, "revoke"], as_json).await,
             Self::LiftClient { client } => {
-                let path = Path::of(&["clients", &client, "revoke"]);
-                return closed(&admin.ask(Method::DELETE, &path, None).await?, "lifted", as_json);
+                return lift(&admin, &["clients", &client, "revoke"], as_json).await;
             }
+            Self::LiftUser { user } => return lift(&admin, &["users", &user, "revoke"], as_json).await,
             Self::Log { level: Some(level), minutes } => {
                 let mut body = json!({ "level": level });
                 if let Some(minutes) = minutes {
@@ -269,11 +297,40 @@ impl Ask {
             Self::Client { client, list } => {
                 (Path::of(&["clients", &client]), "connections", &CONNECTIONS[..], Some(list.limit))
             }
+            Self::User { user, list } => {
+                (Path::of(&["users", &user]), "connections", &CONNECTIONS[..], Some(list.limit))
+            }
         };
         let answer = pages(&admin, &path, key, limit).await?;
         print(&answer, key, columns, as_json)?;
         complete(&answer)
     }
+}
+
+async fn close(
+    admin: &Administration,
+    path: &[&str],
+    partition: Option<String>,
+    reconnect: bool,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let body = json!({ "partition": partition, "reconnect": reconnect });
+    closed(&admin.ask(Method::POST, &Path::of(path), Some(&body)).await?, "connections", as_json)
+}
+
+async fn revoke(
+    admin: &Administration,
+    path: &[&str],
+    issued_upto: Option<u64>,
+    time: Option<Duration>,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let body = json!({ "issuedUpto": issued_upto, "until": until(time)? });
+    closed(&admin.ask(Method::POST, &Path::of(path), Some(&body)).await?, "revoked", as_json)
+}
+
+async fn lift(admin: &Administration, path: &[&str], as_json: bool) -> anyhow::Result<()> {
+    closed(&admin.ask(Method::DELETE, &Path::of(path), None).await?, "lifted", as_json)
 }
 
 /// Asks page after page, and puts their entries into the first; as far as there are pages.

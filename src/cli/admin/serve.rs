@@ -80,7 +80,8 @@ pub(crate) async fn start(
 
 /// Who may ask. Whoever forgets about it must not find out from strangers.
 fn authenticator(config: &Config) -> anyhow::Result<Authenticator> {
-    match (config.auth.is_set(), config.admin.allow_anyone) {
+    // The application is not asked about operators.
+    match (config.auth.has_keys(), config.admin.allow_anyone) {
         (true, true) => bail!(
             "both a key for tokens (auth) and admin.allow_anyone are set; to ask for tokens, unset the latter"
         ),

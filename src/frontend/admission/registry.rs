@@ -175,6 +175,7 @@ impl ConnectionInfo {
     fn is_asked_for(&self, filter: &ConnectionFilter) -> bool {
         filter.partition.as_ref().is_none_or(|partition| self.partitions.contains(partition))
             && filter.client.as_ref().is_none_or(|client| self.identity.client_id == *client)
+            && filter.user.as_ref().is_none_or(|user| self.identity.user_id.as_ref() == Some(user))
     }
 
     /// Roughly how many bytes it takes to tell of it: what a client may choose can be escaped, to six bytes each.
@@ -331,6 +332,10 @@ mod tests {
         filter.after = None;
         filter.client = Some(ClientId::new("b").unwrap());
         assert_eq!(found(&registry.find(&filter, "f", 1 << 20)), [("b".into(), 1)]);
+        filter.user = Some("u".repeat(100));
+        assert_eq!(registry.find(&filter, "f", 1 << 20).total, 1);
+        filter.user = Some("u".to_owned());
+        assert_eq!(registry.find(&filter, "f", 1 << 20).total, 0);
     }
 
     #[test]

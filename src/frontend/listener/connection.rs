@@ -21,7 +21,7 @@ use super::http::Granted;
 use super::policy::Listener;
 use crate::faults;
 use crate::frontend::admission::connection_limits;
-use crate::frontend::net::{AddressKey, Stream};
+use crate::frontend::net::{AddressKey, Stream, proxy_protocol};
 use crate::frontend::websocket::WebSocket;
 use crate::frontend::{metrics, session};
 use crate::serving::Seat;
@@ -81,11 +81,26 @@ pub(crate) async fn serve(edge: Arc<Listener>, stream: TcpStream, peer: IpAddr, 
 
 /// Takes a connection's one request and answers it. Gives the stream back, and what was read of it beyond the
 /// request, if that was granted an upgrade.
-async fn shake_hands(edge: &Listener, stream: TcpStream, peer: IpAddr) -> Option<(Stream, Vec<u8>, Granted)> {
+async fn shake_hands(
+    edge: &Listener,
+    mut stream: TcpStream,
+    peer: IpAddr,
+) -> Option<(Stream, Vec<u8>, Granted)> {
     // A frame is flushed when nothing more is to come just now: the kernel has nothing to wait for.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "cannot switch off a socket's delay");
     }
+    let peer = match edge.gate.proxies.trusts(peer) {
+        false => peer,
+        true => match proxy_protocol::take(&mut stream).await {
+            Ok(client) => client.unwrap_or(peer),
+            Err(error) => {
+                metrics::count_by(metrics::UPGRADES_REFUSED, "reason", "proxy_protocol");
+                debug!(%error, "a trusted proxy did not say whose a connection is");
+                return None;
+            }
+        },
+    };
     let stream = match &edge.gate.tls {
         None => Stream::Plain(stream),
         Some(tls) => match tls.accept(stream).await {

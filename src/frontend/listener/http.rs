@@ -8,6 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::Authority;
 use hyper::{Method, Response, StatusCode};
+use tracing::info;
 
 use super::head::Head;
 use super::policy::Listener;
@@ -173,6 +174,7 @@ fn upgrade(edge: &Listener, peer: IpAddr, head: &Head) -> Result<(Response<Strin
     // A browser says where it comes from, once.
     for origin in headers.get_all(header::ORIGIN) {
         if !origin.to_str().is_ok_and(|origin| edge.gate.origins.allow(origin)) {
+            info!(?origin, %peer, "a page may not connect (frontend.allowed_origins)");
             return Err((Refusal::Origin, None));
         }
     }

@@ -4,7 +4,7 @@
 //! proxy all connections come from the proxy: what it says of the client's address is taken, if it is one of
 //! those that the operator trusts, and only the last word of it, since anybody can write the ones before.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// What connections of one address are counted under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,9 +55,9 @@ impl Proxies {
             if !self.trusts(address) {
                 break;
             }
-            match word.trim().parse::<IpAddr>() {
-                Ok(before) => address = before.to_canonical(),
-                Err(_) => break,
+            match forwarded(word) {
+                Some(before) => address = before.to_canonical(),
+                None => break,
             }
         }
         address
@@ -67,6 +67,19 @@ impl Proxies {
     pub(crate) fn trusts(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(address.to_canonical()))
     }
+}
+
+/// The address in a word of `X-Forwarded-For`: alone, or with a port, and of IPv6 then in brackets; some put it in
+/// quotes.
+fn forwarded(word: &str) -> Option<IpAddr> {
+    let word = word.trim().trim_matches('"');
+    if let Ok(address) = word.parse() {
+        return Some(address);
+    }
+    if let Ok(with_port) = word.parse::<SocketAddr>() {
+        return Some(with_port.ip());
+    }
+    word.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
 }
 
 impl Network {
@@ -124,6 +137,21 @@ mod tests {
         assert_eq!(proxies.client(ip("10.1.2.3"), "1.2.3.4, who"), ip("10.1.2.3"));
         assert_eq!(proxies.client(ip("fd00::1"), "2001:db8::7"), ip("2001:db8::7"));
         assert_eq!(proxies.client(ip("::ffff:10.0.0.1"), "1.2.3.4"), ip("1.2.3.4"));
+        for (word, address) in [
+            ("1.2.3.4:5678", "1.2.3.4"),
+            ("[2001:db8::7]:443", "2001:db8::7"),
+            ("[2001:db8::7]", "2001:db8::7"),
+            ("\"[2001:db8::7]:443\"", "2001:db8::7"),
+            ("6.6.6.6:1, 1.2.3.4:80, 10.9.9.9:81", "1.2.3.4"),
+            // Not an address: the proxy's own counts.
+            ("1.2.3.4:", "10.1.2.3"),
+            ("1.2.3.4:x", "10.1.2.3"),
+            ("[1.2.3.4]:80", "10.1.2.3"),
+            ("[2001:db8::7", "10.1.2.3"),
+            ("unknown", "10.1.2.3"),
+        ] {
+            assert_eq!(proxies.client(ip("10.1.2.3"), word), ip(address), "{word}");
+        }
         let all = Proxies::parse(&["0.0.0.0/0".into()]).unwrap();
         assert!(all.trusts(ip("255.1.1.1")) && !all.trusts(ip("::1")));
         for wrong in ["", "10.0.0.0/33", "10.0.0/8", "host", "::/129", "1.1.1.1/x"] {

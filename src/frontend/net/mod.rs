@@ -3,6 +3,7 @@
 mod address;
 mod cert_expiry;
 mod origin;
+pub(crate) mod proxy_protocol;
 mod stream;
 mod tls;
 

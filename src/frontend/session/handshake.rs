@@ -12,7 +12,7 @@ use super::sending::{Sending, form_of};
 use super::socket::{End, Socket};
 use super::state::CameWith;
 use super::{ahead, token};
-use crate::auth::{AuthError, Identity};
+use crate::auth::{Asked, AuthError, Identity, Occasion};
 use crate::event::{AtomicGroups, EventId, PartitionKey, ReplyTo, Submission};
 use crate::frontend::admission::connection_limits::{Admission, Entrance};
 use crate::frontend::admission::memory::Account;
@@ -104,7 +104,12 @@ pub(crate) async fn handshake(
             }
         };
         let token = connect.token.as_deref().or(came_with.token.as_deref());
-        let identity = match shared.auth.authenticate(&connect.client_id, token).await {
+        let asked = Asked {
+            occasion: Occasion::Connect,
+            client_id: &connect.client_id,
+            partition: connect.partitions.is_none().then_some(&connect.partition),
+        };
+        let identity = match shared.auth.authenticate(asked, token).await {
             Ok(identity) => Arc::new(identity),
             Err(AuthError::Refused(why)) => {
                 let (code, why) = (ErrorCode::AuthFailed, why.to_string());

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
-use tracing::debug;
+use tracing::{debug, info};
 
 use self::ahead::missing_events;
 use self::frames::{FrameReader, Refusal};
@@ -74,7 +74,9 @@ pub(crate) async fn serve(
     metrics::count(metrics::OPENED);
     let linger = Duration::from_millis(shared.settings.close_linger_ms);
     let socket = Socket::new(socket, connection, &shared.settings);
-    let (socket, end) = match Box::pin(begin(shared, connection, socket, entrance, came_with)).await {
+    let begun = Box::pin(begin(shared, connection, socket, entrance, came_with)).await;
+    let was_in = begun.is_ok();
+    let (socket, end) = match begun {
         Ok((session, dismissals)) => Box::pin(serve_events(session, dismissals)).await,
         Err(ended) => *ended,
     };
@@ -82,7 +84,11 @@ pub(crate) async fn serve(
         tracing::error!(%why, "a defect closes a connection");
     }
     let closed = Box::pin(socket.close(end, linger)).await;
-    debug!(closed, "connection ended");
+    if was_in {
+        info!(closed, "connection ended");
+    } else {
+        debug!(closed, "connection ended");
+    }
 }
 
 /// Greets a connection; gives its session, or why there is none.
@@ -239,7 +245,10 @@ impl Session {
             Request::SubmitBatch(batch) => lane.submit_batch(line, id, batch).await,
             Request::Sync(sync) => lane.sync(line, id.as_deref(), sync).await,
             Request::RefreshToken { token } => {
-                let Some(fresh) = line.fresh_identity(id.as_deref(), &token).await? else { return Ok(()) };
+                let partition = Some(lane.feed.partition());
+                let Some(fresh) = line.fresh_identity(id.as_deref(), partition, &token).await? else {
+                    return Ok(());
+                };
                 if !fresh.may_enter(lane.feed.partition().as_str()) {
                     return Err(line.not_permitted(id.as_deref()).await);
                 }

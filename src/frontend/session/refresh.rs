@@ -8,6 +8,7 @@ use super::line::Line;
 use super::socket::End;
 use super::token::{end_of, ends_at};
 use crate::auth::{AuthError, Identity};
+use crate::event::PartitionKey;
 use crate::frontend::admission::registry::DisconnectReason;
 use crate::protocol::{CloseCode, ErrorCode, Notice};
 
@@ -27,9 +28,10 @@ impl Line {
     pub(crate) async fn fresh_identity(
         &mut self,
         id: Option<&str>,
+        partition: Option<&PartitionKey>,
         token: &str,
     ) -> Result<Option<Arc<Identity>>, End> {
-        let fresh = match self.shared.auth.refresh(&self.identity, token).await {
+        let fresh = match self.shared.auth.refresh(&self.identity, partition, token).await {
             Ok(fresh) => Arc::new(fresh),
             Err(AuthError::Refused(why)) => {
                 let (code, why) = (ErrorCode::AuthFailed, why.to_string());

@@ -1,7 +1,9 @@
 //! Makes the streams and buckets, once, and says in plain words where existing ones differ from what is
 //! expected, instead of changing them silently.
 
-use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::context::{
+    CreateStreamErrorKind, GetStreamError, GetStreamErrorKind, RequestError, RequestErrorKind,
+};
 use async_nats::jetstream::stream::{Config, Info, StorageType};
 use tracing::{info, warn};
 
@@ -194,6 +196,13 @@ async fn stream_config(log: &Log, name: &str) -> Result<Option<Config>, LogError
     match stream_info(log, name).await {
         Ok(info) => Ok(info.map(|info| info.config)),
         Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(api) if NO_JETSTREAM.contains(&api.error_code().0) => {
+                Err(LogError::refused(WHAT, format!("{name}: {api}: {NO_JETSTREAM_HINT}")))
+            }
+            _ if !log.client.server_info().jetstream && nobody_answers(&error) => Err(LogError::refused(
+                WHAT,
+                format!("{name}: the NATS server has no JetStream: {NO_JETSTREAM_HINT}"),
+            )),
             GetStreamErrorKind::JetStream(api) if api.code() < 500 => {
                 Err(LogError::refused(WHAT, format!("{name}: {api}")))
             }
@@ -201,6 +210,19 @@ async fn stream_config(log: &Log, name: &str) -> Result<Option<Config>, LogError
         },
     }
 }
+
+/// Whether nobody listens to what was asked.
+fn nobody_answers(error: &GetStreamError) -> bool {
+    let mut causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    causes
+        .find_map(|error| error.downcast_ref::<RequestError>())
+        .is_some_and(|error| error.kind() == RequestErrorKind::NoResponders)
+}
+
+/// "JetStream not enabled", of a server, and of an account.
+const NO_JETSTREAM: [u64; 2] = [10076, 10039];
+const NO_JETSTREAM_HINT: &str =
+    "switch JetStream on there, or see whether nats.user is this role's and nats.urls the right server";
 
 /// "Stream not found".
 pub(crate) const NO_STREAM: u64 = 10059;

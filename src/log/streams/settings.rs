@@ -8,17 +8,15 @@ use std::time::Duration;
 use async_nats::jetstream::object_store;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType};
 
+use crate::log::credentials::Credentials;
+
 /// How to reach NATS, and the few settings of the streams that are an operator's to choose.
 #[derive(Debug, Clone)]
 pub struct LogSettings {
     /// One or more server addresses, `nats://host:port`.
     pub urls: Vec<String>,
-    /// User name and password, where the server wants them.
-    pub user: Option<(String, String)>,
-    /// A NATS credentials file (JWT and seed), where the server wants one.
-    pub credentials_file: Option<PathBuf>,
-    /// The seed of an nkey, where the server wants one.
-    pub nkey_seed: Option<String>,
+    /// Who we are, where the server wants to know.
+    pub credentials: Option<Credentials>,
     /// Certificates of the authorities to trust, PEM; switches TLS on.
     pub tls_ca_file: Option<PathBuf>,
     /// Our own certificate and its key, PEM, where the server wants them; switches TLS on.
@@ -47,9 +45,7 @@ impl Default for LogSettings {
     fn default() -> Self {
         Self {
             urls: vec!["nats://127.0.0.1:4222".to_owned()],
-            user: None,
-            credentials_file: None,
-            nkey_seed: None,
+            credentials: None,
             tls_ca_file: None,
             tls_client_files: None,
             api_prefix: "$JS.API".to_owned(),

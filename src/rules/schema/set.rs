@@ -48,6 +48,8 @@ pub(crate) enum Lookup<'a> {
 pub struct SchemaSet {
     /// Under version `None` what holds for no version in particular.
     by_name: BTreeMap<String, BTreeMap<Option<u64>, (String, Schema)>>,
+    /// Files with a `format`, which asserts nothing.
+    with_formats: Vec<String>,
 }
 
 impl SchemaSet {
@@ -74,14 +76,23 @@ impl SchemaSet {
             let reason = error.to_string().replace(&format!(" at line {line} column"), " at column");
             wrong(Some(line), reason)
         })?;
+        let has_format = has_format(&schema);
         let schema = Schema::compile(&schema)
             .map_err(|error| wrong(Some(line_of(text, &error.pointer)), error.to_string()))?;
         let versions = self.by_name.entry(name).or_default();
         if let Some((other, _)) = versions.get(&version) {
             return Err(wrong(None, format!("this schema and version are in {other} too")));
         }
+        if has_format {
+            self.with_formats.push(file.clone());
+        }
         versions.insert(version, (file, schema));
         Ok(())
+    }
+
+    /// The files that have a `format`. As the draft has it by default, it describes and refuses nothing.
+    pub fn with_formats(&self) -> &[String] {
+        &self.with_formats
     }
 
     /// How many schemas there are.
@@ -115,6 +126,19 @@ impl SchemaSet {
             Lookup::Found(schema) => Some(schema),
             Lookup::UnknownVersion | Lookup::UnknownName => None,
         }
+    }
+}
+
+/// Whether a schema has a keyword `format` in it, whose value is a text wherever it is one.
+fn has_format(schema: &Value) -> bool {
+    match schema {
+        Value::Object(fields) => fields.iter().any(|(key, value)| {
+            // Names of properties, and values that are listed, are no keywords.
+            let is_data = matches!(key.as_str(), "enum" | "const" | "default" | "examples");
+            (key == "format" && value.is_string()) || (!is_data && has_format(value))
+        }),
+        Value::Array(items) => items.iter().any(has_format),
+        _ => false,
     }
 }
 

@@ -137,7 +137,14 @@ class Backend {
 
   /** A project's committed events, from the log itself; without marks, which no client is told of. */
   log(project) {
-    return run(BINARY, ["log", project, "--nats", this.natsUrl])
+    let lines = "";
+    try {
+      lines = run(BINARY, ["log", project, "--nats", this.natsUrl]);
+    } catch (error) {
+      // A project without events has no log to be printed.
+      if (!/the log has no events/.test(error.message)) throw error;
+    }
+    return lines
       .split("\n")
       .filter((line) => line !== "")
       .map((line) => JSON.parse(line))

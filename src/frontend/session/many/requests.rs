@@ -156,7 +156,7 @@ impl Session {
 
     /// Goes on under a fresh token. What it does not permit any more is unsubscribed.
     async fn refresh(&mut self, id: Option<&str>, token: &str) -> Result<(), End> {
-        let Some(fresh) = self.line.fresh_identity(id, token).await? else { return Ok(()) };
+        let Some(fresh) = self.line.fresh_identity(id, None, token).await? else { return Ok(()) };
         self.line.continue_as(id, fresh).await?;
         let Self { line, subscriptions, .. } = self;
         for one in subscriptions {

@@ -39,7 +39,11 @@ pub async fn run(arguments: &Arguments, seed: u64) -> Result<bool, String> {
         let (_, found) = torture(arguments, seed, plan, arguments.minutes_per_mutation, false).await?;
         let seconds = began.elapsed().as_secs();
         let shown: String = match found.first() {
-            Some(first) => first.chars().take(140).map(|c| if c == '|' { '/' } else { c }).collect(),
+            Some(first) => {
+                eprintln!("{fault}: {first}");
+                let plain = |c: char| if c == '|' || c.is_control() { '/' } else { c };
+                first.chars().take(140).map(plain).collect()
+            }
             None => {
                 all = false;
                 "**NOT FOUND**".to_owned()

@@ -65,6 +65,7 @@ mod stories {
     mod rules_in_force;
     mod schemas;
     mod siege;
+    mod time_travel;
     mod tls;
     mod tokens;
     mod torn_reads;

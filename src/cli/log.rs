@@ -11,7 +11,8 @@ use super::common::{NatsArgs, say};
 use super::connect;
 use super::token::parse_time;
 use crate::config::settings::Config;
-use crate::event::{ClientId, EventFilter, EventId, PartitionKey};
+use crate::event::{ClientId, EventFilter, EventId, PartitionKey, Token};
+use crate::log::{Follow, Log, LogError, Replay, StoredEvent};
 use crate::util::{hex, time};
 
 /// Print a partition's committed events as they lie in the log, one JSON object a line, oldest first.
@@ -30,8 +31,11 @@ pub(crate) struct ShowLog {
     limit: Option<usize>,
     /// Print the last event's id and the SHA-256 of all these lines instead: it tells two logs apart whatever the events
     /// are, where `state --hash` knows only those of the built-in types.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "follow")]
     hash: bool,
+    /// Go on with the events that are committed from now on, until it is stopped.
+    #[arg(long, conflicts_with = "until")]
+    follow: bool,
     #[command(flatten)]
     filter: FilterArgs,
 }
@@ -71,22 +75,25 @@ impl ShowLog {
         let token = PartitionKey::new(self.partition.as_str())?.token();
         let log =
             connect::connect_to_streams(&config, "log", &shutdown).await?.ok_or_else(connect::stopped)?;
-        let Some(head) = log.head(&token).await? else {
+        // Who follows a partition may wait for its first event.
+        if !self.follow && log.head(&token).await?.is_none() {
             bail!(
                 "the log has no events of the partition {:?}; `insieme-backend admin partitions` lists those that it has",
                 self.partition
             );
-        };
-        let mut replay = log.replay(&token, EventId(self.after), head.id);
+        }
         let mut out = std::io::BufWriter::new(std::io::stdout());
         let FilterArgs { client, event_type, since: since_ms, until: until_ms } = self.filter;
         let filter = EventFilter { client, event_type, since_ms, until_ms };
+        let mut events = Events::open(&log, &token, EventId(self.after), self.follow).await?;
         let mut left = self.limit.unwrap_or(usize::MAX);
         let (mut hash, mut last) = (Sha256::new(), EventId(self.after));
-        while left > 0
-            && !shutdown.is_cancelled()
-            && let Some(stored) = replay.next().await?
-        {
+        while left > 0 {
+            let stored = tokio::select! {
+                stored = events.next() => stored?,
+                () = shutdown.cancelled() => None,
+            };
+            let Some(stored) = stored else { break };
             if !filter.takes(&stored.body) {
                 continue;
             }
@@ -96,7 +103,12 @@ impl ShowLog {
                 hash.update(stored.to_line());
                 continue;
             }
-            if is_gone(out.write_all(&stored.to_line()))? {
+            let mut written = out.write_all(&stored.to_line());
+            // Nobody knows how long the next one takes.
+            if self.follow {
+                written = written.and_then(|()| out.flush());
+            }
+            if is_gone(written)? {
                 return Ok(());
             }
         }
@@ -104,6 +116,31 @@ impl ShowLog {
             return say(&format!("{last} {}", hex::encode(&hash.finalize())));
         }
         is_gone(out.flush()).map(drop)
+    }
+}
+
+/// The events that are read.
+enum Events {
+    /// Those that are there.
+    History(Replay),
+    /// Those that come, too.
+    Follow(Box<Follow>),
+}
+
+impl Events {
+    async fn open(log: &Log, token: &Token, after: EventId, follow: bool) -> anyhow::Result<Self> {
+        if follow {
+            return Ok(Self::Follow(Box::new(log.follow(token, after).await?)));
+        }
+        let head = log.head(token).await?.map_or(EventId::NONE, |head| head.id);
+        Ok(Self::History(log.replay(token, after, head)))
+    }
+
+    async fn next(&mut self) -> Result<Option<StoredEvent>, LogError> {
+        match self {
+            Self::History(replay) => replay.next().await,
+            Self::Follow(follow) => follow.next().await.map(Some),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod check_config;
 pub(crate) mod common;
 mod connect;
 mod dev;
+mod diff;
 mod frontend;
 mod health;
 mod inspect;
@@ -20,6 +21,7 @@ mod startup;
 mod state;
 mod token;
 mod validator;
+mod verify;
 
 use crate::cli::common::{Common, Source};
 use std::io::Write;
@@ -89,9 +91,11 @@ enum Command {
     Admin(admin::Admin),
     CheckConfig(check_config::CheckConfig),
     State(state::State),
+    Diff(diff::Diff),
     Log(log::ShowLog),
     Backup(backup::Backup),
     Restore(backup::Restore),
+    Verify(verify::Verify),
     Inspect(inspect::Inspect),
     Quarantine(inspect::Quarantine),
     AcceptLog(accept_log::AcceptLog),
@@ -182,9 +186,11 @@ impl Command {
             Self::Bootstrap(command) => command.nats.overrides(),
             Self::Admin(command) => command.overrides(),
             Self::State(command) => command.nats.overrides(),
+            Self::Diff(command) => command.nats.overrides(),
             Self::Log(command) => command.nats.overrides(),
             Self::Backup(command) => command.nats.overrides(),
             Self::Restore(command) => command.nats.overrides(),
+            Self::Verify(command) => command.nats.overrides(),
             Self::Inspect(command) => command.nats.overrides(),
             Self::Quarantine(command) => command.nats.overrides(),
             Self::AcceptLog(command) => command.nats.overrides(),
@@ -207,9 +213,11 @@ impl Command {
             Self::Admin(command) => command.run(loaded.config, source, shutdown).await?,
             Self::CheckConfig(command) => command.run(&loaded)?,
             Self::State(command) => command.run(loaded.config, shutdown).await?,
+            Self::Diff(command) => command.run(loaded.config, shutdown).await?,
             Self::Log(command) => command.run(loaded.config, shutdown).await?,
             Self::Backup(command) => command.run(loaded.config, shutdown).await?,
             Self::Restore(command) => command.run(loaded.config, shutdown).await?,
+            Self::Verify(command) => command.run(loaded.config, shutdown).await?,
             Self::Inspect(command) => command.run(loaded.config, shutdown).await?,
             Self::Quarantine(command) => command.run(loaded.config, shutdown).await?,
             Self::AcceptLog(command) => command.run(loaded.config, shutdown).await?,

@@ -3,6 +3,7 @@
 //! It reads and writes text, and knows nothing of events.
 
 pub mod canonical;
+pub mod diff;
 mod map;
 pub mod value;
 

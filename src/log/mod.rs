@@ -40,6 +40,7 @@ pub use ops::remove_events::RemovedEvent;
 pub use ownership::{OwnedSlot, OwnershipChanges, OwnershipView, SlotKey};
 pub use queue::consumer::{DraftMessage, SlotConsumer};
 pub use queue::publish::PublishError;
+pub use read::follow::Follow;
 pub use read::live::{LiveEvent, LiveFeed};
 pub use read::replay::{PageReader, Replay, StoredEvent};
 pub use replies::{Answers, HeardAnswers};

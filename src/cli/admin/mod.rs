@@ -6,6 +6,7 @@ mod serve;
 mod table;
 
 pub(crate) use serve::start;
+pub(crate) use table::escape_control;
 
 use std::path::PathBuf;
 

@@ -89,6 +89,20 @@ impl Log {
         Ok(PartitionPage { total, partitions, more: behind > max })
     }
 
+    /// All partitions in the log, in the order of their subject tokens.
+    pub async fn partition_names(&self) -> Result<Vec<PartitionKey>, LogError> {
+        const WHAT: &str = "listing the partitions";
+        let mut names = BTreeMap::new();
+        self.count_subjects(WHAT, subjects::COMMITTED_STREAM, subjects::COMMITTED_ALL, |subject, _| {
+            match subjects::token_of_committed(&subject).map(Token::parse) {
+                Some(Ok((_, partition))) => drop(names.insert(subject, partition)),
+                _ => tracing::warn!(subject, "a subject in the log that is no partition's; left out"),
+            }
+        })
+        .await?;
+        Ok(names.into_values().collect())
+    }
+
     /// How many undecided drafts each slot has; slots without any are not in it. No queue has no drafts: it may
     /// be gone with a NATS that was restarted, until a validator makes it anew.
     pub async fn drafts_by_slot(&self) -> Result<BTreeMap<Slot, u64>, LogError> {

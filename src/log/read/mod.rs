@@ -1,6 +1,7 @@
 //! Reads of the log: batched direct gets, replays, reads at the leader, and the live feed.
 
 pub(crate) mod batch_get;
+pub(crate) mod follow;
 mod leader;
 pub(crate) mod live;
 pub(crate) mod replay;

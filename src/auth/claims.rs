@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::refusal::Refusal;
 use crate::json::{Json, Map};
 
-/// Which claims say what. Each is a list of names; see [`Claims::find`] for what a name can be.
+/// Which claims say what. Each is a list of names; `Claims::find` says what a name can be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimNames {
     /// The client id; of several, the first that is there.

@@ -122,7 +122,7 @@ impl ShowLog {
 /// The events that are read.
 enum Events {
     /// Those that are there.
-    History(Replay),
+    History(Box<Replay>),
     /// Those that come, too.
     Follow(Box<Follow>),
 }
@@ -133,7 +133,7 @@ impl Events {
             return Ok(Self::Follow(Box::new(log.follow(token, after).await?)));
         }
         let head = log.head(token).await?.map_or(EventId::NONE, |head| head.id);
-        Ok(Self::History(log.replay(token, after, head)))
+        Ok(Self::History(Box::new(log.replay(token, after, head))))
     }
 
     async fn next(&mut self) -> Result<Option<StoredEvent>, LogError> {

@@ -295,7 +295,7 @@ impl PartitionState {
     }
 
     /// The events one of which may be a draft that is [`DraftLookup::Maybe`] committed. Whoever has looked at them in
-    /// the log calls [`resolve_lookup`](Self::tell_draft).
+    /// the log calls [`resolve_lookup`](Self::resolve_lookup).
     pub fn draft_candidates(&self, key: &DraftKey) -> Vec<EventId> {
         self.memory.as_ref().map_or_else(Vec::new, |memory| memory.drafts.candidates(key).collect())
     }

@@ -10,6 +10,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use tokio::sync::{OnceCell, watch};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::clock::NatsClock;
@@ -102,6 +103,11 @@ impl Log {
             .connect(settings.urls.as_slice())
             .await
             .map_err(|error| not_connected(settings, &error))?;
+        // The notice of this connection comes by itself. If it came later, it would look like that of another one.
+        let mut first = state.clone();
+        if timeout(settings.request_timeout, reconnected(&mut first, 0)).await.is_err() {
+            return Err(LogError::unavailable(WHAT, "NATS's client does not say that it is connected"));
+        }
         metrics::describe(settings.slots);
         let js = jetstream::ContextBuilder::new()
             .timeout(settings.request_timeout)

@@ -34,7 +34,7 @@ fn body(text: &str) -> Bytes {
 async fn streams_are_made_once_and_told_apart_from_others() {
     let (nats, log) = log().await;
     let again = bootstrap(&log).await.unwrap();
-    assert!(again.created.is_empty() && again.present.len() == 5, "{again:?}");
+    assert!(again.created.is_empty() && again.present.len() == 6, "{again:?}");
     log.check().await.unwrap();
 
     let other = LogSettings { urls: vec![nats.url()], slots: 8, ..LogSettings::default() };

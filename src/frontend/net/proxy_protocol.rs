@@ -54,18 +54,18 @@ async fn take_v1(stream: &mut TcpStream) -> io::Result<Option<IpAddr>> {
     // A byte at a time, so that nothing behind it is taken: it is short.
     while !line.ends_with(b"\r\n") {
         if line.len() == V1_BYTES_MAX {
-            return Err(broken("its line does not end"));
+            return Err(malformed("its line does not end"));
         }
         line.push(stream.read_u8().await?);
     }
-    let line = std::str::from_utf8(&line).map_err(|_| broken("its line is no text"))?;
+    let line = std::str::from_utf8(&line).map_err(|_| malformed("its line is no text"))?;
     let words: Vec<&str> = line.trim_end().split(' ').collect();
-    let address = |text: &str| text.parse::<IpAddr>().map_err(|_| broken("its address is none"));
+    let address = |text: &str| text.parse::<IpAddr>().map_err(|_| malformed("its address is none"));
     match words.as_slice() {
         ["PROXY", "UNKNOWN", ..] => Ok(None),
         ["PROXY", "TCP4", from, _, _, _] => Ok(Some(address(from)?).filter(IpAddr::is_ipv4)),
         ["PROXY", "TCP6", from, _, _, _] => Ok(Some(address(from)?).filter(IpAddr::is_ipv6)),
-        _ => Err(broken("its line has other words")),
+        _ => Err(malformed("its line has other words")),
     }
 }
 
@@ -75,11 +75,11 @@ async fn take_v2(stream: &mut TcpStream) -> io::Result<Option<IpAddr>> {
     let [.., command, family, high, low] = head;
     let length = usize::from(u16::from_be_bytes([high, low]));
     if command >> 4 != 2 || length > V2_BYTES_MAX {
-        return Err(broken("its head is not as it must be"));
+        return Err(malformed("its head is not as it must be"));
     }
     let mut rest = vec![0; length];
     stream.read_exact(&mut rest).await?;
-    let too_short = || broken("its addresses are not whole");
+    let too_short = || malformed("its addresses are not whole");
     match (command & 0xf, family) {
         // The proxy's own, such as a look at our health.
         (0, _) => Ok(None),
@@ -92,11 +92,11 @@ async fn take_v2(stream: &mut TcpStream) -> io::Result<Option<IpAddr>> {
             Ok(Some(IpAddr::V6(Ipv6Addr::from(from))))
         }
         (1, _) => Ok(None),
-        _ => Err(broken("its command is not known")),
+        _ => Err(malformed("its command is not known")),
     }
 }
 
-fn broken(why: &str) -> io::Error {
+fn malformed(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the PROXY protocol: {why}"))
 }
 

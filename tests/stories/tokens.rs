@@ -139,7 +139,7 @@ async fn every_bad_token_is_refused_in_both_dialects_for_what_is_wrong_with_it()
             "mistyped_claim",
             "`permissions` is not a list",
         ),
-        ("giant", with(json!({ "pad": "x".repeat(9_000) })), "too_long", "longer than the 8192 bytes"),
+        ("giant", with(json!({ "pad": "x".repeat(9_000) })), "too_long", "longer than 8192 bytes"),
         ("not a token", "Bearer of good news".to_owned(), "malformed", "cannot be read"),
         ("dots", ".".repeat(5000), "malformed", "cannot be read"),
         ("other scripts", "ä.ö.ü".to_owned(), "malformed", "cannot be read"),

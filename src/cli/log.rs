@@ -113,6 +113,9 @@ impl ShowLog {
             }
         }
         if self.hash {
+            if shutdown.is_cancelled() {
+                bail!("stopped before the end of the log, so there is no hash of all of it");
+            }
             return say(&format!("{last} {}", hex::encode(&hash.finalize())));
         }
         is_gone(out.flush()).map(drop)

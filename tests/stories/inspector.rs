@@ -96,4 +96,15 @@ async fn an_operator_hears_rejections_as_they_happen_and_whose_connections_they_
     let hers = &connections["connections"][0];
     assert_eq!((&hers["connection"], &hers["frontend"]), (&rejection["connection"], &rejection["frontend"]));
     assert_eq!(hers["client"], "ann");
+
+    // More in a second than are told. What is left out is counted, though nothing comes after it.
+    for _ in 0..60 {
+        ann.submit("treeDelete", json!({ "target": "a", "options": { "id": "x" } })).await;
+    }
+    let mut counted = 0;
+    while counted < 60 {
+        let event = heard.data().await.unwrap();
+        counted += event["skipped"].as_u64().unwrap() + u64::from(event["reason"].is_string());
+    }
+    assert_eq!(counted, 60);
 }

@@ -1,7 +1,7 @@
 //! `/rejections`: drafts that are rejected, as it happens, as server-sent events.
 //!
 //! What validators tell frontends is heard along. Nothing is kept: what nobody follows is not there later. In a second
-//! so many are told and no more; how many were left out is told with the next.
+//! so many are told and no more. How many were left out is told with the next one, or by itself when the second is over.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -90,6 +90,16 @@ impl Window {
         self.left -= 1;
         Some(std::mem::take(&mut self.skipped))
     }
+
+    /// When those that were left out are told by themselves, if nothing else comes.
+    fn tells_at(&self) -> Option<Instant> {
+        (self.skipped > 0).then_some(self.until)
+    }
+
+    /// How many were left out in the second that is over.
+    fn left_out(&mut self, now: Instant) -> Option<u64> {
+        self.tells_at().filter(|at| *at <= now).map(|_| std::mem::take(&mut self.skipped))
+    }
 }
 
 /// The next piece of the stream.
@@ -103,7 +113,10 @@ async fn next(mut hearing: Hearing) -> Option<(Result<Bytes, Infallible>, Hearin
         if is_over || hearing.hub.stop.is_cancelled() || hearing.hub.auth.is_revoked(&hearing.admin.0) {
             return None;
         }
-        let until = hearing.ends.map_or(hearing.alive_at, |ends| ends.min(hearing.alive_at));
+        let until = [hearing.ends, hearing.window.tells_at()]
+            .into_iter()
+            .flatten()
+            .fold(hearing.alive_at, Instant::min);
         let heard = tokio::select! {
             () = hearing.hub.stop.cancelled() => return None,
             Ok(()) = hearing.revoked.changed() => continue,
@@ -112,8 +125,11 @@ async fn next(mut hearing: Hearing) -> Option<(Result<Bytes, Infallible>, Hearin
         let text = match heard {
             Ok(Some((frontend, answer))) => told(&frontend, &answer, &mut hearing.window),
             Ok(None) => return None,
-            Err(_) if hearing.alive_at <= Instant::now() => ": \n\n".to_owned(),
-            Err(_) => continue,
+            Err(_) => match hearing.window.left_out(Instant::now()) {
+                Some(skipped) => format!("data: {}\n\n", json!({ "at": time::now_ms(), "skipped": skipped })),
+                None if hearing.alive_at <= Instant::now() => ": \n\n".to_owned(),
+                None => continue,
+            },
         };
         if !text.is_empty() {
             let alive = Duration::from_millis(hearing.hub.settings.stream_alive_ms);
@@ -171,6 +187,10 @@ mod tests {
             (FINDINGS_MAX, &json!(20))
         );
         assert_eq!((window.left, window.skipped), (0, 1));
+        let mut alone = Window { until: window.until, left: 0, skipped: 1 };
+        assert_eq!(alone.left_out(now), None);
+        assert_eq!(alone.left_out(now + Duration::from_secs(61)), Some(1));
+        assert_eq!((alone.tells_at(), alone.left_out(now + Duration::from_secs(61))), (None, None));
         assert_eq!(window.take(now + Duration::from_secs(61)), Some(1));
         assert_eq!(window.take(now + Duration::from_secs(61)), Some(0));
     }

@@ -76,8 +76,11 @@ export function rejections(main, signal) {
     (texts) => {
       for (const text of texts) {
         const one = JSON.parse(text);
-        count += 1 + one.skipped;
+        count += one.skipped;
         skipped += one.skipped;
+        // What was left out in a second comes by itself when nothing else does.
+        if (one.reason === undefined) continue;
+        count += 1;
         kept.unshift(one);
       }
       kept.length = Math.min(kept.length, KEPT_MAX);

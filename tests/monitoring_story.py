@@ -1,6 +1,6 @@
 """What operators see, for real; called by tests/monitoring. Standard library only.
 
-A NATS server, two validators and three frontends run as processes, and a Prometheus scrapes them with the shipped
+A NATS server, two validators and four frontends run as processes, and a Prometheus scrapes them with the shipped
 rules, their `for:` cut to nothing. While all is well no alarm fires. Then each alarm's cause is made, and it must
 fire. On the way every query of the dashboard and of the operations manual must have returned series.
 """
@@ -599,7 +599,7 @@ def main():
     say("a NATS that comes and goes")
     for _ in range(3):
         nats.restart(down_seconds=1.5)
-        wait_until("all to be ready", lambda: len(prometheus.query("insieme_ready == 1")) == 5)
+        wait_until("all to be ready", lambda: len(prometheus.query("insieme_ready == 1")) == 6)
     prometheus.expect("InsiemeNotReady", "InsiemeNatsReconnects")
     wait_until("all slots to be owned again", lambda: prometheus.query("sum(insieme_slots_owned) == 64"))
 

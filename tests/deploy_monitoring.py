@@ -93,6 +93,9 @@ def settings_that_are_named_exist():
     say(f"{count} times a setting is named, and each is one")
 
 
-# Of compose itself.
-OF_OTHERS = {name: {"INSIEME_PORT"} for name in ["compose.yaml", "deploy.md"]}
+# Of compose itself, and of Kubernetes for a Service of our name.
+OF_OTHERS = {
+    **{name: {"INSIEME_PORT"} for name in ["compose.yaml", "deploy.md"]},
+    "configure.md": {"INSIEME_PORT", "INSIEME_SERVICE_HOST"},
+}
 NO_KEYS = {"log.mark"}

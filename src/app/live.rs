@@ -4,7 +4,7 @@
 //! is made again of: the state as it was last written down, and the events since.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::bounds::{EVENT_CPU_MAX, STATE_CPU_MAX};
 use super::event::AppEvent;
@@ -16,6 +16,7 @@ use super::process::End;
 use super::verdict::{Fault, Verdict};
 use crate::event::{EventRecord, RulesVersion, Submitter};
 use crate::state::{AppError, AppState, AppVerdict, Node, Prior};
+use crate::util::sync::lock;
 
 /// How many events are handed over at a time.
 const BATCH_EVENTS: usize = 256;
@@ -99,7 +100,7 @@ impl Live {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.kept)
     }
 
     fn pool(&self, kept: &mut Kept) -> Result<Arc<Pool>, AppError> {
@@ -220,7 +221,7 @@ impl Kept {
         Ok(())
     }
 
-    /// Writes the state down where there is much to fold behind the last time.
+    /// Writes the state down if many bytes of events were folded since the last time.
     fn write_down(&mut self, lease: &mut Lease<'_>) -> Result<(), Trouble> {
         let written = match &self.base {
             Base::State(Some(state)) => state.len(),

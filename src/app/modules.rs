@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use lru::LruCache;
 
@@ -11,6 +11,7 @@ use super::published::Published;
 use crate::event::RulesVersion;
 use crate::log::Log;
 use crate::state::AppError;
+use crate::util::sync::lock;
 
 /// The versions whose workers are kept. Folding a log of more goes from one to the next.
 const POOLS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
@@ -55,14 +56,14 @@ impl Modules {
     }
 
     pub(super) fn pool(&self, version: RulesVersion) -> Result<Arc<Pool>, AppError> {
-        let known = || self.pools.lock().unwrap_or_else(PoisonError::into_inner).get(&version).cloned();
+        let known = || lock(&self.pools).get(&version).cloned();
         if let Some(pool) = known() {
             return Ok(pool);
         }
         let body = self.store.fetch(version)?;
         let files = Published::read(version, &body).map_err(AppError::Fails)?.into_folder();
         let pool = Arc::new(Pool::new(version, Path::new(THIS_PROGRAM), files));
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pools = lock(&self.pools);
         let pool = pools.get(&version).cloned().unwrap_or(pool);
         // Dropping the workers of another one may take a moment: not under the lock.
         let other = pools.push(version, Arc::clone(&pool));

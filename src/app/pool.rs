@@ -5,7 +5,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use lru::LruCache;
@@ -18,6 +18,7 @@ use super::sources::Folder;
 use super::verdict::Fault;
 use crate::event::RulesVersion;
 use crate::state::AppError;
+use crate::util::sync::lock;
 
 /// The most workers of one version.
 const WORKERS_MAX: usize = 4;
@@ -58,7 +59,7 @@ impl Pool {
         let Some(worker) = self.workers.get(place) else {
             return Err(AppError::Unavailable("there are no workers".to_owned()));
         };
-        let mut running = worker.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = lock(worker);
         if running.is_none() {
             *running = Some(self.start()?);
         }

@@ -6,8 +6,8 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use lru::LruCache;
@@ -22,6 +22,7 @@ use super::identity::Identity;
 use super::keys::remote::Remote;
 use super::metrics;
 use crate::event::ClientId;
+use crate::util::sync::lock;
 
 /// The most answers that are kept to be used again.
 const KEPT_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);
@@ -174,14 +175,14 @@ impl Hook {
         }
         metrics::hook_asked(if answer.allow { "allowed" } else { "refused" });
         if may_be_kept {
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut kept = lock(&self.kept);
             kept.put(key, (Instant::now(), answer.clone()));
         }
         Some(answer)
     }
 
     fn kept(&self, key: &[u8; 32]) -> Option<Answer> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.kept);
         let (at, answer) = kept.get(key)?;
         (at.elapsed() < self.settings.keep).then(|| answer.clone())
     }

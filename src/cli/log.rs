@@ -75,17 +75,15 @@ impl ShowLog {
         let token = PartitionKey::new(self.partition.as_str())?.token();
         let log =
             connect::connect_to_streams(&config, "log", &shutdown).await?.ok_or_else(connect::stopped)?;
-        // Who follows a partition may wait for its first event.
-        if !self.follow && log.head(&token).await?.is_none() {
+        let mut out = std::io::BufWriter::new(std::io::stdout());
+        let FilterArgs { client, event_type, since: since_ms, until: until_ms } = self.filter;
+        let filter = EventFilter { client, event_type, since_ms, until_ms };
+        let Some(mut events) = Events::open(&log, &token, EventId(self.after), self.follow).await? else {
             bail!(
                 "the log has no events of the partition {:?}; `insieme-backend admin partitions` lists those that it has",
                 self.partition
             );
-        }
-        let mut out = std::io::BufWriter::new(std::io::stdout());
-        let FilterArgs { client, event_type, since: since_ms, until: until_ms } = self.filter;
-        let filter = EventFilter { client, event_type, since_ms, until_ms };
-        let mut events = Events::open(&log, &token, EventId(self.after), self.follow).await?;
+        };
         let mut left = self.limit.unwrap_or(usize::MAX);
         let (mut hash, mut last) = (Sha256::new(), EventId(self.after));
         while left > 0 {
@@ -131,12 +129,13 @@ enum Events {
 }
 
 impl Events {
-    async fn open(log: &Log, token: &Token, after: EventId, follow: bool) -> anyhow::Result<Self> {
+    /// None if there is no event to read. A follower waits for the first one.
+    async fn open(log: &Log, token: &Token, after: EventId, follow: bool) -> anyhow::Result<Option<Self>> {
         if follow {
-            return Ok(Self::Follow(Box::new(log.follow(token, after).await?)));
+            return Ok(Some(Self::Follow(Box::new(log.follow(token, after).await?))));
         }
-        let head = log.head(token).await?.map_or(EventId::NONE, |head| head.id);
-        Ok(Self::History(Box::new(log.replay(token, after, head))))
+        let head = log.head(token).await?;
+        Ok(head.map(|head| Self::History(Box::new(log.replay(token, after, head.id)))))
     }
 
     async fn next(&mut self) -> Result<Option<StoredEvent>, LogError> {

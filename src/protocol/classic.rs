@@ -340,14 +340,7 @@ pub(crate) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> String {
             message(header, "connected", |out| {
                 out.push_str("{\"serverId\":");
                 push_json(out, server_id);
-                out.push_str(",\"currentEventIndex\":");
-                push_json(out, &head);
-                out.push_str(",\"sinceSnapshot\":");
-                push_json(out, &since_snapshot);
-                if let Some(state) = initial_state {
-                    out.push(',');
-                    push_state(out, "initialState", state);
-                }
+                push_position(out, head, since_snapshot, initial_state);
                 out.push_str(",\"heartbeatInterval\":");
                 push_json(out, &heartbeat_interval_ms);
                 out.push('}');
@@ -368,14 +361,7 @@ pub(crate) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> String {
             message(header, "subscribed", |out| {
                 out.push_str("{\"partition\":");
                 push_json(out, partition);
-                out.push_str(",\"currentEventIndex\":");
-                push_json(out, &head);
-                out.push_str(",\"sinceSnapshot\":");
-                push_json(out, &since_snapshot);
-                if let Some(state) = initial_state {
-                    out.push(',');
-                    push_state(out, "initialState", state);
-                }
+                push_position(out, head, since_snapshot, initial_state);
                 out.push('}');
             })
         }
@@ -447,6 +433,18 @@ pub(crate) fn encode(header: &Header<'_>, notice: &Notice<'_>) -> String {
             let payload = ErrorPayload { code: code.as_str(), message: text, details };
             message(header, "error", |out| push_json(out, &payload))
         }
+    }
+}
+
+/// Where a client begins in a partition: its last event, and the state if it is sent.
+fn push_position(out: &mut String, head: EventId, since_snapshot: u64, state: Option<StateForm<'_>>) {
+    out.push_str(",\"currentEventIndex\":");
+    push_json(out, &head);
+    out.push_str(",\"sinceSnapshot\":");
+    push_json(out, &since_snapshot);
+    if let Some(state) = state {
+        out.push(',');
+        push_state(out, "initialState", state);
     }
 }
 

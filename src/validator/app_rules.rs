@@ -15,6 +15,7 @@ use crate::event::{Draft, PartitionKey, RulesInForceId, Submission};
 use crate::log::{Log, LogError};
 use crate::rules::LiveRules;
 use crate::state::AppError;
+use crate::util::sync::lock;
 
 /// How often it is looked whether other rules were put in force.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -104,7 +105,7 @@ impl<P: LogBackend> Shared<P> {
         draft: &Draft,
         fault: &str,
     ) {
-        let mut told = self.fault_told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut told = lock(&self.fault_told);
         if told.is_some_and(|told| told.elapsed() < FAULT_TOLD_INTERVAL) {
             return;
         }

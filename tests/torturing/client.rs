@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::history::{Accounts, Connection, Dialect, Draft, Entry, History, Manner};
+use super::link::{Link, Trunk};
 use super::wire::{NOT_JSON, SILENCE_MAX, Wire};
 use super::workload;
 use crate::harness::model::Replica;
@@ -40,6 +41,8 @@ pub struct Spec {
     pub dialect: Dialect,
     pub manner: Manner,
     pub partition: String,
+    /// The connection that it shares with clients of other partitions; none has its own. Classic only.
+    pub trunk: Option<Arc<Trunk>>,
     pub seed: u64,
     /// What it has seen when it begins, in order; a client of the long partition does not begin at its first event.
     pub position: u64,
@@ -87,6 +90,8 @@ struct Player {
     first_here: Vec<usize>,
     /// What was broadcast on this connection.
     broadcast_here: HashSet<u64>,
+    /// What is to be sent again when it is back, while it leaves its partition.
+    put_off_here: Option<Vec<usize>>,
 }
 
 /// Plays until the phase says to end; gives all that happened.
@@ -97,6 +102,7 @@ pub async fn play(spec: Spec, phase: watch::Receiver<Phase>) -> History {
         manner: spec.manner,
         dialect: spec.dialect,
         partition: spec.partition.clone(),
+        is_shared: spec.trunk.is_some(),
         drafts: spec.old.iter().map(|(draft, _)| draft.clone()).collect(),
         connections: Vec::new(),
         defects: Vec::new(),
@@ -119,6 +125,7 @@ pub async fn play(spec: Spec, phase: watch::Receiver<Phase>) -> History {
         counted: false,
         first_here: Vec::new(),
         broadcast_here: HashSet::new(),
+        put_off_here: None,
     };
     player.run().await
 }
@@ -176,6 +183,9 @@ impl Player {
                 _ = self.phase.wait_for(|phase| matches!(phase, Phase::GiveUp)) => break,
             }
         }
+        for stray in self.spec.trunk.iter().flat_map(|trunk| trunk.take_strays()) {
+            self.history.defects.push((stray, None));
+        }
         self.history.reached = self.position;
         self.history
     }
@@ -189,15 +199,27 @@ impl Player {
         self.history.defects.push((what, None));
     }
 
-    async fn connect(&mut self, frontend: usize) -> Result<Wire, String> {
-        let mut wire = Wire::open(self.spec.frontends[frontend]).await?;
-        self.history.connections.last_mut().expect("it was begun").port = wire.port();
+    async fn connect(&mut self, frontend: usize) -> Result<Link, String> {
+        let port = self.spec.frontends[frontend];
+        let made = self.history.connections.last_mut().expect("it was begun");
+        let mut wire = match &self.spec.trunk {
+            None => Link::Own(Box::new(Wire::open(port).await?)),
+            Some(trunk) => {
+                let (line, frontend) = trunk.line(frontend, port, &self.spec.partition).await?;
+                made.frontend = frontend;
+                Link::Line(line)
+            }
+        };
+        made.port = wire.port();
         let client = &self.spec.client_id;
         let partition = &self.spec.partition;
         // Now and then a classic client has forgotten all it knew.
         let since = (self.position > 0 && !self.rng.one_in(8)).then_some(self.position);
         let since = since.filter(|_| self.spec.manner != Manner::Literal);
         let text = match self.spec.dialect {
+            Dialect::Classic if self.spec.trunk.is_some() => {
+                self.classic("subscribe", json!({ "partition": partition, "lastEventId": since }))
+            }
             Dialect::Classic => {
                 let mut payload = json!({ "clientId": client, "version": "torture", "partition": partition });
                 if let Some(since) = since {
@@ -213,7 +235,10 @@ impl Player {
         };
         wire.send(text).await?;
         let message = wire.next().await?;
-        if message["type"] != "connected" {
+        let wanted = if self.spec.trunk.is_some() { "subscribed" } else { "connected" };
+        if message["type"] != wanted {
+            // What was refused is not subscribed to.
+            wire.is_done();
             return Err(message.to_string());
         }
         let payload = &message["payload"];
@@ -237,7 +262,7 @@ impl Player {
         Ok(wire)
     }
 
-    async fn talk(&mut self, mut wire: Wire) -> Result<(), Leave> {
+    async fn talk(&mut self, mut wire: Link) -> Result<(), Leave> {
         self.send_again(&mut wire).await?;
         if self.spec.dialect == Dialect::V1 || self.spec.manner == Manner::Literal {
             self.ask_for_page(&mut wire, self.position).await?;
@@ -245,6 +270,7 @@ impl Player {
         let mut act_at = self.next_time();
         loop {
             if self.is_done() {
+                wire.is_done();
                 return Err(Leave::Done);
             }
             tokio::select! {
@@ -283,7 +309,7 @@ impl Player {
         }
     }
 
-    async fn act(&mut self, wire: &mut Wire) -> Result<(), Leave> {
+    async fn act(&mut self, wire: &mut Link) -> Result<(), Leave> {
         let phase = self.phase.borrow().clone();
         match phase {
             Phase::Work => {}
@@ -310,7 +336,9 @@ impl Player {
         }
         let waiting = self.open.len() + self.batches.iter().map(|(_, drafts)| drafts.len()).sum::<usize>();
         match self.rng.below(1000) {
+            0..4 if self.spec.trunk.is_some() && self.rng.one_in(2) => {}
             0..4 => return Err(Leave::Broken(LEFT.to_owned())),
+            4..24 if self.spec.trunk.is_some() && !self.asked => return self.unsubscribe(wire).await,
             4..44 if !self.asked && self.spec.manner == Manner::Pages => {
                 self.ask_for_page(wire, self.position).await?;
             }
@@ -325,6 +353,31 @@ impl Player {
         Ok(())
     }
 
+    /// Leaves the partition, and the connection to the others: what was sent is answered before.
+    async fn unsubscribe(&mut self, wire: &mut Link) -> Result<(), Leave> {
+        let text = self.classic("unsubscribe", json!({ "partition": self.spec.partition }));
+        wire.send(text).await?;
+        self.put_off_here = Some(Vec::new());
+        let gone = loop {
+            let message = match wire.next().await {
+                Ok(message) => message,
+                Err(why) => break why,
+            };
+            if message["type"] == "unsubscribed" {
+                wire.is_done();
+                if !self.open.is_empty() {
+                    self.defect(format!("{} drafts had no answer before `unsubscribed`", self.open.len()));
+                }
+                break LEFT.to_owned();
+            }
+            if let Err(Leave::Broken(why)) = Box::pin(self.take(wire, message)).await {
+                break why;
+            }
+        };
+        self.open.extend(self.put_off_here.take().into_iter().flatten());
+        Err(Leave::Broken(gone))
+    }
+
     fn make(&mut self) -> usize {
         let place = self.history.drafts.len();
         let id = format!("{}-{place}", self.spec.client);
@@ -332,7 +385,11 @@ impl Player {
         let (event, base) = match self.spec.dialect {
             Dialect::Classic => {
                 let base = (self.position > 0 && self.rng.one_in(4)).then_some(self.position);
-                (json!({ "type": kind, "payload": payload }), base)
+                let mut event = json!({ "type": kind, "payload": payload });
+                if self.spec.trunk.is_some() {
+                    event["partition"] = self.spec.partition.as_str().into();
+                }
+                (event, base)
             }
             Dialect::V1 => {
                 let event = json!({
@@ -348,7 +405,7 @@ impl Player {
     }
 
     /// Sends a draft once more that was accepted already, as it was or with other content.
-    async fn submit_again(&mut self, wire: &mut Wire) -> Result<(), String> {
+    async fn submit_again(&mut self, wire: &mut Link) -> Result<(), String> {
         if self.accepted.is_empty() {
             return Ok(());
         }
@@ -371,7 +428,7 @@ impl Player {
         self.submit(wire, vec![place]).await
     }
 
-    async fn submit(&mut self, wire: &mut Wire, drafts: Vec<usize>) -> Result<(), String> {
+    async fn submit(&mut self, wire: &mut Link, drafts: Vec<usize>) -> Result<(), String> {
         self.first_here.extend(drafts.iter().filter(|place| !self.accepted.contains_key(place)));
         match self.spec.dialect {
             Dialect::Classic => {
@@ -390,7 +447,7 @@ impl Player {
         Ok(())
     }
 
-    async fn send_again(&mut self, wire: &mut Wire) -> Result<(), String> {
+    async fn send_again(&mut self, wire: &mut Link) -> Result<(), String> {
         for draft in self.open.clone() {
             self.send_draft(wire, draft).await?;
         }
@@ -400,7 +457,7 @@ impl Player {
         Ok(())
     }
 
-    async fn send_draft(&mut self, wire: &mut Wire, place: usize) -> Result<(), String> {
+    async fn send_draft(&mut self, wire: &mut Link, place: usize) -> Result<(), String> {
         let draft = &self.history.drafts[place];
         let mut payload = json!({ "draftId": draft.id, "event": draft.event });
         if let Some(base) = draft.base {
@@ -411,21 +468,27 @@ impl Player {
         wire.send(text).await
     }
 
-    async fn send_batch(&mut self, wire: &mut Wire, id: &str, drafts: Vec<usize>) -> Result<(), String> {
+    async fn send_batch(&mut self, wire: &mut Link, id: &str, drafts: Vec<usize>) -> Result<(), String> {
         let events: Vec<&Value> = drafts.iter().map(|place| &self.history.drafts[*place].event).collect();
         let text = envelope("submit_events", id, &json!({ "events": events }));
         self.note(Entry::Submitted { drafts, known: self.spec.accounts.known() });
         wire.send(text).await
     }
 
-    async fn ask_for_page(&mut self, wire: &mut Wire, since: u64) -> Result<(), String> {
+    async fn ask_for_page(&mut self, wire: &mut Link, since: u64) -> Result<(), String> {
         let limit = 1 + self.rng.below(self.spec.page_max) as u64;
         self.asked = true;
         let text = match self.spec.dialect {
             Dialect::Classic if self.spec.manner == Manner::Literal => {
                 self.classic("sync", json!({ "sinceEventId": since }))
             }
-            Dialect::Classic => self.classic("sync", json!({ "sinceEventId": since, "limit": limit })),
+            Dialect::Classic => {
+                let mut payload = json!({ "sinceEventId": since, "limit": limit });
+                if self.spec.trunk.is_some() {
+                    payload["partition"] = self.spec.partition.as_str().into();
+                }
+                self.classic("sync", payload)
+            }
             Dialect::V1 => {
                 self.messages += 1;
                 let payload =
@@ -439,11 +502,13 @@ impl Player {
 
     fn classic(&mut self, kind: &str, payload: Value) -> String {
         self.messages += 1;
-        let id = format!("m{}", self.messages);
+        // Answers on a shared connection find their client by the partition before the colon.
+        let line = self.spec.trunk.as_ref().map_or("", |_| &self.spec.partition);
+        let id = format!("{line}:m{}", self.messages);
         json!({ "id": id, "type": kind, "timestamp": now_ms(), "payload": payload }).to_string()
     }
 
-    async fn take(&mut self, wire: &mut Wire, message: Value) -> Result<(), Leave> {
+    async fn take(&mut self, wire: &mut Link, message: Value) -> Result<(), Leave> {
         let payload = &message["payload"];
         match (self.spec.dialect, message["type"].as_str().unwrap_or_default()) {
             (Dialect::Classic, "broadcast") => {
@@ -490,6 +555,11 @@ impl Player {
                     self.put_off(wire, draft, false).await?;
                 }
             }
+            // The server ended the partition, and not the connection.
+            (Dialect::Classic, "unsubscribed") if self.spec.trunk.is_some() => {
+                wire.is_done();
+                return Err(Leave::Broken(message.to_string()));
+            }
             (Dialect::Classic, "sync_response") => self.classic_page(wire, payload).await?,
             (Dialect::V1, "sync_response") => self.v1_page(wire, payload).await?,
             (Dialect::V1, "submit_events_result") => self.results(&message),
@@ -535,17 +605,21 @@ impl Player {
     }
 
     /// Sends a draft again that was surely not stored, or of which the server could not say what became of it.
-    async fn put_off(&mut self, wire: &mut Wire, draft: usize, sure: bool) -> Result<(), String> {
+    async fn put_off(&mut self, wire: &mut Link, draft: usize, sure: bool) -> Result<(), String> {
         self.note(Entry::Unavailable { draft, sure });
         self.history.drafts[draft].requeued = true;
         self.first_here.retain(|first| *first != draft);
+        if let Some(put_off) = &mut self.put_off_here {
+            put_off.push(draft);
+            return Ok(());
+        }
         self.open.push_back(draft);
         // Not at once: the log is unreachable.
         sleep(Duration::from_millis(20 + self.rng.below(100) as u64)).await;
         self.send_draft(wire, draft).await
     }
 
-    async fn classic_page(&mut self, wire: &mut Wire, payload: &Value) -> Result<(), String> {
+    async fn classic_page(&mut self, wire: &mut Link, payload: &Value) -> Result<(), String> {
         let since = self.last_asked();
         let (mut ids, mut last) = (Vec::new(), since);
         let snapshot = payload.get("snapshot").map(|snapshot| {
@@ -570,7 +644,7 @@ impl Player {
         self.paged(wire, next, more).await
     }
 
-    async fn v1_page(&mut self, wire: &mut Wire, payload: &Value) -> Result<(), String> {
+    async fn v1_page(&mut self, wire: &mut Link, payload: &Value) -> Result<(), String> {
         let since = self.last_asked();
         let mut ids = Vec::new();
         for event in payload["events"].as_array().into_iter().flatten() {
@@ -585,13 +659,13 @@ impl Player {
         self.paged(wire, next, more).await
     }
 
-    async fn paged(&mut self, wire: &mut Wire, next: u64, more: bool) -> Result<(), String> {
+    async fn paged(&mut self, wire: &mut Link, next: u64, more: bool) -> Result<(), String> {
         self.asked = false;
         self.cycle = more.then_some(next);
         if more && self.spec.manner == Manner::Reads {
             sleep(self.spec.pace * READER_PAUSES).await;
         }
-        if more { self.ask_for_page(wire, next).await } else { Ok(()) }
+        if more && self.put_off_here.is_none() { self.ask_for_page(wire, next).await } else { Ok(()) }
     }
 
     fn last_asked(&mut self) -> u64 {

@@ -122,6 +122,8 @@ pub struct History {
     pub manner: Manner,
     pub dialect: Dialect,
     pub partition: String,
+    /// Whether its connections are shared with clients of other partitions.
+    pub is_shared: bool,
     pub drafts: Vec<Draft>,
     pub connections: Vec<Connection>,
     /// What it noticed by itself that must not be, and the draft and event that it is about.
@@ -149,10 +151,14 @@ impl History {
             .sum()
     }
 
+    /// Times that it was let in.
+    pub fn connected(&self) -> u64 {
+        self.entries().filter(|(_, _, entry)| matches!(entry, Entry::Connected { .. })).count() as u64
+    }
+
     /// Times that it was let in again after its first connection.
     pub fn reconnects(&self) -> u64 {
-        let let_in = self.entries().filter(|(_, _, entry)| matches!(entry, Entry::Connected { .. }));
-        (let_in.count() as u64).saturating_sub(1)
+        self.connected().saturating_sub(1)
     }
 
     /// Pages that it was given.

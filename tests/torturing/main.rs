@@ -13,6 +13,7 @@ mod engine;
 mod faults;
 mod history;
 mod judge;
+mod link;
 mod log;
 mod long;
 mod mutations;

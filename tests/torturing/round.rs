@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::{self, Phase, Spec};
 use super::history::{Accounts, Dialect, History, Manner};
 use super::judge::{self, Case, Rule, Verdict, Violation};
+use super::link::Trunk;
 use super::log::{self, Truth};
 use super::long;
 use super::nemesis::{self, Orders, Rage};
@@ -54,6 +55,8 @@ pub struct Outcome {
     pub reconnects: u64,
     /// Answers to the one `sync` of clients that do not page.
     pub literal_syncs: u64,
+    /// Partitions subscribed to on connections that clients share.
+    pub subscriptions: u64,
     /// For each violation, its shortest history.
     pub accounts: Vec<String>,
     /// Of a rolling restart.
@@ -73,6 +76,9 @@ const OF_THE_LONG: [(Dialect, Manner, bool); 9] = [
     (Dialect::Classic, Manner::Literal, false),
     (Dialect::Classic, Manner::Literal, false),
 ];
+
+/// Connections that clients of all partitions share, each client for a partition of its own.
+const TRUNKS: usize = 2;
 
 /// Files and threads of a process that has nothing to do, by role.
 pub type Baseline = HashMap<Role, (usize, usize)>;
@@ -105,7 +111,13 @@ pub async fn play(
     let settled = Arc::new(AtomicUsize::new(0));
     let mut rng = Rng::new(plan.seed);
     let mut players = JoinSet::new();
-    for n in 0..plan.clients {
+    let trunk = |n| {
+        let client_id = format!("r{}t{n}", plan.number);
+        (client_id.clone(), Arc::new(Trunk::new(client_id)))
+    };
+    let trunks: Vec<(String, Arc<Trunk>)> = (0..TRUNKS).map(trunk).collect();
+    let own = plan.clients - (TRUNKS * plan.partitions).min(plan.clients / 3);
+    for n in 0..own {
         let at = n % plan.partitions;
         let dialect = if rng.one_in(2) { Dialect::V1 } else { Dialect::Classic };
         let literal = dialect == Dialect::Classic && rng.one_in(4);
@@ -116,6 +128,28 @@ pub async fn play(
             dialect,
             manner: if literal { Manner::Literal } else { Manner::Pages },
             partition: names[at].clone(),
+            trunk: None,
+            seed: rng.next(),
+            position: 0,
+            old: Arc::default(),
+            page_max: 60,
+            frontends: world.frontends(),
+            pace: plan.pace,
+            window: 1 + rng.below(12),
+            accounts: accounts[at].clone(),
+            settled: settled.clone(),
+        };
+        players.spawn(client::play(spec, phases.clone()));
+    }
+    for n in own..plan.clients {
+        let (trunk, at) = (n % TRUNKS, (n - own) / TRUNKS % plan.partitions);
+        let spec = Spec {
+            client_id: trunks[trunk].0.clone(),
+            client: format!("r{}c{n}", plan.number),
+            dialect: Dialect::Classic,
+            manner: Manner::Pages,
+            partition: names[at].clone(),
+            trunk: Some(trunks[trunk].1.clone()),
             seed: rng.next(),
             position: 0,
             old: Arc::default(),
@@ -137,6 +171,7 @@ pub async fn play(
             dialect: *dialect,
             manner: *manner,
             partition: long::NAME.to_owned(),
+            trunk: None,
             seed: rng.next(),
             position: world.long.judged.saturating_sub(rng.below(3_000) as u64).max(1),
             old: if *sends_old { world.long.old.clone() } else { Arc::default() },
@@ -398,6 +433,8 @@ fn judge_one(name: &str, case: &Case<'_>, outcome: &mut Outcome) {
     outcome.reconnects += histories.iter().map(History::reconnects).sum::<u64>();
     let literal = histories.iter().filter(|history| history.manner == Manner::Literal);
     outcome.literal_syncs += literal.map(History::pages).sum::<u64>();
+    let shared = histories.iter().filter(|history| history.is_shared);
+    outcome.subscriptions += shared.map(History::connected).sum::<u64>();
     let all = &mut outcome.verdict;
     all.events += verdict.events;
     all.accepted += verdict.accepted;

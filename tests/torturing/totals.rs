@@ -29,6 +29,7 @@ const FIGURES: &[(&str, &str)] = &[
     ("pages", "pages of history"),
     ("literal_syncs", "of these, answers to clients that do not page"),
     ("reconnects", "connections made again"),
+    ("subscriptions", "partitions subscribed to over connections for many"),
     ("takeovers", "slots taken over"),
     ("kills", "frontends and validators killed (`kill -9`)"),
     ("nats_kills", "NATS servers killed (`kill -9`)"),
@@ -53,7 +54,7 @@ const FIGURES: &[(&str, &str)] = &[
 
 /// What a run has at least in a minute; one with less proves nothing. They lie far below what a busy machine does.
 pub const FLOORS: &[(&str, u64)] =
-    &[("accepted", 300), ("rejected", 200), ("pages", 100), ("reconnects", 30)];
+    &[("accepted", 300), ("rejected", 200), ("pages", 100), ("reconnects", 30), ("subscriptions", 15)];
 /// And one with faults at their usual pace.
 pub const FLOORS_WITH_FAULTS: &[(&str, u64)] =
     &[("kills", 4), ("pauses", 2), ("takeovers", 8), ("read_resets", 4)];
@@ -88,6 +89,7 @@ impl Totals {
         self.count("not_stored", verdict.not_stored);
         self.count("literal_syncs", outcome.literal_syncs);
         self.count("reconnects", outcome.reconnects);
+        self.count("subscriptions", outcome.subscriptions);
         self.count("late_copies", verdict.late_copies);
         self.violations += verdict.violations.len() as u64;
     }

@@ -162,6 +162,8 @@ pub async fn play(
         };
         players.spawn(client::play(spec, phases.clone()));
     }
+    // The last client of a trunk ends its connection.
+    drop(trunks);
     let clients = plan.clients + if world.long.judged > 0 { OF_THE_LONG.len() } else { 0 };
     for (n, (dialect, manner, sends_old)) in OF_THE_LONG.iter().enumerate().take(clients - plan.clients) {
         let client = format!("r{}h{n}", plan.number);

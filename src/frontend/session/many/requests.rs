@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::subscription::{Ends, Subscription, Work};
 use super::{Session, unsubscribe};
 use crate::event::{EventId, FieldError, PartitionKey, Reason};
+use crate::faults;
 use crate::frontend::metrics;
 use crate::frontend::session::frames::Refusal;
 use crate::frontend::session::handshake::{StartFrom, join};
@@ -66,8 +67,8 @@ impl Session {
     pub(super) fn open(&mut self, id: Option<String>, wanted: Subscribe) {
         let Subscribe { partition, last_event_id } = wanted;
         let (line, seats) = (&self.line, Arc::clone(&self.seats));
-        let (shared, identity, number) =
-            (Arc::clone(&line.shared), Arc::clone(&line.identity), line.shared.number());
+        let (shared, identity) = (Arc::clone(&line.shared), Arc::clone(&line.identity));
+        let number = faults::connection_number(shared.number(), line.connection as u16);
         let watched = shared.feeds.watch(&partition);
         let feed = Arc::clone(&watched);
         let lane = Lane::new(line, number, watched, EventId::NONE, None);

@@ -2,7 +2,7 @@
 //! and jitter, on another frontend as like as not, submits under the same ids what was not answered, catches
 //! up, and writes all of it down.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::alarm::{self, Alarm};
 use super::history::{Accounts, Connection, Dialect, Draft, Entry, History, Manner};
+use super::judge::Rule;
 use super::link::{Link, Trunk};
 use super::wire::{NOT_JSON, SILENCE_MAX, Wire};
 use super::workload;
@@ -68,6 +70,15 @@ pub const LEFT: &str = "left by itself";
 /// large, and to read them is the work of this process too.
 const READER_PAUSES: u32 = 8;
 
+/// How often a connection may be told of an event by a broadcast, beside once for each page that it asks for: after a
+/// cycle of pages that is given up, and to a client that does not page, what came before is told again.
+const BROADCASTS_MAX: u32 = 2;
+/// The most that is noted of one connection. None of a round's comes near it.
+const ENTRIES_MAX: usize = 200_000;
+/// The most defects that a client tells of, and the length of each: one may show an event twice.
+const DEFECTS_MAX: usize = 50;
+const DEFECT_BYTES_MAX: usize = 4_000;
+
 const BACKOFF_MS: u64 = 20;
 const BACKOFF_MS_MAX: u64 = 1_000;
 
@@ -88,8 +99,10 @@ struct Player {
     counted: bool,
     /// Drafts that were sent once, and only on this connection.
     first_here: Vec<usize>,
-    /// What was broadcast on this connection.
-    broadcast_here: HashSet<u64>,
+    /// What was broadcast on this connection, and how often.
+    broadcast_here: HashMap<u64, u32>,
+    /// How many pages were asked for on it.
+    asked_here: u32,
     /// What is to be sent again when it is back, while it leaves its partition.
     put_off_here: Option<Vec<usize>>,
 }
@@ -124,7 +137,8 @@ pub async fn play(spec: Spec, phase: watch::Receiver<Phase>) -> History {
         messages: 0,
         counted: false,
         first_here: Vec::new(),
-        broadcast_here: HashSet::new(),
+        broadcast_here: HashMap::new(),
+        asked_here: 0,
         put_off_here: None,
     };
     player.run().await
@@ -153,6 +167,7 @@ impl Player {
             self.asked = false;
             self.first_here.clear();
             self.broadcast_here.clear();
+            self.asked_here = 0;
             let ended = match self.connect(frontend).await {
                 Ok(wire) => {
                     failures = 0;
@@ -183,9 +198,8 @@ impl Player {
                 _ = self.phase.wait_for(|phase| matches!(phase, Phase::GiveUp)) => break,
             }
         }
-        for stray in self.spec.trunk.iter().flat_map(|trunk| trunk.take_strays()) {
-            self.history.defects.push((stray, None));
-        }
+        let strays = self.spec.trunk.as_ref().map_or_else(Vec::new, |trunk| trunk.take_strays());
+        strays.into_iter().for_each(|stray| self.defect(stray));
         self.history.reached = self.position;
         self.history
     }
@@ -196,7 +210,22 @@ impl Player {
     }
 
     fn defect(&mut self, what: String) {
-        self.history.defects.push((what, None));
+        self.defect_of(what, None);
+    }
+
+    fn defect_of(&mut self, mut what: String, about: Option<(usize, u64)>) {
+        if self.history.defects.len() < DEFECTS_MAX {
+            what.truncate(what.floor_char_boundary(DEFECT_BYTES_MAX));
+            self.history.defects.push((what, about));
+        }
+    }
+
+    /// The connection is told more than can be right. That is a finding by itself, and nobody has to wait for the rest.
+    fn too_much(&mut self, what: &str, id: Option<u64>) -> Leave {
+        let number = self.history.connections.len() - 1;
+        let what = format!("{}#{number}: {what}", self.spec.client);
+        alarm::raise(Alarm { rule: Rule::Stream, what, client: Some(self.spec.client.clone()), id });
+        Leave::Done
     }
 
     async fn connect(&mut self, frontend: usize) -> Result<Link, String> {
@@ -370,8 +399,10 @@ impl Player {
                 }
                 break LEFT.to_owned();
             }
-            if let Err(Leave::Broken(why)) = Box::pin(self.take(wire, message)).await {
-                break why;
+            match Box::pin(self.take(wire, message)).await {
+                Ok(()) => {}
+                Err(Leave::Broken(why)) => break why,
+                Err(Leave::Done) => return Err(Leave::Done),
             }
         };
         self.open.extend(self.put_off_here.take().into_iter().flatten());
@@ -478,6 +509,7 @@ impl Player {
     async fn ask_for_page(&mut self, wire: &mut Link, since: u64) -> Result<(), String> {
         let limit = 1 + self.rng.below(self.spec.page_max) as u64;
         self.asked = true;
+        self.asked_here += 1;
         let text = match self.spec.dialect {
             Dialect::Classic if self.spec.manner == Manner::Literal => {
                 self.classic("sync", json!({ "sinceEventId": since }))
@@ -509,24 +541,27 @@ impl Player {
     }
 
     async fn take(&mut self, wire: &mut Link, message: Value) -> Result<(), Leave> {
+        if self.history.connections.last().is_some_and(|connection| connection.entries.len() >= ENTRIES_MAX) {
+            return Err(self.too_much("it is told more than a whole round has to tell", None));
+        }
         let payload = &message["payload"];
         match (self.spec.dialect, message["type"].as_str().unwrap_or_default()) {
             (Dialect::Classic, "broadcast") => {
                 let id = number(&payload["eventId"]);
-                self.broadcast(id, payload["event"].clone());
+                self.broadcast(id, payload["event"].clone())?;
                 self.position = self.position.max(id);
             }
             (Dialect::V1, "event_broadcast") => {
-                self.broadcast(number(&payload["committedId"]), payload.clone());
+                self.broadcast(number(&payload["committedId"]), payload.clone())?;
             }
             (Dialect::Classic, "event_accepted") => {
                 let id = number(&payload["eventId"]);
                 if let Some(draft) = self.answered(payload) {
                     self.account(id, payload["event"].clone());
-                    if self.first_here.contains(&draft) && self.broadcast_here.contains(&id) {
+                    if self.first_here.contains(&draft) && self.broadcast_here.contains_key(&id) {
                         let what =
                             format!("draft {draft} was broadcast as event {id} before it was accepted");
-                        self.history.defects.push((what, Some((draft, id))));
+                        self.defect_of(what, Some((draft, id)));
                     }
                     self.accept(draft, id);
                 }
@@ -575,10 +610,16 @@ impl Player {
         Ok(())
     }
 
-    fn broadcast(&mut self, id: u64, event: Value) {
+    fn broadcast(&mut self, id: u64, event: Value) -> Result<(), Leave> {
         self.account(id, event);
-        self.broadcast_here.insert(id);
         self.note(Entry::Broadcast { id });
+        let told = self.broadcast_here.entry(id).or_default();
+        *told += 1;
+        if *told <= BROADCASTS_MAX + self.asked_here {
+            return Ok(());
+        }
+        let what = format!("event {id} was broadcast {told} times, and again and again");
+        Err(self.too_much(&what, Some(id)))
     }
 
     fn account(&mut self, id: u64, event: Value) {

@@ -81,17 +81,10 @@ impl Long {
     }
 }
 
-/// The next message but for broadcasts, which must be of this kind.
+/// The next message, which must be of this kind.
 async fn answer(wire: &mut Wire, kind: &str) -> Result<Value, String> {
-    loop {
-        let said = timeout(RESULT_WAIT, wire.next()).await.map_err(|_| format!("no `{kind}` in time"))??;
-        match said["type"].as_str() {
-            Some(said_kind) if said_kind == kind => return Ok(said),
-            // Its own events, where the product is broken so: the rounds' clients notice it.
-            Some("event_broadcast") => {}
-            _ => return Err(format!("{said} came instead of `{kind}`")),
-        }
-    }
+    let said = timeout(RESULT_WAIT, wire.next()).await.map_err(|_| format!("no `{kind}` in time"))??;
+    if said["type"] == kind { Ok(said) } else { Err(format!("{said} came instead of `{kind}`")) }
 }
 
 fn name(number: usize) -> String {

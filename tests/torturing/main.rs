@@ -8,6 +8,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod alarm;
 mod client;
 mod engine;
 mod faults;
@@ -85,6 +86,9 @@ struct Arguments {
     /// With how many events the partition begins that lives through all rounds; 0 for no such partition.
     #[arg(long, default_value_t = 50_000)]
     long_events: usize,
+    /// The most memory that the run's processes may hold, in MB: with more the round ends, and that is a finding.
+    #[arg(long, default_value_t = 6_144)]
+    memory_mb: u64,
     /// Where the files of NATS and the logs are put; in memory a run does more in its time.
     #[arg(long)]
     store_in: Option<PathBuf>,
@@ -143,6 +147,7 @@ async fn run(arguments: Arguments) -> Result<bool, String> {
     if arguments.long {
         return series::run(&arguments, seed).await;
     }
+    alarm::watch_memory(arguments.memory_mb << 20);
     if let Some(folder) = &arguments.store_in {
         harness::FOLDER.get_or_init(|| folder.clone());
     }

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::alarm::{self, Alarm};
 use super::client::{self, Phase, Spec};
 use super::history::{Accounts, Dialect, History, Manner};
 use super::judge::{self, Case, Rule, Verdict, Violation};
@@ -192,6 +193,9 @@ pub async fn play(
     } else {
         rage(world, plan, counters, &mut rng, &mut quiet).await?;
     }
+    if alarm::is_raised() {
+        return end_early(players, &phase).await;
+    }
     let written_until = now_ms();
     if let Err(why) = world.heal().await {
         quiet(why);
@@ -200,8 +204,12 @@ pub async fn play(
 
     phase.send_replace(Phase::Settle);
     let began = Instant::now();
-    while settled.load(Ordering::Acquire) < clients && began.elapsed() < plan.patience {
+    while settled.load(Ordering::Acquire) < clients && began.elapsed() < plan.patience && !alarm::is_raised()
+    {
         sleep(Duration::from_millis(50)).await;
+    }
+    if alarm::is_raised() {
+        return end_early(players, &phase).await;
     }
     let missing = clients - settled.load(Ordering::Acquire);
     if missing > 0 {
@@ -227,7 +235,11 @@ pub async fn play(
         }
         Ok::<(), String>(())
     };
-    if let Ok(joined) = timeout(plan.patience, joining).await {
+    let joined = tokio::select! {
+        joined = timeout(plan.patience, joining) => joined,
+        () = alarm::raised() => return end_early(players, &phase).await,
+    };
+    if let Ok(joined) = joined {
         joined?;
     }
     phase.send_replace(Phase::GiveUp);
@@ -280,14 +292,47 @@ pub async fn play(
     Ok(outcome)
 }
 
+/// Ends a round in which an alarm was raised: that is the finding. There is no judging of what was going on.
+async fn end_early(mut players: JoinSet<History>, phase: &watch::Sender<Phase>) -> Result<Outcome, String> {
+    let mut outcome = Outcome::default();
+    let Some(Alarm { rule, what, client, id }) = alarm::take() else { return Ok(outcome) };
+    phase.send_replace(Phase::GiveUp);
+    let mut account = String::new();
+    let joining = async {
+        while let Some(history) = players.join_next().await {
+            let history = history.map_err(|error| format!("a client panicked: {error}"))?;
+            outcome.operations += history.operations();
+            if client.as_ref() == Some(&history.client) {
+                history.cut_to(&[], id.as_slice(), true, &mut account);
+            }
+        }
+        Ok::<(), String>(())
+    };
+    // Whoever does not end by then ends with the set.
+    if let Ok(joined) = timeout(PATIENCE, joining).await {
+        joined?;
+    }
+    outcome.accounts.push(account);
+    outcome.verdict.violations.push(Violation::new(rule, what));
+    Ok(outcome)
+}
+
 /// Restarts everything, one after the other, for as long as the round is to be.
 async fn roll(world: &mut World, plan: &Plan, counters: &Counters) -> Vec<String> {
     let stop = CancellationToken::new();
     let time = async {
-        sleep(plan.length).await;
+        length_of(plan).await;
         stop.cancel();
     };
     tokio::join!(rolling::restart_all(&mut world.processes, counters, &stop), time).0
+}
+
+/// Waits for as long as a round is to be, or until an alarm ends it.
+async fn length_of(plan: &Plan) {
+    tokio::select! {
+        () = sleep(plan.length) => {}
+        () = alarm::raised() => {}
+    }
 }
 
 async fn rage(
@@ -310,7 +355,7 @@ async fn rage(
     let nats =
         nemesis::torment_nats(&mut engine, rng.next(), plan.rage, counters.clone(), orders, stop.clone());
     let raging = async {
-        sleep(plan.length).await;
+        length_of(plan).await;
         stop.cancel();
         let mut back = Vec::new();
         while let Some(tormented) = tormentors.join_next().await {

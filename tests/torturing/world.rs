@@ -437,12 +437,12 @@ impl Plan {
     }
 }
 
-/// Fills the long partition, through a validator and a frontend with the settings that a deployment has: with those of
-/// the plan it may take too long.
+/// Fills the long partition, through a validator and a frontend with the settings that a deployment has, with which
+/// nothing is wrong: with those of the plan it may take too long, and what is broken there is to be found in the rounds.
 async fn fill(nats: &Engine, plan: &Plan, dir: &Path, events: usize) -> Result<(Long, u64), String> {
     let truth = Truth::connect(&nats.url()).await?;
     let mut plan = plan.clone();
-    plan.slot_fight = false;
+    (plan.slot_fight, plan.faults) = (false, String::new());
     let shared =
         |setting: &String| setting.starts_with("nats.") || setting.starts_with("frontend.submissions_per");
     Arc::make_mut(&mut plan.settings).retain(shared);

@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::harness::cluster::Cluster;
+use crate::harness::lossy::LossyProxy;
 use crate::harness::proxy::{Link, Proxy};
 use crate::harness::socket::Socket;
 use crate::harness::until;
@@ -230,4 +231,37 @@ async fn shows_its_own_events_only(fault: &str) -> bool {
 async fn an_answer_of_the_log_on_a_live_subject_is_no_event() {
     assert!(shows_its_own_events_only("").await);
     assert!(!shows_its_own_events_only("believe_headers").await, "it does no harm: the story is none");
+}
+
+/// A live event is lost between NATS and a frontend, over a connection that goes on, and the next one arrives. Whether a
+/// client of that frontend is told of both.
+async fn tells_of_a_live_event_that_was_lost(fault: &str) -> bool {
+    // Later comparisons with the log's head see nothing amiss: the feed has the last event.
+    let mut cluster = Cluster::start().set("frontend.gap_check_ms", 600_000).await;
+    let proxy = LossyProxy::start(cluster.nats.servers[0].port()).await;
+    let frontend = cluster.add_frontend_by(&proxy.url(), fault).await;
+    let (mut watcher, _) = Socket::greeted(&cluster.frontends[frontend].url(), "watcher").await;
+    let mut ann = cluster.client(0, "ann").await;
+    ann.commit("set", json!({ "target": "a", "value": "before it" })).await;
+    while !watcher.receive_text().await.expect("the connection goes on").contains("before it") {}
+
+    proxy.lose(1, &["HMSG live.default ", "the lost one"]);
+    ann.commit("set", json!({ "target": "a", "value": "the lost one" })).await;
+    until("the live event to be lost", async || (proxy.lost() == 1).then_some(())).await;
+    ann.commit("set", json!({ "target": "a", "value": "after it" })).await;
+    loop {
+        let told = watcher.receive_text().await.expect("the connection goes on");
+        if told.contains("the lost one") {
+            return true;
+        }
+        if told.contains("after it") {
+            return false;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_event_that_was_lost_is_read_from_the_log_before_the_next_one_is_told() {
+    assert!(tells_of_a_live_event_that_was_lost("").await);
+    assert!(!tells_of_a_live_event_that_was_lost("believe_live").await, "it does no harm: the story is none");
 }

@@ -63,7 +63,8 @@ impl Ring {
     /// The ordinal that the next event must have, if the event does not have it: events are missing in between.
     pub(crate) fn is_hole_before(&self, entry: &Entry) -> Option<u64> {
         let expected = self.ordinal? + 1;
-        (entry.ordinal != expected && !faults::broken("believe_batches")).then_some(expected)
+        let believes = faults::broken("believe_batches") || faults::broken("believe_live");
+        (entry.ordinal != expected && !believes).then_some(expected)
     }
 
     /// Appends the event that comes right after the head. Does not take any other: see

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::load::{LoadError, apply, settle};
-use crate::event::{EventId, Token};
+use crate::event::{EventId, EventRecord, Token};
 use crate::log::Log;
 use crate::log::LogError;
 use crate::log::SnapshotPart;
@@ -18,6 +18,18 @@ pub enum StateAtError {
     /// There is no such event.
     #[error("there is no event {0}")]
     NoEvent(EventId),
+    /// It would take more folding than is done for this.
+    #[error(
+        "the state at event {id} is {events} events after the last one at hand, and at most {events_max} are folded"
+    )]
+    TooFar {
+        /// The event.
+        id: EventId,
+        /// How many events would be folded.
+        events: u64,
+        /// How many are.
+        events_max: u64,
+    },
     /// The log could not be read, or does not fold.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -38,16 +50,29 @@ impl Log {
         fold: &Arc<dyn Fold>,
         id: EventId,
     ) -> Result<PartitionState, StateAtError> {
-        match self.event(id).await? {
-            Some((of, _)) if of == *token => {}
+        self.state_at_within(token, fold, id, u64::MAX).await
+    }
+
+    /// [`Log::state_at`], if that takes no more than so many events.
+    pub async fn state_at_within(
+        &self,
+        token: &Token,
+        fold: &Arc<dyn Fold>,
+        id: EventId,
+        events_max: u64,
+    ) -> Result<PartitionState, StateAtError> {
+        let event = match self.event(id).await? {
+            Some((of, event)) if of == *token => event,
             Some(_) => return Err(StateAtError::OtherPartition(id)),
             None => return Err(StateAtError::NoEvent(id)),
-        }
-        match self.fold_to(token, fold, id).await {
+        };
+        // An event that cannot be read is told by the fold.
+        let ordinal = EventRecord::parse(&event.body).map_or(0, |record| record.ordinal);
+        match self.fold_to(token, fold, id, ordinal, events_max).await {
             // What looks like damage of the log is called so only when a second read shows it again.
             Err(StateAtError::Load(LoadError::Broken { event, why })) => {
                 tracing::warn!(%token, %event, why, "the log looks damaged; reading it again");
-                self.fold_to(token, fold, id).await
+                self.fold_to(token, fold, id, ordinal, events_max).await
             }
             folded => folded,
         }
@@ -58,8 +83,14 @@ impl Log {
         token: &Token,
         fold: &Arc<dyn Fold>,
         id: EventId,
+        ordinal: u64,
+        events_max: u64,
     ) -> Result<PartitionState, StateAtError> {
         let mut state = self.snapshot_before(token, id).await?.unwrap_or_else(PartitionState::follower);
+        let events = ordinal.saturating_sub(state.ordinal());
+        if events > events_max {
+            return Err(StateAtError::TooFar { id, events, events_max });
+        }
         let mut replay = self.replay(token, state.head(), id);
         while let Some(stored) = replay.next().await? {
             apply(fold.as_ref(), &mut state, &stored)?;

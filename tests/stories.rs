@@ -54,6 +54,7 @@ mod stories {
     mod operators_shell;
     mod permissions;
     mod pipelining;
+    mod plain_http;
     mod power_cut;
     mod protocol;
     mod queue;

@@ -45,6 +45,11 @@ impl Authenticator {
         matches!(self, Self::Anyone)
     }
 
+    /// Whether a token can say by itself which client it is for.
+    pub fn reads_tokens(&self) -> bool {
+        matches!(self, Self::Jwt(tokens) if tokens.keys.is_some())
+    }
+
     /// Why it can let nobody in; `None` if it can.
     pub fn unready(&self) -> Option<&'static str> {
         match self {

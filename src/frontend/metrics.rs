@@ -91,6 +91,13 @@ pub const STATES: &str = "insieme_states_serialised_total";
 /// Notices that found a connection's inbox full: the frontend asks again.
 pub const INBOX_FULL: &str = "insieme_inbox_full_total";
 
+/// Requests of plain HTTP answered, by endpoint and status.
+pub const HTTP_REQUESTS: &str = "insieme_http_requests_total";
+/// Streams of plain HTTP that are open; also among the connections.
+pub const HTTP_STREAMS: &str = "insieme_http_streams";
+/// Streams of plain HTTP that ended, by reason.
+pub const HTTP_STREAMS_ENDED: &str = "insieme_http_streams_ended_total";
+
 /// Tells the recorder what the metrics are. Called once, when a frontend starts.
 pub fn describe() {
     describe_gauge!(CONNECTIONS, Unit::Count, "Open connections");
@@ -161,6 +168,9 @@ pub fn describe() {
     describe_counter!(PAGES_READ, Unit::Count, "Pages read from the log");
     describe_counter!(STATES, Unit::Count, "States serialised for clients");
     describe_counter!(INBOX_FULL, Unit::Count, "Notices that found a connection's inbox full");
+    describe_counter!(HTTP_REQUESTS, Unit::Count, "Requests of plain HTTP answered, by endpoint and status");
+    describe_gauge!(HTTP_STREAMS, Unit::Count, "Open streams of plain HTTP");
+    describe_counter!(HTTP_STREAMS_ENDED, Unit::Count, "Streams of plain HTTP that ended, by reason");
     // What an alarm asks for is there from the start, at 0: a counter that comes with its first count
     // never rises.
     for name in
@@ -273,6 +283,11 @@ pub(crate) fn since_ms(timestamp_ms: u64) -> Duration {
 /// Counts one under a label.
 pub(crate) fn count_by(name: &'static str, label: &'static str, value: &'static str) {
     counter!(name, label => value).increment(1);
+}
+
+/// Counts a request of plain HTTP.
+pub(crate) fn http_request(endpoint: &'static str, status: String) {
+    counter!(HTTP_REQUESTS, "endpoint" => endpoint, "status" => status).increment(1);
 }
 
 /// Records a duration.

@@ -14,6 +14,7 @@ pub(crate) mod listener;
 pub(crate) mod log_tail;
 pub mod metrics;
 pub(crate) mod net;
+pub(crate) mod plain;
 pub(crate) mod replies;
 mod session;
 pub(crate) mod settings;

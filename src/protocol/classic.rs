@@ -17,7 +17,7 @@ const DEFAULT_PARTITION: &str = "default";
 /// The most partitions of a connection.
 pub const PARTITIONS_MAX: usize = 100;
 /// How many objects of a frame an event lies in.
-const EVENT_LEVEL: usize = 2;
+pub(super) const EVENT_LEVEL: usize = 2;
 
 /// Reads a frame.
 pub(crate) fn decode(text: &str, depth_max: usize) -> Result<Frame, DecodeError> {
@@ -273,6 +273,19 @@ fn draft(
     if let Some(twice) = twice {
         return Err(FieldError::new(twice, "DUPLICATE_KEY", "is given twice"));
     }
+    let draft = draft_of(draft_id, kind, payload, base_event_id)?;
+    let partition = partition_where_given(partition).map_err(|why| wrong("event.partition", &why))?;
+    Ok((partition, draft))
+}
+
+/// A draft of these fields, or what is wrong with one.
+pub(super) fn draft_of(
+    draft_id: &str,
+    kind: Option<&RawValue>,
+    payload: Option<&RawValue>,
+    base_event_id: Option<&RawValue>,
+) -> Result<Draft, FieldError> {
+    let wrong = |field: &str, what: &str| FieldError::new(field, "SCHEMA_ERROR", what);
     let draft = Draft {
         draft_id: draft_id.to_owned(),
         event_type: text_of(kind).ok_or_else(|| wrong("type", "must be a string"))?,
@@ -283,8 +296,7 @@ fn draft(
         v1: None,
     };
     draft.check().map_err(|error| wrong("draftId", &error.to_string()))?;
-    let partition = partition_where_given(partition).map_err(|why| wrong("event.partition", &why))?;
-    Ok((partition, draft))
+    Ok(draft)
 }
 
 /// What a client wrote is not repeated to it at length.

@@ -12,6 +12,7 @@ mod depth;
 mod fields;
 mod json;
 mod notice;
+mod plain;
 mod request;
 mod v1;
 
@@ -20,6 +21,7 @@ mod tests;
 
 pub use classic::PARTITIONS_MAX;
 pub use notice::{CloseCode, Details, ErrorCode, Header, ItemResult, Notice, Snapshot, StateForm};
+pub use plain::PlainDraft;
 pub use request::{
     About, BadRequest, Connect, DecodeError, Frame, Request, Submit, SubmitBatch, Subscribe, Sync,
 };

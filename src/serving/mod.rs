@@ -10,3 +10,4 @@ mod stall;
 
 pub use http::{Bounds, serve};
 pub use seats::{Seat, Seats};
+pub(crate) use stall::Unstalled;

@@ -22,6 +22,11 @@ impl<S> Unstalled<S> {
         Self { stream, stall_max, timer: None }
     }
 
+    /// The stream.
+    pub(crate) fn into_inner(self) -> S {
+        self.stream
+    }
+
     /// What comes of a write, given what came of the stream's.
     fn in_time<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {

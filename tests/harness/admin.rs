@@ -55,7 +55,8 @@ impl EventStream {
         loop {
             let mut line = String::new();
             let read = timeout(DEADLINE, self.0.read_line(&mut line)).await.expect("an event in time");
-            if read.unwrap_or(0) == 0 {
+            // A line without its end is one of a stream that broke off.
+            if read.unwrap_or(0) == 0 || !line.ends_with('\n') {
                 return None;
             }
             // Lines of the chunked encoding are neither.

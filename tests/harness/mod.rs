@@ -18,6 +18,7 @@ pub mod many;
 pub mod model;
 pub mod nats;
 pub mod nats_cluster;
+pub mod plain;
 pub mod process;
 pub mod proxy;
 #[path = "../../src/simulation/rng.rs"]

@@ -90,7 +90,7 @@ mod tests {
     use crate::auth::Identity;
     use crate::event::PartitionKey;
     use crate::frontend::net::AddressKey;
-    use crate::protocol::{About, Dialect};
+    use crate::protocol::About;
 
     fn registry(of: &[(&str, &str, &str)]) -> (Arc<ConnectionRegistry>, Vec<(Registration, Disconnects)>) {
         let registry = Arc::new(ConnectionRegistry::default());
@@ -109,7 +109,7 @@ mod tests {
             let partition = PartitionKey::new(*partition).unwrap();
             let about = ClientInfo { about: About::new(Some((*version).to_owned()), None), user_agent: None };
             let address = AddressKey::of([10, 0, 0, 1].into());
-            registry.list(number, &Arc::new(identity), vec![partition], Dialect::Classic, address, about)
+            registry.list(number, &Arc::new(identity), vec![partition], "classic", address, about)
         });
         let listed = listed.collect();
         (registry, listed)

@@ -15,7 +15,7 @@ use crate::control::{ConnectionFilter, ConnectionPlace, FoundConnection, FoundCo
 use crate::event::{ClientId, PartitionKey};
 use crate::frontend::metrics;
 use crate::frontend::net::AddressKey;
-use crate::protocol::{About, Dialect};
+use crate::protocol::About;
 use crate::util::sync::lock;
 use crate::util::time;
 
@@ -30,7 +30,8 @@ pub(super) struct ConnectionInfo {
     pub(super) identity: Arc<Identity>,
     /// The partitions that it is for: one, unless its client names them.
     pub(super) partitions: Vec<PartitionKey>,
-    dialect: Dialect,
+    /// The name of what it speaks.
+    dialect: &'static str,
     address: AddressKey,
     pub(super) info: ClientInfo,
     pub(super) since_ms: u64,
@@ -89,7 +90,7 @@ impl ConnectionRegistry {
         connection: u64,
         identity: &Arc<Identity>,
         partitions: Vec<PartitionKey>,
-        dialect: Dialect,
+        dialect: &'static str,
         address: AddressKey,
         info: ClientInfo,
     ) -> (Registration, Disconnects) {
@@ -205,7 +206,7 @@ impl ConnectionInfo {
             user: self.identity.user_id.clone(),
             partition: partitions.first().cloned(),
             partitions: partitions.to_vec(),
-            dialect: self.dialect.name().to_owned(),
+            dialect: self.dialect.to_owned(),
             address: self.address.to_string(),
             since_ms: self.since_ms,
             token_id: self.identity.token_id.clone(),
@@ -219,6 +220,11 @@ impl ConnectionInfo {
 }
 
 impl Disconnects {
+    /// Where nothing is ever heard.
+    pub(crate) fn none() -> Self {
+        Self(oneshot::channel().1)
+    }
+
     /// Waits until the connection is to end; for ever if it is not. Cancel safe; once it has told, no more.
     pub(crate) async fn next(&mut self) -> DisconnectReason {
         match (&mut self.0).await {
@@ -290,7 +296,7 @@ mod tests {
         let listed = of.iter().map(|(number, client, of)| {
             let about = About::new(Some(format!("1.{number}")), Some("{}"));
             let info = ClientInfo { about, user_agent: Some("agent".to_owned()) };
-            registry.list(*number, &identity(client), vec![partition(of)], Dialect::V1, address, info)
+            registry.list(*number, &identity(client), vec![partition(of)], "v1", address, info)
         });
         let listed = listed.collect();
         (registry, listed)

@@ -13,6 +13,7 @@ mod registry;
 pub(crate) mod report;
 pub(crate) mod ring;
 pub(crate) mod state;
+pub(crate) mod state_at;
 mod state_cache;
 mod task;
 

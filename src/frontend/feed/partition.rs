@@ -44,6 +44,8 @@ pub(crate) struct Tasks {
     ahead: Arc<Semaphore>,
     /// Places for states that are being made: each takes room that is not counted yet.
     pub(crate) states: Semaphore,
+    /// The place for a state of the past that is being made.
+    pub(crate) past: Semaphore,
 }
 
 /// For how many readers pages are read ahead at the same time.
@@ -59,7 +61,13 @@ impl Default for Tasks {
     fn default() -> Self {
         let ahead = Arc::new(Semaphore::new(AHEAD_MAX));
         let states = Semaphore::new(STATES_MAX);
-        Self { tracker: TaskTracker::new(), stop: CancellationToken::new(), ahead, states }
+        Self {
+            tracker: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            ahead,
+            states,
+            past: Semaphore::new(1),
+        }
     }
 }
 

@@ -1,10 +1,12 @@
-//! One connection: its handshake, and the session behind it, in one task.
+//! One connection: its handshake, and the session behind it, in one task; or its requests of plain HTTP, one after the
+//! other.
 //!
 //! The handshake (one HTTP request, and its answer) has one deadline over all of it, and its buffers are
-//! given back before the session begins.
+//! given back before the session begins. A request of plain HTTP has that for its head.
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +22,9 @@ use super::http;
 use super::http::Granted;
 use super::policy::Listener;
 use crate::faults;
-use crate::frontend::admission::connection_limits;
+use crate::frontend::admission::connection_limits::{self, FrameLimit};
 use crate::frontend::net::{AddressKey, Stream, proxy_protocol};
+use crate::frontend::plain::{self, After, Asked};
 use crate::frontend::websocket::WebSocket;
 use crate::frontend::{metrics, session};
 use crate::serving::Seat;
@@ -31,30 +34,40 @@ use crate::serving::Seat;
 const REFUSED_LINGER: Duration = Duration::from_secs(1);
 const REFUSED_BYTES_MAX: u64 = 64 * 1024;
 
+/// What a connection's first or next request comes to.
+enum Came {
+    /// It is upgraded; and what was read of it beyond the request.
+    Upgraded(Stream, Vec<u8>, Granted),
+    /// It is one of plain HTTP.
+    Plain(Box<Asked>),
+}
+
 /// Serves a connection until it ends.
 pub(crate) async fn serve(edge: Arc<Listener>, stream: TcpStream, peer: IpAddr, seat: Seat<AddressKey>) {
-    let wait = Duration::from_millis(edge.shared.settings.handshake_timeout_ms);
     let port = stream.peer_addr().map_or(0, |peer| peer.port());
     // Boxed, so that the task does not keep its room for as long as the session lasts.
-    let greeting = Box::pin(edge.shared.drain.run_until_cancelled(shake_hands(&edge, stream, peer)));
-    let upgraded = tokio::select! {
-        biased;
-        // What is here already is looked at first: nobody gives way whose request has come.
-        upgraded = timeout(wait, greeting) => upgraded.map(Option::flatten),
-        () = seat.given_way() => {
-            metrics::count_by(metrics::GAVE_WAY, "stage", "handshake");
-            debug!("a connection that made no request gave way to another");
-            return;
-        }
-    };
+    let mut came = in_time(&edge, &seat, true, Box::pin(shake_hands(&edge, stream, peer))).await;
     drop(seat);
-    let (stream, read, granted) = match upgraded {
-        Ok(Some(upgraded)) => upgraded,
-        Ok(None) => return,
-        Err(_) => {
-            metrics::count_by(metrics::UPGRADES_REFUSED, "reason", "timeout");
-            debug!("no request arrived in time");
-            return;
+    let limit = FrameLimit::new(&edge.shared.settings);
+    let (stream, read, granted) = loop {
+        match came {
+            Some(Came::Upgraded(stream, read, granted)) => break (stream, read, granted),
+            Some(Came::Plain(asked)) => {
+                let client = asked.peer;
+                let serving = AssertUnwindSafe(Box::pin(plain::serve(&edge, *asked, &limit))).catch_unwind();
+                let (stream, read) = match serving.await {
+                    Ok(After::Keep(stream, read)) => (stream, read),
+                    Ok(After::Close(stream)) => return linger(stream).await,
+                    Ok(After::Gone) => return,
+                    Err(_) => return error!("a defect ended a request: its task panicked"),
+                };
+                // While it says nothing it is as one that has just come.
+                let is_bounded = !edge.gate.proxies.trusts(peer);
+                let seat = edge.handshakes.wait(AddressKey::of(peer), is_bounded);
+                let Some(seat) = edge.shared.drain.run_until_cancelled(seat).await else { return };
+                came = in_time(&edge, &seat, false, Box::pin(request(&edge, client, stream, read))).await;
+            }
+            None => return,
         }
     };
     let connection = faults::connection_number(edge.shared.number(), port);
@@ -79,13 +92,38 @@ pub(crate) async fn serve(edge: Arc<Listener>, stream: TcpStream, peer: IpAddr, 
     }
 }
 
-/// Takes a connection's one request and answers it. Gives the stream back, and what was read of it beyond the
-/// request, if that was granted an upgrade.
-async fn shake_hands(
+/// Waits for a connection's request, for as long as it may take and nobody needs its seat.
+async fn in_time(
     edge: &Listener,
-    mut stream: TcpStream,
-    peer: IpAddr,
-) -> Option<(Stream, Vec<u8>, Granted)> {
+    seat: &Seat<AddressKey>,
+    is_first: bool,
+    came: Pin<Box<impl Future<Output = Option<Came>>>>,
+) -> Option<Came> {
+    let wait = Duration::from_millis(edge.shared.settings.handshake_timeout_ms);
+    let came = edge.shared.drain.run_until_cancelled(came);
+    tokio::select! {
+        biased;
+        // What is here already is looked at first: nobody gives way whose request has come.
+        came = timeout(wait, came) => match came {
+            Ok(came) => came.flatten(),
+            Err(_) => {
+                if is_first {
+                    metrics::count_by(metrics::UPGRADES_REFUSED, "reason", "timeout");
+                }
+                debug!("no request arrived in time");
+                None
+            }
+        },
+        () = seat.given_way() => {
+            metrics::count_by(metrics::GAVE_WAY, "stage", "handshake");
+            debug!("a connection that made no request gave way to another");
+            None
+        }
+    }
+}
+
+/// Takes a connection's first request.
+async fn shake_hands(edge: &Listener, mut stream: TcpStream, peer: IpAddr) -> Option<Came> {
     // A frame is flushed when nothing more is to come just now: the kernel has nothing to wait for.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "cannot switch off a socket's delay");
@@ -112,12 +150,16 @@ async fn shake_hands(
             }
         },
     };
-    request(edge, peer, stream).await
+    request(edge, peer, stream, Vec::new()).await
 }
 
-async fn request(edge: &Listener, peer: IpAddr, mut stream: Stream) -> Option<(Stream, Vec<u8>, Granted)> {
-    let (answer, read, granted) = match head::read(&mut stream).await {
+/// Reads a request, and answers it unless it is one of plain HTTP.
+async fn request(edge: &Listener, peer: IpAddr, mut stream: Stream, read: Vec<u8>) -> Option<Came> {
+    let (answer, read, granted) = match head::read(&mut stream, read).await {
         Ok((head, read)) => {
+            if plain::is_for(head.target.path()) && http::names_a_host(&head) {
+                return Some(Came::Plain(Box::new(Asked { head, stream, read, peer })));
+            }
             let (answer, granted) = http::answer(edge, peer, &head);
             (answer, read, granted)
         }
@@ -135,13 +177,20 @@ async fn request(edge: &Listener, peer: IpAddr, mut stream: Stream) -> Option<(S
         debug!(%error, "a connection ended before its request was answered");
         return None;
     }
-    if let Some(granted) = granted {
-        return Some((stream, read, granted));
+    match granted {
+        Some(granted) => Some(Came::Upgraded(stream, read, granted)),
+        None => {
+            linger(stream).await;
+            None
+        }
     }
+}
+
+/// Ends a connection that was told so.
+async fn linger(mut stream: Stream) {
     if stream.shutdown().await.is_ok() {
         let mut rest = stream.take(REFUSED_BYTES_MAX);
         // Whatever comes and however it ends: the answer is out.
         let _ = timeout(REFUSED_LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
     }
-    None
 }

@@ -33,16 +33,21 @@ pub(crate) enum NoHead {
     Refused(Refusal),
 }
 
-/// Reads a head. Gives it, and the bytes after it that have come already.
-pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<(Head, Vec<u8>), NoHead> {
-    let (mut bytes, mut looked_at) = (Vec::new(), 0);
+/// Reads a head, of which some bytes may have come already. Gives it, and the bytes after it that have come too.
+pub(crate) async fn read(
+    stream: &mut (impl AsyncRead + Unpin),
+    mut bytes: Vec<u8>,
+) -> Result<(Head, Vec<u8>), NoHead> {
+    let (mut looked_at, mut is_new) = (0, !bytes.is_empty());
     loop {
-        let mut room = [0; READ_BYTES];
-        let count = stream.read(&mut room).await.map_err(|_| NoHead::Gone)?;
-        if count == 0 {
-            return Err(NoHead::Gone);
+        if !std::mem::take(&mut is_new) {
+            let mut room = [0; READ_BYTES];
+            let count = stream.read(&mut room).await.map_err(|_| NoHead::Gone)?;
+            if count == 0 {
+                return Err(NoHead::Gone);
+            }
+            bytes.extend_from_slice(&room[..count]);
         }
-        bytes.extend_from_slice(&room[..count]);
         if let Some(end) = end_of_head(&bytes, looked_at).map_err(NoHead::Refused)? {
             if end > HEAD_BYTES_MAX {
                 return Err(NoHead::Refused(Refusal::HeadTooLarge));
@@ -112,7 +117,7 @@ mod tests {
             let _ = tokio::io::AsyncWriteExt::write_all(&mut client, text).await;
             drop(client);
         };
-        let reading = async move { read(&mut server).await };
+        let reading = async move { read(&mut server, Vec::new()).await };
         tokio::join!(write, reading).1
     }
 

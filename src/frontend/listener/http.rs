@@ -60,19 +60,25 @@ fn on_the_wire(mut response: Response<String>, with_body: bool) -> Vec<u8> {
     if status != StatusCode::SWITCHING_PROTOCOLS {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
+    let mut wire = head_on_the_wire(status, response.headers());
+    if with_body {
+        wire.extend_from_slice(body.as_bytes());
+    }
+    wire
+}
+
+/// The head of a response as it goes over the wire.
+pub(crate) fn head_on_the_wire(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     let date = httpdate::fmt_http_date(std::time::SystemTime::now());
     let reason = status.canonical_reason().unwrap_or_default();
     let mut wire = format!("HTTP/1.1 {} {reason}\r\ndate: {date}\r\n", status.as_u16()).into_bytes();
-    for (name, value) in response.headers() {
+    for (name, value) in headers {
         wire.extend_from_slice(name.as_str().as_bytes());
         wire.extend_from_slice(b": ");
         wire.extend_from_slice(value.as_bytes());
         wire.extend_from_slice(b"\r\n");
     }
     wire.extend_from_slice(b"\r\n");
-    if with_body {
-        wire.extend_from_slice(body.as_bytes());
-    }
     wire
 }
 
@@ -111,7 +117,7 @@ fn page(edge: &Listener, head: &Head, path: &str) -> Option<Response<String>> {
 
 /// Whether a request names its host as it must: once, and in HTTP/1.0, where load balancers ask for health without
 /// one, at most once.
-fn names_a_host(head: &Head) -> bool {
+pub(super) fn names_a_host(head: &Head) -> bool {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
     match (first, second) {
@@ -199,13 +205,18 @@ fn upgrade(edge: &Listener, peer: IpAddr, head: &Head) -> Result<(Response<Strin
         answer.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
     }
     let token = bearer(headers).or_else(|| access_token(head.target.query()?));
-    let user_agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
-    let user_agent = user_agent.filter(|agent| agent.len() <= USER_AGENT_BYTES_MAX).map(str::to_owned);
+    let user_agent = user_agent(headers);
     Ok((response, Granted { entrance, came_with: CameWith { token, user_agent } }))
 }
 
+/// What a client names as its user agent, if that is kept.
+pub(crate) fn user_agent(headers: &HeaderMap) -> Option<String> {
+    let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    agent.filter(|agent| agent.len() <= USER_AGENT_BYTES_MAX).map(str::to_owned)
+}
+
 /// The value of a header that is there once.
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+pub(crate) fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }
@@ -219,7 +230,7 @@ fn subprotocol(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Whether one of a header's comma-separated words is this one.
-fn names(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+pub(crate) fn names(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
     let values = headers.get_all(name);
     values
         .iter()
@@ -228,12 +239,12 @@ fn names(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
         .any(|one| one.trim().eq_ignore_ascii_case(word))
 }
 
-fn forwarded_for(headers: &HeaderMap) -> String {
+pub(crate) fn forwarded_for(headers: &HeaderMap) -> String {
     let values = headers.get_all("x-forwarded-for");
     values.iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",")
 }
 
-fn bearer(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())

@@ -8,7 +8,7 @@
 
 mod connection;
 mod head;
-mod http;
+pub(crate) mod http;
 pub(crate) mod policy;
 pub(crate) mod refusal;
 pub(crate) mod site;
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+pub(crate) use head::Head;
 pub(crate) use refusal::Refusal;
 pub use site::Site;
 

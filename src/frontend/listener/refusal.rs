@@ -45,7 +45,7 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    fn status(self) -> StatusCode {
+    pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::Full | Self::GoingAway => StatusCode::SERVICE_UNAVAILABLE,
             Self::Address | Self::Rate => StatusCode::TOO_MANY_REQUESTS,
@@ -62,7 +62,7 @@ impl Refusal {
     }
 
     /// The code, of the same catalogue as a WebSocket's errors.
-    fn code(self) -> &'static str {
+    pub(crate) fn code(self) -> &'static str {
         match self {
             Self::Full | Self::GoingAway => "unavailable",
             Self::Address | Self::Rate => "rate_limited",
@@ -72,7 +72,7 @@ impl Refusal {
         }
     }
 
-    fn message(self) -> &'static str {
+    pub(crate) fn message(self) -> &'static str {
         match self {
             Self::Full => "this frontend has as many connections as it takes",
             Self::Address => "this address has as many connections as it may have",

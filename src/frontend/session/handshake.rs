@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use tracing::{Span, info, warn};
 
 use super::frames::FrameReader;
+use super::let_in::{LetIn, let_in};
 use super::sending::{Sending, form_of};
 use super::socket::{End, Socket};
 use super::state::CameWith;
@@ -16,10 +17,9 @@ use crate::auth::{Asked, AuthError, Identity, Occasion};
 use crate::event::{AtomicGroups, EventId, PartitionKey, ReplyTo, Submission};
 use crate::frontend::admission::connection_limits::{Admission, Entrance};
 use crate::frontend::admission::memory::Account;
-use crate::frontend::admission::registry::{ClientInfo, DisconnectReason, Disconnects, Registration};
+use crate::frontend::admission::registry::{ClientInfo, Disconnects, Registration};
 use crate::frontend::feed::partition::Feed;
 use crate::frontend::feed::{SerializedState, Watched};
-use crate::frontend::listener::Refusal;
 use crate::frontend::metrics;
 use crate::frontend::shared::FrontendShared;
 use crate::protocol::{BadRequest, CloseCode, Dialect, ErrorCode, Notice, Request, Subscribe};
@@ -141,30 +141,10 @@ pub(crate) async fn handshake(
             socket.error(id.as_deref(), code, why, Some(wait)).await?;
             return Err(End::Told(CloseCode::Policy));
         }
-        let mut admission = match entrance.admit() {
-            Ok(admission) => admission,
-            Err(Refusal::Address) => {
-                let why = "this address has as many connections as it may have";
-                return Err(End::Close(ErrorCode::RateLimited, why.into(), CloseCode::Policy));
-            }
-            Err(_) => {
-                let why = "this frontend has as many connections as it takes";
-                return Err(End::Close(ErrorCode::Unavailable, why.into(), CloseCode::TryAgainLater));
-            }
-        };
-        if !admission.claim(&identity.client_id) {
-            let why = "this client has as many connections as it may have";
-            return Err(End::Close(ErrorCode::RateLimited, why.into(), CloseCode::Policy));
-        }
-        let (dialect, address) = (socket.dialect(), admission.address());
         let info = ClientInfo { about: connect.about.clone(), user_agent: came_with.user_agent.clone() };
-        let (listed, mut dismissals) =
-            shared.registry.list(connection, &identity, partitions, dialect, address, info);
-        // Whoever revokes finds it from here on; what was revoked before that is found here.
-        if shared.auth.is_revoked(&identity) {
-            return Err(token::end_of(DisconnectReason::Revoked));
-        }
-        let account = shared.memory.account(connection, &identity.client_id);
+        let dialect = socket.dialect().name();
+        let known = let_in(shared, connection, &entrance, &identity, partitions, dialect, info)?;
+        let LetIn { admission, listed, mut dismissals, account } = known;
         socket.count_on(&account);
         if let Some(partitions) = connect.partitions {
             let names: Vec<&str> = partitions.iter().map(|wanted| wanted.partition.as_str()).collect();

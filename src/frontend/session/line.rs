@@ -255,15 +255,9 @@ impl Line {
     /// The frontend goes away. When to leave: each connection at a time of its own, so that not all come to other
     /// frontends at once.
     pub(crate) fn begin_to_leave(&mut self) {
-        let settings = &self.shared.settings;
-        let patience = Duration::from_millis(settings.drain_ms_max);
-        let spread = match settings.drain_connections_per_second {
-            0 => Duration::ZERO,
-            rate => Duration::from_secs(self.shared.limits.connections() as u64) / rate,
-        };
         let now = Instant::now();
-        let from = now + spread.min(patience / 2).mul_f64(rand::random());
-        self.leaving = Some(Leaving { from, by: now + patience });
+        let patience = Duration::from_millis(self.shared.settings.drain_ms_max);
+        self.leaving = Some(Leaving { from: now + leave_after(&self.shared), by: now + patience });
     }
 
     /// Whether its time to leave has come.
@@ -281,6 +275,17 @@ impl Line {
             _ => Ok(()),
         }
     }
+}
+
+/// How long a connection of a frontend that goes away stays.
+pub(crate) fn leave_after(shared: &FrontendShared) -> Duration {
+    let settings = &shared.settings;
+    let patience = Duration::from_millis(settings.drain_ms_max);
+    let spread = match settings.drain_connections_per_second {
+        0 => Duration::ZERO,
+        rate => Duration::from_secs(shared.limits.connections() as u64) / rate,
+    };
+    spread.min(patience / 2).mul_f64(rand::random())
 }
 
 /// What an answer replies to. A message without an id is kept as one whose id is empty.

@@ -1,7 +1,7 @@
 //! A client's socket: notices out, as long as they get on; frames in.
 
 use std::borrow::Cow;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
+use super::told::Told;
 use crate::frontend::admission::memory::{Account, Hold};
 use crate::frontend::metrics;
 use crate::frontend::net::Stream;
@@ -51,9 +52,11 @@ impl Incoming {
     }
 }
 
-/// A client's socket.
+/// A client's socket; or what stands for it in one exchange of plain HTTP, where nothing comes in and what is told last
+/// is the answer.
 pub(crate) struct Socket {
-    socket: WebSocket<Stream>,
+    socket: Option<WebSocket<Stream>>,
+    told: Option<Box<Told>>,
     dialect: Option<Dialect>,
     connection: u64,
     messages: u64,
@@ -69,8 +72,14 @@ pub(crate) struct Socket {
 
 impl Socket {
     pub(crate) fn new(socket: WebSocket<Stream>, connection: u64, settings: &FrontendSettings) -> Self {
+        Self { socket: Some(socket), ..Self::of_exchange(connection, settings) }
+    }
+
+    /// What stands for a socket in one exchange of plain HTTP.
+    pub(crate) fn of_exchange(connection: u64, settings: &FrontendSettings) -> Self {
         Self {
-            socket,
+            socket: None,
+            told: None,
             dialect: None,
             connection,
             messages: 0,
@@ -82,22 +91,38 @@ impl Socket {
         }
     }
 
+    /// The answer of an exchange, if there is one.
+    pub(crate) fn take_told(&mut self) -> Option<Told> {
+        self.told.take().map(|told| *told)
+    }
+
+    /// Whether an exchange has its answer.
+    pub(crate) fn has_told(&self) -> bool {
+        self.told.is_some()
+    }
+
     /// From now on a message may have so many bytes.
     pub(crate) fn allow(&mut self, bytes_max: usize) {
-        self.socket.allow(bytes_max);
+        if let Some(socket) = &mut self.socket {
+            socket.allow(bytes_max);
+        }
     }
 
     /// Has what is read and written be counted.
     pub(crate) fn count_on(&mut self, account: &Arc<Account>) {
-        self.socket.count_input(account.hold());
+        if let Some(socket) = &mut self.socket {
+            socket.count_input(account.hold());
+        }
         self.output = Some(account.hold());
     }
 
     /// The client has left: answers its close, and drops whatever is still to be sent to it. Waits at most so long.
     pub(crate) async fn depart(&mut self, wait: Duration) {
         self.departed = true;
-        // Whether it still reads the answer is its own affair.
-        let _ = timeout(wait, self.socket.flush()).await;
+        if let Some(socket) = &mut self.socket {
+            // Whether it still reads the answer is its own affair.
+            let _ = timeout(wait, socket.flush()).await;
+        }
     }
 
     /// The dialect that the client speaks.
@@ -149,7 +174,8 @@ impl Socket {
 
     /// The next frame. Cancel safe.
     pub(crate) async fn next(&mut self) -> Result<Incoming, End> {
-        let incoming = match self.socket.next().await {
+        let Some(socket) = &mut self.socket else { return pending().await };
+        let incoming = match socket.next().await {
             Ok(Message::Text(text)) => Incoming::Text(text),
             Ok(Message::Binary(bytes)) => Incoming::Binary(bytes),
             Ok(Message::PingPong) => return Ok(Incoming::PingPong),
@@ -168,24 +194,26 @@ impl Socket {
         if let Notice::Error { code, .. } = notice {
             metrics::count_by(metrics::ERRORS, "code", code.as_str());
         }
+        let Some(socket) = &mut self.socket else {
+            self.told = Told::of(notice).map(Box::new).or(self.told.take());
+            return Ok(());
+        };
         self.messages += 1;
         let id = format!("s{}-{}", self.connection, self.messages);
         let header = Header { id: &id, timestamp_ms: time::now_ms(), reply_to };
-        let frame = self.dialect().encode(&header, notice);
+        let frame = self.dialect.unwrap_or_default().encode(&header, notice);
         if self.departed {
             return Ok(());
         }
         metrics::hot().frames_out.increment(1);
-        if self.socket.feed_text(frame) { self.write_out(false).await } else { Ok(()) }
+        if socket.feed_text(frame) { self.write_out(false).await } else { Ok(()) }
     }
 
     /// Writes so many frames that were encoded before; they leave with the next [`Socket::flush`].
     pub(crate) async fn send_encoded(&mut self, wire: EncodedFrames, frames: usize) -> Result<(), End> {
-        if self.departed {
-            return Ok(());
-        }
+        let Some(socket) = self.socket.as_mut().filter(|_| !self.departed) else { return Ok(()) };
         metrics::hot().frames_out.increment(frames as u64);
-        if self.socket.feed(wire) { self.write_out(false).await } else { Ok(()) }
+        if socket.feed(wire) { self.write_out(false).await } else { Ok(()) }
     }
 
     /// Asks for a sign of life.
@@ -195,7 +223,7 @@ impl Socket {
 
     /// Sends off what was written.
     pub(crate) async fn flush(&mut self) -> Result<(), End> {
-        if self.departed || !self.socket.has_output() {
+        if self.departed || !self.socket.as_ref().is_some_and(WebSocket::has_output) {
             return Ok(());
         }
         self.write_out(true).await
@@ -205,28 +233,29 @@ impl Socket {
     /// stall is given up; one that takes something, however slowly, is not. Most writes are done at once, and those
     /// need no timer.
     async fn write_out(&mut self, all: bool) -> Result<(), End> {
-        let written = self.socket.written_bytes();
+        let Self { socket: Some(socket), output, stall, .. } = self else { return Ok(()) };
+        let written = socket.written_bytes();
         {
-            let mut write = std::pin::pin!(write_once(&mut self.socket, all));
+            let mut write = std::pin::pin!(write_once(socket, all));
             let at_once = poll_fn(|context| Poll::Ready(write.as_mut().poll(context))).await;
             if let Poll::Ready(written) = at_once {
                 return written.map_err(|_| End::Gone);
             }
         }
-        let mut written = written.max(self.socket.written_bytes());
+        let mut written = written.max(socket.written_bytes());
         loop {
-            if let Some(output) = &mut self.output {
-                output.set(self.socket.output_bytes());
+            if let Some(output) = output {
+                output.set(socket.output_bytes());
             }
-            let done = timeout(self.stall, write_once(&mut self.socket, all)).await;
-            let before = std::mem::replace(&mut written, self.socket.written_bytes());
+            let done = timeout(*stall, write_once(socket, all)).await;
+            let before = std::mem::replace(&mut written, socket.written_bytes());
             let end = match done {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(_)) => Err(End::Gone),
                 Err(_) if written > before => continue,
                 Err(_) => Err(End::Stalled),
             };
-            if let Some(output) = &mut self.output {
+            if let Some(output) = output {
                 output.set(0);
             }
             return end;
@@ -237,12 +266,14 @@ impl Socket {
     pub(crate) async fn close(mut self, end: End, linger: Duration) -> &'static str {
         let (error, close) = match end {
             End::Gone => {
-                // The answer to the client's own close frame.
-                let _ = timeout(linger, async {
-                    self.socket.flush().await?;
-                    self.socket.shutdown().await
-                })
-                .await;
+                if let Some(socket) = &mut self.socket {
+                    // The answer to the client's own close frame.
+                    let _ = timeout(linger, async {
+                        socket.flush().await?;
+                        socket.shutdown().await
+                    })
+                    .await;
+                }
                 return "gone";
             }
             End::Told(close) => (None, close),
@@ -266,15 +297,16 @@ impl Socket {
         }
         // A socket closed on unread input is reset, and takes our last words with it.
         let until = Instant::now() + linger;
+        let Some(socket) = &mut self.socket else { return close.as_str() };
         if !self.deaf {
-            while let Ok(Ok(message)) = timeout_at(until, self.socket.next()).await {
+            while let Ok(Ok(message)) = timeout_at(until, socket.next()).await {
                 if message == Message::Close {
                     break;
                 }
             }
         }
-        let _ = timeout_at(until, self.socket.shutdown()).await;
-        while let Ok(true) = timeout_at(until, self.socket.discard()).await {}
+        let _ = timeout_at(until, socket.shutdown()).await;
+        while let Ok(true) = timeout_at(until, socket.discard()).await {}
         close.as_str()
     }
 

@@ -125,6 +125,31 @@ async fn table_of_budgets() {
     };
     table.row(frontend, known, all_known).await;
 
+    let many = Thing {
+        what: "60 connections of four clients, with 100 partitions each, no two the same",
+        bound: "100 partitions a connection, each counted with 16 KiB",
+        setting: "`frontend.memory_bytes_max`",
+        bytes_max: 100 * MIB,
+    };
+    let all_subscribed = async || {
+        let mut all = Vec::new();
+        for n in 0..60 {
+            let mut socket = Socket::open(&frontend.url()).await.unwrap();
+            let names: Vec<String> = (0..100).map(|of| format!("many-{n}-{of}")).collect();
+            let client = format!("many-{}", n % 4);
+            let token = TestKey::rsa("a").token(&client, json!({}));
+            let connect = json!({ "clientId": client, "version": "1", "partitions": names, "token": token });
+            socket.send("connect", connect).await.unwrap();
+            socket.expect("connected").await;
+            for _ in 0..100 {
+                socket.expect("subscribed").await;
+            }
+            all.push(socket);
+        }
+        all
+    };
+    table.row(frontend, many, all_subscribed).await;
+
     let unread = Thing {
         what: "300 connections to `metrics.listen` that ask 50 times and read nothing",
         bound: "64 connections",

@@ -272,11 +272,42 @@ async fn a_connection_has_a_hundred_partitions_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_leave_room_for_what_comes_and_goes() {
+    // So little that a connection may hold 512 KiB.
+    let cluster = Cluster::start().set("frontend.memory_bytes_max", 32 << 20).await;
+    let url = cluster.frontends[0].url();
+    let names: Vec<String> = (0..100).map(|n| format!("p-{n}")).collect();
+    let mut ann = Many::connect(&url, "ann", json!(names)).await;
+    let answered = |ann: &Many| ann.errors.len() + ann.of.values().filter(|seen| seen.is_open).count();
+    while answered(&ann) < 100 {
+        ann.step().await.unwrap();
+    }
+    let open: Vec<String> =
+        ann.of.iter().filter(|(_, seen)| seen.is_open).map(|(name, _)| name.clone()).collect();
+    assert!(open.len() >= 10 && !ann.errors.is_empty(), "{} are open", open.len());
+    for error in &ann.errors {
+        assert_eq!(error["payload"]["code"], "unavailable", "{error}");
+        let partition = error["payload"]["details"]["partition"].as_str().unwrap();
+        assert!(names.iter().any(|name| name == partition) && !open.iter().any(|name| name == partition));
+    }
+    // What is open is served, and one that is left makes room for another.
+    for name in &open {
+        ann.commit(name, "first", json!("x".repeat(100_000))).await;
+    }
+    ann.send("unsubscribe", json!({ "partition": open[0] })).await;
+    while ann.of[&open[0]].is_open {
+        ann.step().await.unwrap();
+    }
+    ann.subscribe("another", None).await;
+    ann.commit("another", "first", json!(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_nobody_decides_holds_up_no_other() {
     let mut cluster = Cluster::start()
         .validators(2)
         .set("nats.slots", 16)
-        .set("frontend.memory_bytes_max", 32 << 20)
+        .set("frontend.memory_bytes_max", 64 << 20)
         .set("frontend.pending_drafts_max", 100)
         .await;
     let names: Vec<String> = (0..32).map(|n| format!("p-{n}")).collect();

@@ -183,6 +183,13 @@ impl Account {
             || used > LITTLE_BYTES && self.memory.is_full()
     }
 
+    /// Whether so many bytes more, which nothing but the client's word frees again, leave half of what the connection and
+    /// its client may hold: more of them, and nothing would ever be read again.
+    pub(crate) fn has_room_to_keep(&self, bytes: usize) -> bool {
+        self.used() + bytes <= self.memory.connection_bytes_max / 2
+            && self.client.load(Ordering::Relaxed) + bytes <= self.memory.client_bytes_max / 2
+    }
+
     /// How many bytes more the connection may hold, whatever others hold.
     pub(crate) fn left(&self) -> usize {
         self.memory.connection_bytes_max.saturating_sub(self.used())
@@ -290,6 +297,22 @@ mod tests {
         drop((hold, account, shared));
         assert_eq!(memory.used(), 0);
         assert!(lock(&memory.accounts).is_empty() && lock(&memory.clients).is_empty());
+    }
+
+    #[test]
+    fn what_stays_leaves_half_to_what_comes_and_goes() {
+        let memory = memory(64 << 20);
+        let accounts: Vec<_> = (0..20).map(|n| memory.account(n, &client("a"))).collect();
+        let mut holds: Vec<_> = accounts.iter().map(Account::hold).collect();
+        holds[0].set((512 << 10) - PAGE_BYTES);
+        assert!(accounts[0].has_room_to_keep(PAGE_BYTES) && !accounts[0].has_room_to_keep(2 * PAGE_BYTES));
+        for hold in &mut holds[..8] {
+            hold.set(512 << 10);
+        }
+        assert!(!accounts[9].has_room_to_keep(PAGE_BYTES), "all of its client's");
+        assert!(!accounts[9].is_full(), "what comes and goes has room");
+        let other = memory.account(99, &client("b"));
+        assert!(other.has_room_to_keep(PAGE_BYTES));
     }
 
     #[test]

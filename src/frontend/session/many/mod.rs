@@ -37,7 +37,7 @@ use crate::protocol::{Details, ErrorCode, Notice, Subscribe};
 const STATES_MAX: usize = 4;
 /// What a subscription takes at most while nothing happens, in bytes: its lane, what it waits with, and its part in a
 /// feed that nobody else watches.
-const SUBSCRIPTION_BYTES: usize = 4 * 1024;
+const SUBSCRIPTION_BYTES: usize = 16 * 1024;
 
 /// A connection that names its partitions.
 pub(crate) struct Session {
@@ -68,7 +68,6 @@ impl Session {
         for wanted in partitions {
             session.open(id.clone(), wanted);
         }
-        session.hold.set(session.subscriptions.len() * SUBSCRIPTION_BYTES);
         session
     }
 

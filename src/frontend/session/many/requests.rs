@@ -4,15 +4,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::subscription::{Ends, Subscription, Work};
-use super::{Session, unsubscribe};
+use super::{SUBSCRIPTION_BYTES, Session, unsubscribe};
 use crate::event::{EventId, FieldError, PartitionKey, Reason};
 use crate::faults;
 use crate::frontend::metrics;
 use crate::frontend::session::frames::Refusal;
-use crate::frontend::session::handshake::{StartFrom, join};
+use crate::frontend::session::handshake::{Refused, StartFrom, join};
 use crate::frontend::session::lane::Lane;
 use crate::frontend::session::socket::End;
 use crate::protocol::{ErrorCode, Frame, PARTITIONS_MAX, Request, Submit, Subscribe, Sync};
+
+/// Why a partition is not subscribed to though the connection has fewer than it may.
+const NO_ROOM: &str = "this client's subscriptions and unanswered drafts take what it may hold; unsubscribe from a partition first";
 
 impl Session {
     /// Takes a frame.
@@ -73,9 +76,16 @@ impl Session {
         let feed = Arc::clone(&watched);
         let lane = Lane::new(line, number, watched, EventId::NONE, None);
         let from = StartFrom { last_event_id, live: false };
-        let joining = async move { join(&shared, number, from, &identity, &feed, Some(&seats)).await };
+        let has_room = line.account.has_room_to_keep(SUBSCRIPTION_BYTES);
+        let joining = async move {
+            if !has_room {
+                return Err(Refused(ErrorCode::Unavailable, NO_ROOM.to_owned()));
+            }
+            join(&shared, number, from, &identity, &feed, Some(&seats)).await
+        };
         let work = Work::Joining(id, Box::pin(joining));
         self.subscriptions.push(Subscription::new(lane, work, &self.task));
+        self.hold.set(self.subscriptions.len() * SUBSCRIPTION_BYTES);
     }
 
     async fn unsubscribe(&mut self, id: Option<String>, partition: &PartitionKey) -> Result<(), End> {

@@ -97,6 +97,7 @@ fn commit(rules: &Rules, state: &mut PartitionState, draft: &Draft) {
         user_id: None,
         permissions: vec!["*".to_owned()],
         roles: Vec::new(),
+        claims: None,
     };
     match rules.decide(state, &submitter, draft) {
         Decision::Commit(accepted) => {

@@ -146,6 +146,7 @@ fn decide(kind: &'static str, v1: Option<V1Fields>) -> Step {
         user_id: None,
         permissions: vec!["*".to_owned()],
         roles: Vec::new(),
+        claims: None,
     };
     let mut number = 0_u64;
     let payload = raw(&payload());

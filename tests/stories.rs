@@ -32,6 +32,7 @@ mod stories {
     mod hook;
     mod hostile_fields;
     mod hostile_json;
+    mod hostile_modules;
     mod idempotency;
     mod identity;
     mod incomplete_sync;
@@ -64,6 +65,7 @@ mod stories {
     mod rule_codes;
     mod rules_command;
     mod rules_in_force;
+    mod rules_permissions;
     mod schemas;
     mod siege;
     mod time_travel;

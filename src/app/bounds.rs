@@ -17,6 +17,9 @@ pub(super) const STACK_BYTES_MAX: usize = 256 << 10;
 /// the interpreter does not count, such as the join of a long array. It is not the clock's time, in which a busy machine
 /// could fail a rule that is as quick as ever.
 pub(super) const EVENT_CPU_MAX: Duration = Duration::from_secs(1);
+/// The same for a batch of events that were accepted: they were within the bound where they were decided, and must not
+/// fail on a machine that is slower.
+pub(super) const FOLD_CPU_MAX: Duration = Duration::from_secs(60);
 /// The processor time for loading a module, and for reading and writing a state.
 pub(super) const LOAD_CPU_MAX: Duration = Duration::from_secs(5);
 pub(super) const STATE_CPU_MAX: Duration = Duration::from_secs(20);

@@ -262,6 +262,18 @@ impl Engine {
         if !verdict.errors.is_empty() {
             return Ok(verdict);
         }
+        if self.authorizes {
+            match self.authorize(&text) {
+                Ok(true) => {}
+                Ok(false) => {
+                    let message = "the application's rules do not let this client into this partition";
+                    verdict.errors.push(finding("partition", "FORBIDDEN", message));
+                    verdict.is_forbidden = true;
+                    return Ok(verdict);
+                }
+                Err(fault) => return Ok(verdict.failed(fault)),
+            }
+        }
         match self.metered("allow", [&text, "", ""], TICKS_MAX) {
             Ok(allowed) if allowed == "true" => {}
             Ok(_) => {
@@ -291,6 +303,11 @@ impl Engine {
             Some(fault) => Err(fault.clone()),
             None => Ok(verdict),
         }
+    }
+
+    /// Whether somebody may open a partition.
+    pub(super) fn authorize(&mut self, text: &str) -> Result<bool, Fault> {
+        Ok(self.metered("authorize", [text, "", ""], TICKS_MAX)? == "true")
     }
 
     /// Folds an event that these rules have accepted.
@@ -330,7 +347,8 @@ impl Engine {
         };
         verdict.errors = self.check_payload(&event);
         if verdict.errors.is_empty() {
-            match self.metered("check", [&text, "", ""], TICKS_MAX) {
+            match self.metered("check", [&text, "log", ""], TICKS_MAX) {
+                Ok(found) if found == "asked" => verdict.is_undecided = true,
                 Ok(found) => verdict.errors = findings(&found)?,
                 Err(fault) => verdict = verdict.failed(fault),
             }

@@ -19,6 +19,9 @@ pub struct AppEvent {
     pub event: Committed,
     /// Who submitted it.
     pub client: Client,
+    /// Of a draft: the partition that it is to be committed in, which its client must be let into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entered: Option<String>,
 }
 
 /// The committed form of an event, but for its payload.
@@ -58,15 +61,45 @@ pub struct Client {
     /// What the token permits. The log does not keep that.
     #[serde(default)]
     pub permissions: Vec<String>,
+    /// Those of the token's claims that rules are shown. The log does not keep them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claims: Option<Box<RawValue>>,
+}
+
+/// Somebody who wants to open a partition, as a module's rules see it.
+#[derive(Debug, Serialize)]
+pub(super) struct Entering<'a> {
+    /// Who.
+    pub client: Client,
+    /// Which.
+    pub partition: &'a str,
+}
+
+impl Client {
+    /// Who submits, or wants to. An error if the claims are no JSON.
+    pub(super) fn of(submitter: &Submitter) -> serde_json::Result<Self> {
+        let Submitter { client_id, user_id, permissions, roles, claims } = submitter;
+        Ok(Self {
+            client_id: client_id.as_str().to_owned(),
+            user_id: user_id.clone(),
+            roles: roles.clone(),
+            permissions: permissions.clone(),
+            claims: claims.clone().map(RawValue::from_string).transpose()?,
+        })
+    }
 }
 
 impl AppEvent {
     /// A draft, as the event that it would be.
-    pub(super) fn of_draft(record: &EventRecord<'_>, submitter: &Submitter) -> Option<Self> {
-        let mut event = Self::of(record)?;
-        event.client.roles.clone_from(&submitter.roles);
-        event.client.permissions.clone_from(&submitter.permissions);
-        Some(event)
+    pub(super) fn of_draft(
+        record: &EventRecord<'_>,
+        submitter: &Submitter,
+    ) -> serde_json::Result<Option<Self>> {
+        let Some(mut event) = Self::of(record) else { return Ok(None) };
+        let user_id = event.client.user_id.take();
+        event.client = Client { user_id, ..Client::of(submitter)? };
+        event.entered = Some(record.partition.as_str().to_owned());
+        Ok(Some(event))
     }
 
     /// An event of the log. `None` for a mark, which says nothing.
@@ -87,7 +120,9 @@ impl AppEvent {
                 user_id: user_id.clone(),
                 roles: Vec::new(),
                 permissions: Vec::new(),
+                claims: None,
             },
+            entered: None,
             event: Committed {
                 id: record.draft_id.clone().into_owned(),
                 event_type: record.event_type.clone().into_owned(),

@@ -25,6 +25,8 @@ pub(super) enum Kind {
     Decide,
     /// To the worker: events that were accepted, to be folded.
     Fold,
+    /// To the worker: somebody who wants to open a partition.
+    Authorize,
     /// To the worker: nobody asks for this session any more.
     Close,
     /// From the worker: the file of this name is wanted.
@@ -33,6 +35,8 @@ pub(super) enum Kind {
     Loaded,
     /// From the worker: what is wrong with the module.
     NotLoaded,
+    /// From the worker: whether he may.
+    Authorized,
     /// From the worker: verdicts, each a part.
     Verdicts,
     /// From the worker: done; the state, where that was asked for.
@@ -41,7 +45,7 @@ pub(super) enum Kind {
     Fault,
 }
 
-const KINDS: [Kind; 16] = [
+const KINDS: [Kind; 18] = [
     Kind::Load,
     Kind::File,
     Kind::NoFile,
@@ -51,10 +55,12 @@ const KINDS: [Kind; 16] = [
     Kind::Migrate,
     Kind::Decide,
     Kind::Fold,
+    Kind::Authorize,
     Kind::Close,
     Kind::Want,
     Kind::Loaded,
     Kind::NotLoaded,
+    Kind::Authorized,
     Kind::Verdicts,
     Kind::Done,
     Kind::Fault,

@@ -11,8 +11,10 @@
 mod bounds;
 mod built_in;
 mod engine;
+mod entry;
 mod event;
 mod fold;
+mod follow;
 mod frame;
 mod live;
 mod meter;
@@ -29,8 +31,10 @@ mod worker;
 mod tests;
 
 pub use built_in::BuiltIn;
+pub use entry::{Entry, NoEntry};
 pub use event::AppEvent;
 pub use fold::Folds;
+pub(crate) use follow::{Follower, Take};
 pub use module::{Module, ModuleError};
 pub use modules::Store;
 pub(crate) use process::WORKER_COMMAND;

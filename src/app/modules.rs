@@ -61,8 +61,8 @@ impl Modules {
             return Ok(pool);
         }
         let body = self.store.fetch(version)?;
-        let files = Published::read(version, &body).map_err(AppError::Fails)?.into_folder();
-        let pool = Arc::new(Pool::new(version, Path::new(THIS_PROGRAM), files));
+        let published = Published::read(version, &body).map_err(AppError::Fails)?;
+        let pool = Arc::new(Pool::new(version, Path::new(THIS_PROGRAM), published));
         let mut pools = lock(&self.pools);
         let pool = pools.get(&version).cloned().unwrap_or(pool);
         // Dropping the workers of another one may take a moment: not under the lock.

@@ -5,7 +5,8 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use lru::LruCache;
@@ -14,13 +15,14 @@ use super::bounds::{LOAD_CPU_MAX, MEMORY_BYTES_MAX, TAKE_BACK_BYTES};
 use super::frame::{Frame, Kind};
 use super::module::{Loaded, Module, read_part};
 use super::process::{End, Worker};
+use super::published::Published;
 use super::sources::Folder;
 use super::verdict::Fault;
 use crate::event::RulesVersion;
 use crate::state::AppError;
 use crate::util::sync::lock;
 
-/// The most workers of one version.
+/// The most workers of one version, besides the one for partitions that are kept apart.
 const WORKERS_MAX: usize = 4;
 /// The most partitions in a worker: so many that all of them at their bounds are within what the process may map.
 const SESSIONS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
@@ -32,7 +34,43 @@ pub(super) struct Pool {
     version: RulesVersion,
     program: PathBuf,
     files: Folder,
-    workers: Vec<Mutex<Option<Running>>>,
+    authorizes: bool,
+    workers: Vec<Place>,
+    /// For partitions whose drafts take all that a draft may take: they wait for each other and not others for them.
+    apart: Mutex<Option<Running>>,
+}
+
+/// A worker's place.
+#[derive(Debug, Default)]
+struct Place {
+    running: Mutex<Option<Running>>,
+    /// How many sessions have their seat here.
+    seats: AtomicUsize,
+}
+
+/// In which worker a session is, for as long as this is kept.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub pool: Arc<Pool>,
+    place: usize,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some(place) = self.pool.workers.get(self.place) {
+            place.seats.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Seat {
+    /// The worker that the session is in, for one after the other; or the one for those that are kept apart.
+    pub(super) fn lease(&self, session: u64, apart: bool) -> Result<Lease<'_>, AppError> {
+        match apart {
+            true => self.pool.lease_of(&self.pool.apart, session),
+            false => self.pool.lease(self.place, session),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -43,22 +81,42 @@ struct Running {
 }
 
 impl Pool {
-    pub(super) fn new(version: RulesVersion, program: &Path, files: Folder) -> Self {
+    pub(super) fn new(version: RulesVersion, program: &Path, published: Published) -> Self {
         let workers = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, WORKERS_MAX);
         Self {
             version,
             program: program.to_owned(),
-            files,
-            workers: (0..workers).map(|_| Mutex::new(None)).collect(),
+            authorizes: published.authorizes(),
+            files: published.into_folder(),
+            workers: (0..workers).map(|_| Place::default()).collect(),
+            apart: Mutex::new(None),
         }
     }
 
-    /// The worker that a session is in, for one after the other.
-    pub(super) fn lease(&self, session: u64) -> Result<Lease<'_>, AppError> {
-        let place = session as usize % self.workers.len().max(1);
-        let Some(worker) = self.workers.get(place) else {
+    /// Whether the version says who may open a partition.
+    pub(super) fn authorizes(&self) -> bool {
+        self.authorizes
+    }
+
+    /// A seat where there are the fewest. It may be taken by two at once, which does no harm.
+    pub(super) fn seat(self: &Arc<Self>) -> Seat {
+        let seats = self.workers.iter().map(|place| place.seats.load(Ordering::Relaxed));
+        let place = seats.enumerate().min_by_key(|(_, seats)| *seats).map_or(0, |(place, _)| place);
+        if let Some(taken) = self.workers.get(place) {
+            taken.seats.fetch_add(1, Ordering::Relaxed);
+        }
+        Seat { pool: Arc::clone(self), place }
+    }
+
+    /// A worker, for one after the other.
+    pub(super) fn lease(&self, place: usize, session: u64) -> Result<Lease<'_>, AppError> {
+        let Some(place) = self.workers.get(place % self.workers.len().max(1)) else {
             return Err(AppError::Unavailable("there are no workers".to_owned()));
         };
+        self.lease_of(&place.running, session)
+    }
+
+    fn lease_of<'a>(&self, worker: &'a Mutex<Option<Running>>, session: u64) -> Result<Lease<'a>, AppError> {
         let mut running = lock(worker);
         if running.is_none() {
             *running = Some(self.start()?);

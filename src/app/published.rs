@@ -14,13 +14,16 @@ pub struct Published {
     /// The name of the module's own file.
     entry: String,
     files: BTreeMap<String, String>,
+    /// Whether it says who may open a partition: who does not fold by it need not load it then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    authorizes: bool,
 }
 
 impl Published {
     /// What a module that was loaded is published as, and the version that this is.
-    pub fn of(number: u64, folder: &Folder) -> serde_json::Result<(RulesVersion, Vec<u8>)> {
+    pub fn of(number: u64, folder: &Folder, authorizes: bool) -> serde_json::Result<(RulesVersion, Vec<u8>)> {
         let files = folder.files().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
-        let body = serde_json::to_vec(&Self { entry: folder.entry().to_owned(), files })?;
+        let body = serde_json::to_vec(&Self { entry: folder.entry().to_owned(), files, authorizes })?;
         Ok((RulesVersion { number, hash: hash_of(&body) }, body))
     }
 
@@ -35,6 +38,11 @@ impl Published {
     /// The files, by name.
     pub fn files(&self) -> impl Iterator<Item = (&str, &str)> {
         self.files.iter().map(|(name, text)| (name.as_str(), text.as_str()))
+    }
+
+    /// Whether it says who may open a partition.
+    pub(super) fn authorizes(&self) -> bool {
+        self.authorizes
     }
 
     /// The files, as a module is loaded from them.
@@ -55,7 +63,8 @@ mod tests {
     #[test]
     fn what_was_published_is_what_is_read() {
         let files = BTreeMap::from([("rules.js".to_owned(), "1".to_owned())]);
-        let (version, mut body) = Published::of(3, &Folder::of_files("rules.js".to_owned(), files)).unwrap();
+        let (version, mut body) =
+            Published::of(3, &Folder::of_files("rules.js".to_owned(), files), false).unwrap();
         let read = Published::read(version, &body).unwrap();
         assert_eq!(read.files().collect::<Vec<_>>(), [("rules.js", "1")]);
         body.push(b' ');

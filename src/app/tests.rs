@@ -410,6 +410,47 @@ fn the_budget_of_steps_is_the_same_wherever_the_count_stands() {
 }
 
 #[test]
+fn rules_see_what_the_token_says_and_of_the_log_that_it_is_not_there() {
+    let mut engine = opened(
+        "export const version = 1;\n\
+         export const authorize = ({ client, partition }) => client.claims.boards?.includes(partition);\n\
+         export const events = { e: {\n\
+           allow: ({ client }) => client.roles.includes('member'),\n\
+           check: ({ payload, client, reject }) => {\n\
+             try { if (payload.n > client.claims.max) reject('TOO_MUCH', 'payload.n'); } catch { reject('NO_CLAIM'); }\n\
+           },\n\
+           reduce: ({ state, payload }) => { state.n = payload.n; },\n\
+         } };",
+    );
+    let decide = |engine: &mut Engine, n: u64, roles: Value, claims: Value, partition: &str| {
+        let mut draft: Value = serde_json::from_str(&event("e", &json!({ "n": n }))).unwrap();
+        draft["client"] = json!({ "clientId": "c1", "userId": null, "roles": roles, "claims": claims });
+        draft["entered"] = partition.into();
+        codes(&engine.decide(&draft.to_string()).unwrap())
+    };
+    let claims = json!({ "boards": ["b"], "max": 5 });
+    assert_eq!(decide(&mut engine, 5, json!(["member"]), claims.clone(), "b"), Vec::<String>::new());
+    assert_eq!(decide(&mut engine, 6, json!(["member"]), claims.clone(), "b"), ["TOO_MUCH payload.n"]);
+    assert_eq!(decide(&mut engine, 5, json!(["guest"]), claims.clone(), "b"), ["FORBIDDEN type"]);
+    assert_eq!(decide(&mut engine, 5, json!(["member"]), claims, "c"), ["FORBIDDEN partition"]);
+    assert_eq!(decide(&mut engine, 5, json!(["member"]), json!({}), "b"), ["FORBIDDEN partition"]);
+    // Rules may catch what they are told; that they have asked is known.
+    let verdict = review(&mut engine, json!({ "n": 7 }));
+    assert!(verdict.is_undecided && verdict.is_folded && verdict.errors.is_empty(), "{verdict:?}");
+    assert_eq!(state(&mut engine), r#"{"n":7}"#);
+    let enters = |partition: &str, claims: Value| {
+        json!({ "client": { "clientId": "c1", "userId": null, "claims": claims }, "partition": partition })
+            .to_string()
+    };
+    assert!(engine.authorize(&enters("b", json!({ "boards": ["b"] }))).unwrap());
+    assert!(!engine.authorize(&enters("c", json!({ "boards": ["b"] }))).unwrap());
+    assert!(!engine.authorize(&enters("c", json!({}))).unwrap());
+    assert_eq!(engine.authorize(&enters("c", json!({ "boards": 1 }))).unwrap_err().kind, FaultKind::Threw);
+    // A rule that was stopped leaves nothing behind.
+    assert!(engine.authorize(&enters("b", json!({ "boards": ["b"] }))).unwrap());
+}
+
+#[test]
 fn payloads_of_older_versions_are_lifted() {
     let mut engine = opened(
         "export const version = 1; export const events = { e: { schemaVersion: 3,\n\
@@ -485,7 +526,7 @@ proptest! {
         use crate::rules::{Decision, Rules, RulesConfig};
         use crate::state::PartitionState;
         let rules = Rules::new(RulesConfig::default()).unwrap();
-        let submitter = Submitter { client_id: ClientId::new("c1").unwrap(), user_id: None, permissions: vec!["*".to_owned()], roles: Vec::new() };
+        let submitter = Submitter { client_id: ClientId::new("c1").unwrap(), user_id: None, permissions: vec!["*".to_owned()], roles: Vec::new(), claims: None };
         let mut theirs = PartitionState::new();
         let mut ours = opened(ACTIONS);
         let initial = json!({ "t": start, "a": { "b": {} } });

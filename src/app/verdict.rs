@@ -30,6 +30,10 @@ pub struct Verdict {
     /// Whether what stands against it is who submits it.
     #[serde(default)]
     pub is_forbidden: bool,
+    /// Of an event of the log: whether what stands against it depends on what the token said, which the log does not
+    /// keep.
+    #[serde(default)]
+    pub is_undecided: bool,
     /// Whether it is in the state.
     pub is_folded: bool,
 }
@@ -79,6 +83,13 @@ pub enum FaultKind {
     Time,
     /// The process in which it ran ended.
     Crashed,
+}
+
+impl FaultKind {
+    /// Whether the rules took all that they may take before they failed, so that others were held up.
+    pub(super) fn is_costly(self) -> bool {
+        !matches!(self, Self::Threw | Self::Stack)
+    }
 }
 
 impl Fault {

@@ -27,8 +27,12 @@ pub fn run() -> ExitCode {
     if confine().is_err() {
         return ExitCode::FAILURE;
     }
-    let mut worker =
-        Worker { pipe: Rc::new(RefCell::new(Pipe::default())), module: None, engines: HashMap::new() };
+    let mut worker = Worker {
+        pipe: Rc::new(RefCell::new(Pipe::default())),
+        module: None,
+        gate: None,
+        engines: HashMap::new(),
+    };
     match worker.serve() {
         Ok(()) => ExitCode::SUCCESS,
         // Nobody reads what it says; its end is seen.
@@ -109,6 +113,8 @@ struct Worker {
     pipe: Rc<RefCell<Pipe>>,
     /// The name of the module's own file.
     module: Option<String>,
+    /// What says who may open a partition, if the module says so: it has no state.
+    gate: Option<Engine>,
     /// By session.
     engines: HashMap<u64, Engine>,
 }
@@ -153,6 +159,14 @@ impl Worker {
                     let folded = folded.collect::<io::Result<Result<Vec<()>, Fault>>>()?;
                     done(folded.map(drop))?
                 }
+                Kind::Authorize => {
+                    let gate =
+                        self.gate.as_mut().ok_or_else(|| unexpected("the module lets everybody in"))?;
+                    match gate.authorize(text_of(frame.session()?.1.first())?) {
+                        Ok(may) => Frame::new(Kind::Authorized, [serde_json::to_vec(&may)?]),
+                        Err(fault) => told(&fault)?,
+                    }
+                }
                 Kind::Close => {
                     self.engines.remove(&frame.session()?.0);
                     continue;
@@ -179,6 +193,7 @@ impl Worker {
                 };
                 let text = serde_json::to_vec(&loaded)?;
                 self.module = Some(entry.to_owned());
+                self.gate = engine.authorizes().then_some(engine);
                 Ok(Frame::new(Kind::Loaded, [text]))
             }
             Err(problems) => Ok(Frame::new(Kind::NotLoaded, problems)),

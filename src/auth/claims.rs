@@ -19,6 +19,8 @@ pub struct ClaimNames {
     pub roles: Vec<String>,
     /// Partitions; of several, the first that is there.
     pub partition: Vec<String>,
+    /// What an application's rules are shown besides, each under the name that it has here.
+    pub rules: Vec<String>,
 }
 
 impl Default for ClaimNames {
@@ -30,6 +32,7 @@ impl Default for ClaimNames {
             permissions: one(PERMISSIONS),
             roles: one(ROLES),
             partition: one("partition"),
+            rules: Vec::new(),
         }
     }
 }
@@ -104,6 +107,22 @@ impl Claims {
         Ok(all)
     }
 
+    /// Those of these that are there, as a JSON object of them.
+    pub(super) fn shown(&self, names: &[String]) -> Result<Option<String>, Refusal> {
+        let mut shown = Map::new();
+        for name in names {
+            if let Some(value) = self.find(name) {
+                shown.insert(name.as_str().into(), value.clone());
+            }
+        }
+        if shown.is_empty() { Ok(None) } else { shown_text(&Json::Object(shown)).map(Some) }
+    }
+
+    /// All of them, as they are.
+    pub(super) fn all_shown(&self) -> Result<String, Refusal> {
+        shown_text(&self.0)
+    }
+
     /// A time in Unix seconds, without its fraction; one before 1970 is 1970.
     pub(super) fn seconds(&self, name: &str) -> Result<Option<u64>, Refusal> {
         match self.find(name) {
@@ -133,6 +152,18 @@ impl Claims {
             }
         }
         Ok(())
+    }
+}
+
+/// The most bytes of claims that an application's rules are shown: every draft brings them along.
+const SHOWN_BYTES_MAX: usize = 4 * 1024;
+
+/// Claims as they are handed on to an application's rules.
+fn shown_text(claims: &Json) -> Result<String, Refusal> {
+    let text = String::from_utf8(claims.canonical()).map_err(|_| Refusal::Malformed)?;
+    match text.len() <= SHOWN_BYTES_MAX {
+        true => Ok(text),
+        false => Err(Refusal::ClaimsTooLarge { bytes_max: SHOWN_BYTES_MAX }),
     }
 }
 
@@ -241,6 +272,18 @@ mod tests {
         for name in ["d", "e"] {
             assert_eq!(require(name, &[]), Err(Refusal::MissingClaim(name.to_owned())));
         }
+    }
+
+    #[test]
+    fn rules_are_shown_the_claims_that_are_named_and_no_others() {
+        let claims = claims(json!({ "boards": ["b"], "app": { "plan": "p" }, "secret": 1, "none": null }));
+        let shown = |names: &[&str]| claims.shown(&self::names(names));
+        assert_eq!(shown(&["none", "no"]), Ok(None));
+        let text = r#"{"app.plan":"p","boards":["b"]}"#.to_owned();
+        assert_eq!(shown(&["boards", "app.plan", "none"]), Ok(Some(text)));
+        let large = self::claims(json!({ "a": "x".repeat(SHOWN_BYTES_MAX) }));
+        let refused = large.shown(&self::names(&["a"])).unwrap_err();
+        assert!(refused.to_string().contains("auth.rules_claims"), "{refused}");
     }
 
     #[test]

@@ -12,12 +12,15 @@ use std::time::Duration;
 
 use lru::LruCache;
 use reqwest::StatusCode;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
+use super::claims::Claims;
 use super::identity::Identity;
 use super::keys::remote::Remote;
 use super::metrics;
@@ -116,6 +119,9 @@ pub(super) struct Answer {
     pub permissions: Option<Vec<String>>,
     #[serde(default)]
     pub roles: Option<Vec<String>>,
+    /// For the application's rules, in the place of the token's: an object, as text.
+    #[serde(default, deserialize_with = "claims")]
+    pub claims: Option<String>,
     #[serde(default)]
     pub partitions: Option<Partitions>,
     /// In Unix seconds; a fraction does not count.
@@ -241,6 +247,7 @@ impl Answer {
             user_id: None,
             permissions: None,
             roles: None,
+            claims: None,
             partitions: None,
             expires_at: None,
             token_id: None,
@@ -255,6 +262,13 @@ impl Partitions {
             Self::Several(several) => several,
         }
     }
+}
+
+/// An object of claims, read with the care that a token's are.
+fn claims<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let Some(text) = Option::<Box<RawValue>>::deserialize(deserializer)? else { return Ok(None) };
+    let claims = Claims::parse(text.get().as_bytes()).map_err(|_| D::Error::custom("claims is no object"))?;
+    claims.all_shown().map(Some).map_err(D::Error::custom)
 }
 
 /// The beginning of a text, of whole characters.

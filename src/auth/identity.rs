@@ -14,6 +14,8 @@ pub struct Identity {
     pub permissions: Vec<String>,
     /// What the token says he is, for an application's rules; what roles permit is in `permissions`.
     pub roles: Vec<String>,
+    /// Those of its claims that an application's rules are shown: a JSON object, as text; `None` where there are none.
+    pub claims: Option<String>,
     /// Where: partitions by name, or by how they begin with a `*` behind it; `None` for anywhere.
     pub partitions: Option<Vec<String>>,
     /// When the token expires, in Unix seconds; `None` for never.
@@ -34,6 +36,7 @@ impl Identity {
             user_id: None,
             permissions: vec!["*".to_owned(), "admin".to_owned()],
             roles: Vec::new(),
+            claims: None,
             partitions: None,
             expires_at: None,
             ends_at: None,
@@ -59,7 +62,8 @@ impl Identity {
 
     /// How many bytes [`Identity::submitter`] takes in JSON, at most.
     pub fn submitter_json_bytes(&self) -> usize {
-        Submitter::json_bytes_of(&self.client_id, self.user_id.as_deref(), &self.permissions, &self.roles)
+        let Self { client_id, user_id, permissions, roles, claims, .. } = self;
+        Submitter::json_bytes_of(client_id, user_id.as_deref(), permissions, roles, claims.as_deref())
     }
 
     /// How a submission names it.
@@ -69,6 +73,7 @@ impl Identity {
             user_id: self.user_id.clone(),
             permissions: self.permissions.clone(),
             roles: self.roles.clone(),
+            claims: self.claims.clone(),
         }
     }
 }

@@ -136,6 +136,7 @@ impl JwtVerifier {
             user_id,
             permissions: self.permissions(permissions, &roles),
             roles,
+            claims: claims.shown(&rules.names.rules)?,
             partitions: claims.one_or_several(&rules.names.partition)?,
             expires_at,
             ends_at: expires_at.map(|exp| exp.saturating_add(rules.leeway_s)),

@@ -67,6 +67,14 @@ pub enum Refusal {
         /// What it must be.
         must_be: &'static str,
     },
+    /// What an application's rules are to be shown is too much to bring along with every draft.
+    #[error(
+        "the token's claims for the application's rules (auth.rules_claims) have more than {bytes_max} bytes"
+    )]
+    ClaimsTooLarge {
+        /// How many they may have.
+        bytes_max: usize,
+    },
     /// A claim holds another value than is asked for.
     #[error("the token's `{0}` is not what is asked for here")]
     OtherClaim(String),
@@ -105,6 +113,7 @@ impl Refusal {
             Self::Audience => "audience",
             Self::MissingClaim(_) => "missing_claim",
             Self::MistypedClaim { .. } => "mistyped_claim",
+            Self::ClaimsTooLarge { .. } => "claims_too_large",
             Self::OtherClaim(_) => "other_claim",
             Self::OtherClient | Self::OtherForm(_) => "other_client",
             Self::NotAllowed(_) => "not_allowed",

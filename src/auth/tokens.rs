@@ -159,6 +159,7 @@ impl Tokens {
             user_id: answer.user_id.or(base.user_id),
             permissions: permissions.unwrap_or(base.permissions),
             roles: answer.roles.unwrap_or(base.roles),
+            claims: answer.claims.or(base.claims),
             partitions: answer.partitions.map(Partitions::into_list).or(base.partitions),
             expires_at,
             ends_at: expires_at.map(|at| at.saturating_add(rules.leeway_s)),

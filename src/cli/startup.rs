@@ -35,9 +35,9 @@ pub(crate) async fn start_frontend(
     let mut settings = config.frontend.clone();
     settings.open_empty_partitions |= config.rules.initial_state_file.is_some();
     // A frontend needs none of the application's schemas, and its rules only to fold.
-    let fold = folds(&log)?;
+    let folds = Arc::new(Folds::new(log.clone())?);
     let auth = if settings.allow_anyone { Authenticator::Anyone } else { config.auth.authenticator()? };
-    Frontend::start(settings, &config.control, log, fold, auth, site, shutdown).await.map_err(|error| {
+    Frontend::start(settings, &config.control, log, folds, auth, site, shutdown).await.map_err(|error| {
         match error {
             FrontendError::Listen { .. } => anyhow!("{error}; choose another address with --listen"),
             error => anyhow::Error::new(error).context("starting the frontend"),

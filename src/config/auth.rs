@@ -77,6 +77,10 @@ pub struct AuthSettings {
     /// The claim that names partitions; of several, the first that a token has. A token without it is for all.
     #[serde(deserialize_with = "one_or_several")]
     pub partition_claim: Vec<String>,
+    /// The claims that the application's rules are shown, as client.claims, each under the name that it has here; at most
+    /// 4,096 bytes together. No others leave the frontend.
+    #[serde(deserialize_with = "one_or_several")]
+    pub rules_claims: Vec<String>,
     /// Claims that a token must have besides, each with the values that it may have: a table of lists, such as
     /// { token_use = ["access"], client_id = ["3n4b"] }. With an empty list any value will do.
     pub required_claims: BTreeMap<String, Vec<String>>,
@@ -131,6 +135,7 @@ impl Default for AuthSettings {
             permissions_claim: names.permissions,
             roles_claim: names.roles,
             partition_claim: names.partition,
+            rules_claims: names.rules,
             required_claims: BTreeMap::new(),
             hook_url: None,
             hook_secret_file: None,
@@ -182,6 +187,7 @@ impl AuthSettings {
                 permissions: self.permissions_claim.clone(),
                 roles: self.roles_claim.clone(),
                 partition: self.partition_claim.clone(),
+                rules: self.rules_claims.clone(),
             },
             required: self.required_claims.clone(),
             client_ids: self.client_ids().map_err(wrong)?,
@@ -324,6 +330,7 @@ impl AuthSettings {
             ("permissions_claim", &self.permissions_claim),
             ("roles_claim", &self.roles_claim),
             ("partition_claim", &self.partition_claim),
+            ("rules_claims", &self.rules_claims),
         ];
         for (key, names) in names {
             if names.len() > CLAIM_NAMES_MAX {

@@ -103,6 +103,10 @@ pub struct Submitter {
     /// What the token says he is, for an application's rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
+    /// Of the token's claims those that an application's rules are shown: a JSON object, as text. `None` where there
+    /// are none. They go no further than to the validator: no record has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claims: Option<String>,
 }
 
 impl Submitter {
@@ -112,11 +116,16 @@ impl Submitter {
         user: Option<&str>,
         permissions: &[String],
         roles: &[String],
+        claims: Option<&str>,
     ) -> usize {
         /// The names of the fields.
-        const FIELDS: usize = 80;
+        const FIELDS: usize = 92;
         let permissions: usize = permissions.iter().chain(roles).map(|text| json_text_bytes(text) + 1).sum();
-        FIELDS + json_text_bytes(client.as_str()) + user.map_or(0, json_text_bytes) + permissions
+        FIELDS
+            + json_text_bytes(client.as_str())
+            + user.map_or(0, json_text_bytes)
+            + permissions
+            + claims.map_or(0, json_text_bytes)
     }
 }
 

@@ -229,6 +229,7 @@ proptest! {
         has_user in any::<bool>(),
         payload in vec(any::<i64>(), 0..20),
         permissions in vec("[\\x00-\\x7f]{0,12}", 0..5),
+        has_claims in any::<bool>(),
     ) {
         let user = has_user.then(|| texts[3].clone());
         let v1 = V1Fields {
@@ -248,9 +249,10 @@ proptest! {
         prop_assert!(written <= counted && counted <= written + 220, "{written} bytes, counted {counted}");
         let client_id = ClientId::new(texts[5].clone()).unwrap();
         let roles = permissions.clone();
-        let counted = Submitter::json_bytes_of(&client_id, user.as_deref(), &permissions, &roles);
-        let submitter = Submitter { client_id, user_id: user, permissions, roles };
+        let claims = has_claims.then(|| serde_json::json!({ "a": texts[4] }).to_string());
+        let counted = Submitter::json_bytes_of(&client_id, user.as_deref(), &permissions, &roles, claims.as_deref());
+        let submitter = Submitter { client_id, user_id: user, permissions, roles, claims };
         let written = serde_json::to_string(&submitter).unwrap().len();
-        prop_assert!(written <= counted && counted <= written + 80, "{written} bytes, counted {counted}");
+        prop_assert!(written <= counted && counted <= written + 92, "{written} bytes, counted {counted}");
     }
 }

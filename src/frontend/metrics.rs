@@ -97,6 +97,8 @@ pub const HTTP_REQUESTS: &str = "insieme_http_requests_total";
 pub const HTTP_STREAMS: &str = "insieme_http_streams";
 /// Streams of plain HTTP that ended, by reason.
 pub const HTTP_STREAMS_ENDED: &str = "insieme_http_streams_ended_total";
+/// Times that the application's rules did not let a client into a partition, by reason.
+pub const NO_ENTRY: &str = "insieme_rules_entries_refused_total";
 
 /// Tells the recorder what the metrics are. Called once, when a frontend starts.
 pub fn describe() {
@@ -121,6 +123,11 @@ pub fn describe() {
         "From a handshake behind the head until the connection reaches the head"
     );
     describe_histogram!(PAGE_SECONDS, Unit::Seconds, "Reading a page of the log");
+    describe_counter!(
+        NO_ENTRY,
+        Unit::Count,
+        "Times that the application's rules did not let a client into a partition, by reason: refused, failed, unavailable"
+    );
     describe_counter!(UPGRADES_REFUSED, Unit::Count, "Connections that got no WebSocket, by reason");
     describe_counter!(
         GAVE_WAY,

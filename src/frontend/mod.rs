@@ -51,10 +51,10 @@ use self::log_tail::LogTail;
 use self::net::{Origins, Proxies, Tls};
 use self::replies::ReplyRouter;
 use self::shared::FrontendShared;
+use crate::app::{Entry, Folds, Follower};
 use crate::auth::Authenticator;
 use crate::control::{ControlSettings, EndConnections, RevocationSync};
 use crate::log::{Log, LogError};
-use crate::state::Fold;
 use crate::util::time;
 
 /// How often clients whose allowance is whole again are forgotten.
@@ -114,7 +114,7 @@ impl Frontend {
         mut settings: FrontendSettings,
         control: &ControlSettings,
         log: Log,
-        fold: Arc<dyn Fold>,
+        folds: Arc<Folds>,
         auth: Authenticator,
         site: Option<Site>,
         shutdown: CancellationToken,
@@ -148,7 +148,7 @@ impl Frontend {
         let registry = Arc::<ConnectionRegistry>::default();
         let feeds = Feeds::new(Shared {
             log: log.clone(),
-            fold,
+            fold: folds.clone(),
             pages,
             memory: memory.clone(),
             settings: settings.clone(),
@@ -164,6 +164,8 @@ impl Frontend {
             Arc::new(RevocationSync::new(log.clone(), revocations, end))
         });
         let latest = Arc::new(LogTail::new(log.clone()));
+        let entry = Arc::new(Entry::new(folds.clone()));
+        let follower = Follower { log: log.clone(), folds, take: entry.takes() };
         let outflow = Arc::new(Outflow::new(settings.bytes_out_per_second_max));
         let shared = Arc::new(FrontendShared {
             settings,
@@ -178,6 +180,7 @@ impl Frontend {
             registry,
             keeper: keeper.clone(),
             auth,
+            entry,
             // Never the numbers of an earlier process of the same id: its late answers must find nobody.
             numbers: AtomicU64::new(time::now_ms() << 20),
             closing: closing.clone(),
@@ -190,6 +193,13 @@ impl Frontend {
         let (stop, sessions) = (CancellationToken::new(), TaskTracker::new());
         let edge = Listener::new(shared.clone(), sessions.clone(), gate, site);
         let mut tasks = JoinSet::new();
+        let (rules_known, following) = follower.follow(stop.clone());
+        tasks.spawn(async move {
+            following.await;
+            Ok(())
+        });
+        // Until it is known who may open a partition, connections wait as well.
+        closing.run_until_cancelled(rules_known).await;
         let until = drain.clone();
         tasks.spawn(async move {
             edge.run(listener, until).await;

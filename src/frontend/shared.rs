@@ -1,7 +1,9 @@
 //! What all connections of a frontend share.
 
-use crate::auth::Authenticator;
+use crate::app::{Entry, NoEntry};
+use crate::auth::{Authenticator, Identity};
 use crate::control::RevocationSync;
+use crate::event::PartitionKey;
 use crate::frontend::admission::connection_limits::Limits;
 use crate::frontend::admission::memory::Memory;
 use crate::frontend::admission::outflow::Outflow;
@@ -9,6 +11,7 @@ use crate::frontend::admission::reconnects::Reconnects;
 use crate::frontend::admission::registry::ConnectionRegistry;
 use crate::frontend::feed::Feeds;
 use crate::frontend::log_tail::LogTail;
+use crate::frontend::metrics;
 use crate::frontend::replies::ReplyRouter;
 use crate::frontend::settings::FrontendSettings;
 use crate::log::Log;
@@ -31,6 +34,8 @@ pub(crate) struct FrontendShared {
     /// Keeps what was revoked; `None` where no tokens are asked for.
     pub keeper: Option<Arc<RevocationSync>>,
     pub auth: Authenticator,
+    /// Whom the application's rules let in.
+    pub entry: Arc<Entry>,
     /// The last number that a connection has, or a partition of one that names its partitions.
     pub numbers: AtomicU64,
     /// Cancelled when the frontend is told to go away.
@@ -43,6 +48,18 @@ impl FrontendShared {
     /// A number that nobody had.
     pub(crate) fn number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Whether the application's rules let somebody into a partition.
+    pub(crate) async fn admit(&self, identity: &Identity, partition: &PartitionKey) -> Result<(), NoEntry> {
+        let admitted = self.entry.check(identity, partition).await;
+        match &admitted {
+            Ok(()) => {}
+            Err(NoEntry::Refused) => metrics::count_by(metrics::NO_ENTRY, "reason", "refused"),
+            Err(NoEntry::Failed) => metrics::count_by(metrics::NO_ENTRY, "reason", "failed"),
+            Err(NoEntry::Unavailable) => metrics::count_by(metrics::NO_ENTRY, "reason", "unavailable"),
+        }
+        admitted
     }
 
     /// Why nobody should be sent here just now; `None` if there is no reason.

@@ -195,6 +195,7 @@ impl Session {
                 user_id: None,
                 permissions: vec!["*".to_owned()],
                 roles: Vec::new(),
+                claims: None,
             },
             reply_to: ReplyTo {
                 frontend: frontend.clone(),

@@ -34,6 +34,11 @@ impl PartitionState {
         self.app.is_some()
     }
 
+    /// Whether its drafts are to be decided apart from those of others.
+    pub fn is_apart(&self) -> bool {
+        matches!(&self.app, Some(App::Live(live)) if live.is_apart())
+    }
+
     /// The bytes of events that are noted and not folded.
     pub fn noted_bytes(&self) -> usize {
         match &self.app {

@@ -95,6 +95,11 @@ pub trait AppState: std::fmt::Debug + Send + Sync {
     /// Takes an event that this version decided, to be folded when the state is next asked for.
     fn note(&self, event: &EventRecord<'_>);
 
+    /// Whether its drafts are to be decided apart from those of others, which one of them has held up.
+    fn is_apart(&self) -> bool {
+        false
+    }
+
     /// Decides a draft, as the event that it would be. If there are no errors, it is folded.
     fn decide(&self, event: &EventRecord<'_>, submitter: &Submitter) -> Result<AppVerdict, AppError>;
 

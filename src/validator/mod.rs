@@ -39,7 +39,7 @@ use self::log_backend::LogBackend;
 use self::slots::acknowledger::Acknowledger;
 use self::slots::manager::SlotManager;
 use self::slots::stale_filter::StalePublishFilter;
-use crate::app::Folds;
+use crate::app::{Folds, Follower};
 use crate::event::ClientId;
 use crate::event::Draft;
 use crate::event::Submitter;
@@ -112,7 +112,7 @@ impl Validator {
         let fold: Arc<dyn Fold> = folds.clone();
         let snapshots =
             Snapshotter::new(log.clone(), fold.clone(), settings.snapshot_queue_max, background.clone());
-        let follower = app_rules::Follower { log: log.clone(), folds, rules: rules.clone() };
+        let follower = Follower { log: log.clone(), folds, take: app_rules::taking(rules.clone()) };
         let ownership_ttl = log.ownership_ttl();
         let parts = Parts { id, settings, log, rules, fold, initial_state, ownership_ttl };
         let (known, following) = follower.follow(background.clone());
@@ -222,6 +222,7 @@ fn initial_draft(state: Box<RawValue>) -> (Submitter, Draft) {
         user_id: None,
         permissions: vec!["*".to_owned()],
         roles: Vec::new(),
+        claims: None,
     };
     let payload = format!("{{\"value\":{}}}", state.get());
     let draft = Draft {

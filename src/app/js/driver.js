@@ -24,6 +24,27 @@
     return result;
   };
 
+  /** What a rule that says yes or no has said. `client.claims.boards?.includes(…)` is undefined where there are none. */
+  const decided = (result, what) => {
+    synchronous(result, what);
+    if (result === undefined) return "false";
+    if (typeof result !== "boolean") throw new TypeError(`${what} must return true or false`);
+    return stringify(result);
+  };
+
+  /** The client with what its token says. */
+  const bearer = ({ clientId, userId, roles = [], permissions = [], claims = {} }) => ({ clientId, userId, roles, permissions, claims });
+
+  /** The client as the log knows it. What the token said is not there, and who asks for that is noted. */
+  const ofLog = (client, asked) => {
+    const get = (known, name) => {
+      if (name !== "roles" && name !== "permissions" && name !== "claims") return known[name];
+      asked();
+      throw new TypeError(`the log does not keep client.${name}`);
+    };
+    return new Proxy(client, { get });
+  };
+
   /** All that is wrong with the module, and what there is in it. */
   const describe = (namespace) => {
     const problems = [];
@@ -114,21 +135,26 @@
       if (lifted === undefined) throw new TypeError("upcast returned nothing that is JSON");
       return lifted;
     },
+    /** Whether this client may open the partition that it wants to open, or to commit in. */
+    authorize(text) {
+      const { client, partition, entered = partition } = parse(text);
+      const allowed = membrane.read((wrap) => rules.authorize({ client: wrap(bearer(client)), partition: entered }));
+      return decided(allowed, "authorize");
+    },
     /** Whether this client may submit the event at all. */
     allow(text) {
       const given = handed(text);
       const { allow } = events.get(given.type);
       if (allow === undefined) return "true";
-      let allowed;
-      membrane.read((wrap) => {
-        const { type, partition } = given;
-        allowed = synchronous(allow({ type, partition, payload: wrap(given.payload), client: wrap(given.client) }), "allow");
-      });
-      if (typeof allowed !== "boolean") throw new TypeError("allow must return true or false");
-      return stringify(allowed);
+      const { type, partition } = given;
+      const allowed = membrane.read((wrap) =>
+        allow({ type, partition, payload: wrap(given.payload), client: wrap(bearer(given.client)) }));
+      return decided(allowed, "allow");
     },
-    /** What the module's check has against an event. */
-    check(text) {
+    /**
+     * What the module's check has against an event. "asked" for one of the log if that depends on what the token said.
+     */
+    check(text, from) {
       const given = handed(text);
       const { check } = events.get(given.type);
       if (check === undefined) return "[]";
@@ -142,18 +168,23 @@
         }
         if (findings.length < FINDINGS_MAX) findings.push({ code, field, message: message || code });
       };
-      membrane.read((wrap) => {
-        const { type, partition } = given;
-        // The log does not keep what the token said, so that only `allow` sees it.
-        const { clientId, userId } = given.client;
-        const result = check({
-          type, partition, reject,
-          state: wrap(held.state), payload: wrap(given.payload), event: wrap(given.event), client: wrap({ clientId, userId }),
+      let isAsked = false;
+      try {
+        membrane.read((wrap) => {
+          const { type, partition } = given;
+          const known = wrap(bearer(given.client));
+          const result = check({
+            type, partition, reject, client: from === "log" ? ofLog(known, () => void (isAsked = true)) : known,
+            state: wrap(held.state), payload: wrap(given.payload), event: wrap(given.event),
+          });
+          synchronous(result, "check");
+          if (result !== undefined) throw new TypeError("check must return nothing: it calls reject for what it has against an event");
         });
-        synchronous(result, "check");
-        if (result !== undefined) throw new TypeError("check must return nothing: it calls reject for what it has against an event");
-      });
-      return stringify(findings);
+      } catch (error) {
+        if (!isAsked) throw error;
+        membrane.abandon(held);
+      }
+      return isAsked ? "asked" : stringify(findings);
     },
     /** Folds an event, and keeps what takes it back. */
     reduce(text) {

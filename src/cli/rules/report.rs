@@ -26,6 +26,8 @@ pub(super) struct Partition {
     pub failed: u64,
     /// How many are not in the state, but for those of unknown types.
     pub not_folded: u64,
+    /// How many were not checked, because their rules ask for what the token said.
+    pub undecided: u64,
     /// By code.
     pub codes: BTreeMap<String, u64>,
     /// The first of those that would be refused, and of those that the rules failed on.
@@ -56,7 +58,8 @@ pub(super) struct Told {
 impl Partition {
     pub(super) fn take(&mut self, id: EventId, event_type: &str, verdict: Verdict) {
         self.events += 1;
-        let Verdict { errors, fault, is_folded, .. } = verdict;
+        let Verdict { errors, fault, is_folded, is_undecided, .. } = verdict;
+        self.undecided += u64::from(is_undecided);
         for error in &errors {
             *self.codes.entry(error.code.clone()).or_default() += 1;
         }
@@ -87,6 +90,12 @@ impl Partition {
             "partition {partition:?}: {events} events, {refused} would be refused now ({unknown} of unknown types), the rules \
              failed on {failed}, {not_folded} are not in the state; {state_bytes} bytes, sha256 {state_sha256}"
         )];
+        if self.undecided > 0 {
+            lines.push(format!(
+                "  {} were not checked: their rules ask for roles, permissions or claims, which the log does not keep",
+                self.undecided
+            ));
+        }
         for Told { event_id, event_type, errors, fault } in &self.told {
             for FieldError { field, message, code } in errors {
                 lines.push(format!("  event {event_id} ({event_type}): {code} {field}: {message}"));

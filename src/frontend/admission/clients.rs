@@ -100,6 +100,7 @@ mod tests {
                 user_id: None,
                 permissions: Vec::new(),
                 roles: Vec::new(),
+                claims: None,
                 partitions: None,
                 expires_at: None,
                 ends_at: None,

@@ -278,6 +278,7 @@ mod tests {
             user_id: Some("u".repeat(100)),
             permissions: Vec::new(),
             roles: Vec::new(),
+            claims: None,
             partitions: None,
             expires_at: Some(7),
             ends_at: None,

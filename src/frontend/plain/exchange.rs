@@ -250,6 +250,10 @@ impl Exchange<'_> {
         if !identity.may_enter(partition.as_str()) {
             return Err(self.error(ErrorCode::Forbidden, "the token does not permit this partition"));
         }
+        if let Err(no) = self.shared.admit(&identity, partition).await {
+            let Refused(code, message) = no.into();
+            return Err(self.error(code, &message));
+        }
         Ok(identity)
     }
 

@@ -13,6 +13,7 @@ use super::sending::{Sending, form_of};
 use super::socket::{End, Socket};
 use super::state::CameWith;
 use super::{ahead, token};
+use crate::app::NoEntry;
 use crate::auth::{Asked, AuthError, Identity, Occasion};
 use crate::event::{AtomicGroups, EventId, PartitionKey, ReplyTo, Submission};
 use crate::frontend::admission::connection_limits::{Admission, Entrance};
@@ -50,6 +51,16 @@ impl Default for Opening {
 
 /// Why a `connect` was refused though the connection stays.
 pub(crate) struct Refused(pub ErrorCode, pub String);
+
+impl From<NoEntry> for Refused {
+    fn from(no: NoEntry) -> Self {
+        let code = match no {
+            NoEntry::Refused | NoEntry::Failed => ErrorCode::Forbidden,
+            NoEntry::Unavailable => ErrorCode::Unavailable,
+        };
+        Self(code, no.to_string())
+    }
+}
 
 /// Waits for `connect` and answers it.
 pub(crate) async fn handshake(
@@ -140,6 +151,13 @@ pub(crate) async fn handshake(
             let (code, why) = (ErrorCode::RateLimited, "this client id connects too often");
             socket.error(id.as_deref(), code, why, Some(wait)).await?;
             return Err(End::Told(CloseCode::Policy));
+        }
+        // A connection that names its partitions is told of each as it is opened.
+        if connect.partitions.is_none()
+            && let Err(no) = shared.admit(&identity, &connect.partition).await
+        {
+            refuse(socket, id.as_deref(), no.into()).await?;
+            continue;
         }
         let info = ClientInfo { about: connect.about.clone(), user_agent: came_with.user_agent.clone() };
         let dialect = socket.dialect().name();

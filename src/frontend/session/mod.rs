@@ -46,6 +46,7 @@ use super::admission::registry::Disconnects;
 use super::metrics;
 use super::net::Stream;
 use super::websocket::WebSocket;
+use crate::app::NoEntry;
 use crate::frontend::shared::FrontendShared;
 use crate::log::LogError;
 use crate::protocol::{CloseCode, ErrorCode, Frame, Request};
@@ -253,6 +254,14 @@ impl Session {
                 };
                 if !fresh.may_enter(lane.feed.partition().as_str()) {
                     return Err(line.not_permitted(id.as_deref()).await);
+                }
+                match line.shared.admit(&fresh, lane.feed.partition()).await {
+                    Ok(()) => {}
+                    // He goes on under the token that he has, and asks again.
+                    Err(no @ NoEntry::Unavailable) => {
+                        return line.error(id.as_deref(), ErrorCode::Unavailable, &no.to_string()).await;
+                    }
+                    Err(_) => return Err(line.not_permitted(id.as_deref()).await),
                 }
                 line.continue_as(id.as_deref(), fresh).await
             }

@@ -20,6 +20,7 @@ pub(crate) fn submitter(client: &str, permissions: &[&str]) -> Submitter {
         user_id: None,
         permissions: permissions.iter().map(|&permission| permission.to_owned()).collect(),
         roles: Vec::new(),
+        claims: None,
     }
 }
 

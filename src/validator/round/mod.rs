@@ -194,12 +194,14 @@ impl<P: LogBackend> Partition<P> {
         // An application's rules are in a process that is waited for.
         let by_app =
             self.shared.rules.app().is_some() || slot.as_ref().is_some_and(|cached| cached.state.is_app());
+        let apart = slot.as_ref().is_some_and(|cached| cached.state.is_apart());
         let heavy = by_app || is_heavy(works);
         let Some(mut cached) = slot.take_if(|_| heavy) else {
             let Some(cached) = slot else { return Ok(Ok(Vec::new())) };
             return Ok(decide_round(&self.shared, &self.key, &mut cached.state, works, now_ms));
         };
-        let places = if by_app { &self.shared.by_app } else { &self.shared.heavy };
+        // Those who wait for the process of the hostile ones must not take the places of all others.
+        let places = if by_app && !apart { &self.shared.by_app } else { &self.shared.heavy };
         let _place = places.acquire().await;
         let (shared, key, mut taken) = (self.shared.clone(), self.key.clone(), std::mem::take(works));
         let deciding = tokio::task::spawn_blocking(move || {

@@ -20,16 +20,18 @@ declare namespace Insieme {
     readonly meta: { [key: string]: Json } | null;
   }
 
+  /** Who submits, with what the token says. The log does not keep that, so `reduce` does not see it. */
   interface Client {
     readonly clientId: string;
     readonly userId: string | null;
-  }
-
-  /** Who submits, with what the token says. The log does not keep that, so only `allow` sees it. */
-  interface Bearer extends Client {
     readonly roles: readonly string[];
     readonly permissions: readonly string[];
+    /** The claims that `auth.rules_claims` names. */
+    readonly claims: { readonly [name: string]: any };
   }
+
+  /** Whether a client may open a partition; in v1 that is the project. */
+  type Authorize = (given: { client: Client; partition: string }) => boolean | undefined;
 
   /** Tells what is wrong with a draft. `code` is of capitals, digits and `_`. It may be called several times. */
   type Reject = (code: string, field?: string, message?: string) => void;
@@ -42,7 +44,7 @@ declare namespace Insieme {
     /** A JSON Schema (draft 2020-12) of the payload. */
     schema?: object | boolean;
     /** Whether this client may submit it at all. */
-    allow?: (given: { client: Bearer; payload: Payload; partition: string }) => boolean;
+    allow?: (given: { client: Client; payload: Payload; partition: string; type: string }) => boolean | undefined;
     /** Calls `reject` for what stands against it in this state. It changes nothing and returns nothing. */
     check?: (given: {
       readonly state: State;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::subscription::{Ends, Subscription, Work};
 use super::{SUBSCRIPTION_BYTES, Session, unsubscribe};
+use crate::app::NoEntry;
 use crate::event::{EventId, FieldError, PartitionKey, Reason};
 use crate::faults;
 use crate::frontend::metrics;
@@ -81,6 +82,7 @@ impl Session {
             if !has_room {
                 return Err(Refused(ErrorCode::Unavailable, NO_ROOM.to_owned()));
             }
+            shared.admit(&identity, feed.partition()).await?;
             join(&shared, number, from, &identity, &feed, Some(&seats)).await
         };
         let work = Work::Joining(id, Box::pin(joining));
@@ -168,10 +170,24 @@ impl Session {
     /// Goes on under a fresh token. What it does not permit any more is unsubscribed.
     async fn refresh(&mut self, id: Option<&str>, token: &str) -> Result<(), End> {
         let Some(fresh) = self.line.fresh_identity(id, None, token).await? else { return Ok(()) };
+        let shared = Arc::clone(&self.line.shared);
+        let partitions: Vec<PartitionKey> =
+            self.subscriptions.iter().map(|one| one.partition().clone()).collect();
+        let mut kept = Vec::with_capacity(partitions.len());
+        for partition in &partitions {
+            let may_enter = fresh.may_enter(partition.as_str());
+            match shared.admit(&fresh, partition).await {
+                // Who cannot be answered now goes on under the token that he has, and asks again.
+                Err(no @ NoEntry::Unavailable) if may_enter => {
+                    return self.line.error(id, ErrorCode::Unavailable, &no.to_string()).await;
+                }
+                admitted => kept.push(may_enter && admitted.is_ok()),
+            }
+        }
         self.line.continue_as(id, fresh).await?;
         let Self { line, subscriptions, .. } = self;
-        for one in subscriptions {
-            if line.identity.may_enter(one.partition().as_str()) {
+        for (one, is_kept) in subscriptions.iter_mut().zip(kept) {
+            if is_kept {
                 continue;
             }
             let is_told = one.ends.is_some();

@@ -64,6 +64,7 @@ mod stories {
     mod revocation;
     mod rule_codes;
     mod rules_command;
+    mod rules_examples;
     mod rules_in_force;
     mod rules_permissions;
     mod schemas;

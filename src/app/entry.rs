@@ -1,13 +1,13 @@
 //! Whom the application's rules in force let into which partition.
 //!
-//! Frontends ask when somebody connects, subscribes or brings a fresh token; validators ask the same of every draft, so
-//! that who is connected still commits nothing that the rules in force would not have let in.
+//! Frontends ask when somebody connects, subscribes or brings a fresh token, and of everybody when other rules come in
+//! force; validators ask the same of every draft.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 
 use super::fold::{Asked, Folds};
@@ -27,6 +27,8 @@ const TOLD_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Entry {
     folds: Arc<Folds>,
     rules: ArcSwapOption<InForce>,
+    /// The activation that put the last ones in force that are to be asked; 0 before the first.
+    taken: watch::Sender<u64>,
     places: Semaphore,
     told: Mutex<Option<Instant>>,
 }
@@ -56,7 +58,17 @@ impl Entry {
     /// Nobody is asked until rules are [taken](Self::takes).
     pub fn new(folds: Arc<Folds>) -> Self {
         let (rules, told) = (ArcSwapOption::empty(), Mutex::new(None));
-        Self { folds, rules, places: Semaphore::new(ASKED_AT_ONCE), told }
+        Self { folds, rules, taken: watch::Sender::new(0), places: Semaphore::new(ASKED_AT_ONCE), told }
+    }
+
+    /// By which activation the last rules came in force that are to be asked; 0 for none.
+    pub fn activation(&self) -> u64 {
+        *self.taken.borrow()
+    }
+
+    /// Hears whenever others are to be asked.
+    pub fn activations(&self) -> watch::Receiver<u64> {
+        self.taken.subscribe()
     }
 
     /// What puts rules in force here.
@@ -66,6 +78,7 @@ impl Entry {
             let authorize = folds.authorize(rules.version)?;
             entry.rules.store(Some(Arc::new(InForce { rules, authorize })));
             if authorize {
+                entry.taken.send_replace(rules.activation);
                 info!(%rules, "the application's rules say who may open a partition");
             }
             Ok(())

@@ -165,6 +165,7 @@ impl Frontend {
         });
         let latest = Arc::new(LogTail::new(log.clone()));
         let entry = Arc::new(Entry::new(folds.clone()));
+        let entry_changes = entry.activations();
         let follower = Follower { log: log.clone(), folds, take: entry.takes() };
         let outflow = Arc::new(Outflow::new(settings.bytes_out_per_second_max));
         let shared = Arc::new(FrontendShared {
@@ -196,6 +197,11 @@ impl Frontend {
         let (rules_known, following) = follower.follow(stop.clone());
         tasks.spawn(async move {
             following.await;
+            Ok(())
+        });
+        let (asking, until) = (admission::rules::ask_again(shared.clone(), entry_changes), stop.clone());
+        tasks.spawn(async move {
+            until.run_until_cancelled(asking).await;
             Ok(())
         });
         // Until it is known who may open a partition, connections wait as well.

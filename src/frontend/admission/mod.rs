@@ -6,4 +6,5 @@ pub(crate) mod memory;
 pub(crate) mod outflow;
 pub(crate) mod reconnects;
 pub(crate) mod registry;
+pub(crate) mod rules;
 mod submission_limit;

@@ -52,6 +52,8 @@ pub(crate) enum DisconnectReason {
     Revoked,
     /// Events that it was shown are gone from the log.
     LogWentBack,
+    /// Other rules of the application's came in force, which may not let it in.
+    OtherRules,
 }
 
 impl DisconnectReason {
@@ -62,6 +64,7 @@ impl DisconnectReason {
             Self::Reconnect => "reconnect",
             Self::Revoked => "revoked",
             Self::LogWentBack => "log_went_back",
+            Self::OtherRules => "other_rules",
         }
     }
 }
@@ -126,6 +129,24 @@ impl ConnectionRegistry {
             }
         }
         count
+    }
+
+    /// All of them: whose each is, and the partitions that it is for.
+    pub(crate) fn all(&self) -> Vec<(u64, Arc<Identity>, Vec<PartitionKey>)> {
+        let connections = lock(&self.connections);
+        let all = connections.iter();
+        all.map(|(connection, known)| (*connection, known.identity.clone(), known.partitions.clone()))
+            .collect()
+    }
+
+    /// Ends a connection, unless it goes on under another identity by now.
+    pub(crate) fn end(&self, connection: u64, of: &Arc<Identity>, why: DisconnectReason) {
+        let mut connections = lock(&self.connections);
+        let known = connections.get_mut(&connection).filter(|known| Arc::ptr_eq(&known.identity, of));
+        let disconnect = known.and_then(|known| known.disconnect.take());
+        if disconnect.is_some_and(|disconnect| disconnect.send(why).is_ok()) {
+            metrics::count_by(metrics::DISMISSED, "reason", why.as_str());
+        }
     }
 
     /// Finds the connections of the frontend of this name that are asked for, in the order of their places; at

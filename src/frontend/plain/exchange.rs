@@ -17,7 +17,7 @@ use super::stream::Output;
 use crate::auth::{self, AuthError, Identity, Occasion};
 use crate::event::{EventId, FieldError, Reason};
 use crate::frontend::admission::connection_limits::{Entrance, FrameLimit};
-use crate::frontend::admission::registry::{ClientInfo, Disconnects};
+use crate::frontend::admission::registry::{ClientInfo, DisconnectReason, Disconnects};
 use crate::frontend::feed::Watched;
 use crate::frontend::feed::state_at::NoState;
 use crate::frontend::listener::policy::Listener;
@@ -205,6 +205,7 @@ impl Exchange<'_> {
         self.count(&request)?;
         let entrance = self.shared.limits.enter(AddressKey::of(self.peer));
         let entrance = entrance.map_err(|(refusal, wait)| Answer::refused(refusal, wait))?;
+        let rules = self.shared.entry.activation();
         let identity = tokio::select! {
             biased;
             identity = self.identity(&request) => Arc::new(identity?),
@@ -220,7 +221,7 @@ impl Exchange<'_> {
             client = identity.client_id.as_str(),
             partition = request.partition.as_str()
         );
-        let visited = self.visited(connection, identity, &entrance, request);
+        let visited = self.visited(connection, identity, rules, &entrance, request);
         Box::pin(visited.instrument(span)).await
     }
 
@@ -261,6 +262,7 @@ impl Exchange<'_> {
         &mut self,
         connection: u64,
         identity: Arc<Identity>,
+        rules: u64,
         entrance: &Entrance,
         request: Request,
     ) -> Result<Option<Answer>, Answer> {
@@ -268,6 +270,9 @@ impl Exchange<'_> {
         let partitions = vec![request.partition.clone()];
         let known = let_in(self.shared, connection, entrance, &identity, partitions, "http", info);
         let known = known.map_err(|end| self.ended(&end))?;
+        if self.shared.entry.activation() != rules {
+            return Err(self.ended(&token::end_of(DisconnectReason::OtherRules)));
+        }
         let feed = self.shared.feeds.watch(&request.partition);
         let visitor = Visitor { connection, identity, known, feed, request };
         match visitor.request.endpoint {

@@ -18,7 +18,7 @@ use crate::auth::{Asked, AuthError, Identity, Occasion};
 use crate::event::{AtomicGroups, EventId, PartitionKey, ReplyTo, Submission};
 use crate::frontend::admission::connection_limits::{Admission, Entrance};
 use crate::frontend::admission::memory::Account;
-use crate::frontend::admission::registry::{ClientInfo, Disconnects, Registration};
+use crate::frontend::admission::registry::{ClientInfo, DisconnectReason, Disconnects, Registration};
 use crate::frontend::feed::partition::Feed;
 use crate::frontend::feed::{SerializedState, Watched};
 use crate::frontend::metrics;
@@ -115,6 +115,7 @@ pub(crate) async fn handshake(
             }
         };
         let token = connect.token.as_deref().or(came_with.token.as_deref());
+        let rules = shared.entry.activation();
         let asked = Asked {
             occasion: Occasion::Connect,
             client_id: &connect.client_id,
@@ -163,6 +164,10 @@ pub(crate) async fn handshake(
         let dialect = socket.dialect().name();
         let known = let_in(shared, connection, &entrance, &identity, partitions, dialect, info)?;
         let LetIn { admission, listed, mut dismissals, account } = known;
+        // Whoever asks the others again finds it from here on.
+        if shared.entry.activation() != rules {
+            return Err(token::end_of(DisconnectReason::OtherRules));
+        }
         socket.count_on(&account);
         if let Some(partitions) = connect.partitions {
             let names: Vec<&str> = partitions.iter().map(|wanted| wanted.partition.as_str()).collect();

@@ -33,6 +33,11 @@ pub(crate) fn end_of(why: DisconnectReason) -> End {
             let why = "an operator asks this client to reconnect";
             End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway)
         }
+        DisconnectReason::OtherRules => {
+            let why =
+                "other rules of the application came in force; reconnect to hear whether they let you in";
+            End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway)
+        }
         DisconnectReason::LogWentBack => {
             let why = "events of this partition that were sent are missing from the log";
             End::Close(ErrorCode::Unavailable, why.into(), CloseCode::GoingAway)

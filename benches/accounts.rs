@@ -4,7 +4,7 @@
 //!
 //! The same calls on the same server, as `operator` in the streams' account and as `frontend` across the border:
 //! storing a draft, reading a partition's head, reading a page, and reading a whole partition; and that once more
-//! through an ordered consumer of JetStream's, which the product does without. In turns, so that whatever else the
+//! as commands do, through a consumer. In turns, so that whatever else the
 //! machine does is shared.
 
 // A bench stops at the first surprise.
@@ -15,10 +15,7 @@ mod harness;
 
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::consumer::pull::OrderedConfig;
-use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
 use bytes::Bytes;
-use futures_util::StreamExt;
 use harness::nats;
 use insieme_backend::event::{EventId, PartitionKey, Token};
 use insieme_backend::log::{CommitPart, Credentials, Log, LogSettings, Password, bootstrap};
@@ -35,9 +32,10 @@ async fn main() {
     let dir = harness::temp_dir();
     let (url, _server) = nats::start_shipped(dir.path()).await;
 
-    let core = connect(&url, "operator", "$JS.API").await;
+    let core = connect(&url, "operator", "$JS.API", "validator").await;
+    let command = connect(&url, "operator", "$JS.API", "log").await;
     bootstrap(&core).await.expect("an empty server");
-    let edge = connect(&url, "frontend", "core").await;
+    let edge = connect(&url, "frontend", "core", "frontend").await;
     let partition = PartitionKey::new("p").expect("a name");
     let token = partition.token();
     let head = fill(&core, &token).await;
@@ -64,19 +62,20 @@ async fn main() {
         }
     }
     line(&format!("a page of {PAGE} events"), a, b);
-    let (mut a, mut b, mut ordered) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut a, mut b, mut by_consumer) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        for (log, times) in [(&core, &mut a), (&edge, &mut b)] {
+        for (log, times) in [(&core, &mut a), (&edge, &mut b), (&command, &mut by_consumer)] {
             times.push(replay(log, &token, head).await);
         }
-        ordered.push(by_consumer(&url, &token).await);
     }
-    let ordered = median(ordered);
+    let direct = median(a.clone());
     line(&format!("{EVENTS} events"), a, b);
-    println!("{:<34} {:>9.2} ms", "the same by an ordered consumer", millis(ordered));
+    let by_consumer = median(by_consumer);
+    let ratio = by_consumer.as_secs_f64() / direct.as_secs_f64();
+    println!("{:<34} {:>9.2} ms {:>12}   {ratio:.2}", "the same by a consumer", millis(by_consumer), "");
 }
 
-async fn connect(url: &str, user: &str, api_prefix: &str) -> Log {
+async fn connect(url: &str, user: &str, api_prefix: &str, role: &str) -> Log {
     let settings = LogSettings {
         urls: vec![url.to_owned()],
         credentials: Some(Credentials::Password {
@@ -86,7 +85,7 @@ async fn connect(url: &str, user: &str, api_prefix: &str) -> Log {
         api_prefix: api_prefix.to_owned(),
         ..LogSettings::default()
     };
-    Log::connect(&settings, "bench").await.expect("a server that is ready")
+    Log::connect(&settings, role).await.expect("a server that is ready")
 }
 
 /// Commits the events; gives the last one's id.
@@ -121,26 +120,6 @@ async fn replay(log: &Log, token: &Token, head: EventId) -> Duration {
         events += 1;
     }
     assert_eq!(events, EVENTS);
-    start.elapsed()
-}
-
-async fn by_consumer(url: &str, token: &Token) -> Duration {
-    let options =
-        async_nats::ConnectOptions::with_user_and_password("operator".into(), "operatorSecret".into());
-    let js = async_nats::jetstream::new(options.connect(url).await.expect("a server that is ready"));
-    let start = Instant::now();
-    let stream = js.get_stream("COMMITTED").await.expect("a stream");
-    let configuration = OrderedConfig {
-        filter_subject: format!("committed.{token}"),
-        deliver_policy: DeliverPolicy::All,
-        replay_policy: ReplayPolicy::Instant,
-        ..Default::default()
-    };
-    let consumer = stream.create_consumer(configuration).await.expect("a consumer");
-    let mut messages = consumer.messages().await.expect("messages");
-    for _ in 0..EVENTS {
-        messages.next().await.expect("an event").expect("an event");
-    }
     start.elapsed()
 }
 

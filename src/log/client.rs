@@ -32,6 +32,9 @@ pub struct Log {
     denied: Arc<Mutex<Option<String>>>,
     /// The newest event that this process has seen, by whatever way.
     pub(crate) newest: Arc<AtomicU64>,
+    /// Whether long histories are read through consumers. Commands do; validators and frontends have not the right to,
+    /// and what they read in a row is short.
+    pub(crate) reads_by_consumers: Arc<AtomicBool>,
     /// Whether slots' keys are kept: see [`Log::keeps_slots`].
     pub(crate) keeps_slots: Arc<AtomicBool>,
     /// What is wrong with the streams, as last looked at.
@@ -121,6 +124,7 @@ impl Log {
             state,
             denied,
             newest: Arc::default(),
+            reads_by_consumers: Arc::new(AtomicBool::new(!matches!(role, "frontend" | "validator"))),
             keeps_slots: Arc::new(AtomicBool::new(true)),
             damages: Arc::default(),
             clock: Arc::default(),

@@ -235,6 +235,16 @@ impl Cluster {
         self.plan.command(arguments, &self.nats.url()).output().unwrap()
     }
 
+    /// Runs a subcommand with faults switched on, over a way of its own to NATS; gives what it prints.
+    pub async fn run_by(&self, nats: &str, faults: &str, arguments: &[&str]) -> String {
+        let mut command = self.plan.command(arguments, nats);
+        command.env("INSIEME_FAULT", faults);
+        let running = tokio::task::spawn_blocking(move || command.output());
+        let output = running.await.unwrap().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        stdout(&output).to_owned()
+    }
+
     /// Runs a subcommand against this backend's NATS; it must succeed.
     pub fn run(&self, arguments: &[&str]) -> Output {
         let output = self.try_run(arguments);

@@ -603,3 +603,35 @@ async fn a_quarantine_deletes_an_index_that_holds_what_is_taken_out() {
     ann.commit("set", json!({ "target": "a", "value": 3 })).await;
     assert_eq!(cluster.log("default").len(), 3);
 }
+
+/// `log` of all events while its consumer's deliveries lose some. What it lacks.
+async fn printed_through_losses(cluster: &Cluster, fault: &str) -> Vec<u64> {
+    let proxy = lossy_proxy_to(cluster).await;
+    let lost = 20;
+    proxy.lose(lost, &["$JS.ACK.COMMITTED.read-", "\"draftId\":\"d-150"]);
+    let said = cluster.run_by(&proxy.url(), fault, &["log", "default"]).await;
+    assert_eq!(proxy.lost(), lost, "it was not read through a consumer");
+    let numbers = said.lines().map(|line| {
+        let event: Value = serde_json::from_str(line).unwrap();
+        event["draftId"].as_str().unwrap().strip_prefix("d-").unwrap().parse::<u64>().unwrap()
+    });
+    let numbers: Vec<u64> = numbers.collect();
+    assert!(numbers.is_sorted_by(|a, b| a < b), "out of order, or twice");
+    let told: HashSet<u64> = numbers.into_iter().collect();
+    (1..=EVENTS).filter(|number| !told.contains(number)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_history_is_read_through_a_consumer_and_what_it_loses_is_read_again() {
+    let cluster = filled(Cluster::start()).await;
+    assert_eq!(printed_through_losses(&cluster, "").await, NONE);
+    assert_ne!(printed_through_losses(&cluster, "believe_consumers").await, NONE, "the story is none");
+    // Nothing is left there.
+    let js = async_nats::jetstream::new(async_nats::connect(cluster.nats.url()).await.unwrap());
+    let stream = js.get_stream("COMMITTED").await.unwrap();
+    until("the consumers are gone", async || {
+        let info = stream.get_info().await.unwrap();
+        (info.state.consumer_count == 0).then_some(())
+    })
+    .await;
+}

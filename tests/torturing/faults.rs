@@ -130,6 +130,7 @@ pub const MUTATIONS: &[Mutation] = &[
         "broken_on_purpose",
     ),
     torture("unknown_is_unstored", "a publish whose fate nobody knows is told as not stored"),
+    test("believe_consumers", "a long read by a consumer that lost events is taken for whole", "torn_reads"),
     torture("believe_batches", "answers from the log that lost messages are taken for whole"),
     test(
         "believe_old_leader",

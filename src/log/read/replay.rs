@@ -1,8 +1,10 @@
-//! Reading the log: heads, single events, pages, and history, all by direct gets.
+//! Reading the log: heads, single events, pages, and history.
 
 use bytes::Bytes;
+use tracing::debug;
 
 use super::batch_get::{Batch, BatchGet, Stored};
+use super::long_read::LongRead;
 use crate::event::{EventId, Token};
 use crate::log::client::Log;
 use crate::log::error::LogError;
@@ -129,61 +131,103 @@ impl Log {
     /// The events of a partition behind `after`, up to and including `upto`, which must be an event of the
     /// partition (its head, say): it is how the replay knows that it is through.
     pub fn replay(&self, token: &Token, after: EventId, upto: EventId) -> Replay {
-        Replay { log: self.clone(), subject: subjects::committed(token), batch: None, last: after, upto }
+        let (subject, way) = (subjects::committed(token), Way::None);
+        Replay { log: self.clone(), subject, way, batches: 0, last: after, upto }
     }
 }
+
+const WHAT: &str = "replaying the log";
 
 /// The most events and bytes that a replay asks for at a time. What comes faster than it is taken waits here,
 /// so the events must fit into a subscription.
 const REPLAY_EVENTS: usize = 4096;
 const REPLAY_BYTES: usize = 4 << 20;
+/// After so many answers that were not the last, a replay is a long one, and worth a consumer.
+const SHORT_BATCHES: usize = 2;
 
 /// A stretch of a partition's history, being read.
 pub struct Replay {
     log: Log,
     subject: String,
-    /// The events that are on their way, and whether there was one among them.
-    batch: Option<(Batch, bool)>,
+    way: Way,
+    /// Answers read so far.
+    batches: usize,
     last: EventId,
     upto: EventId,
+}
+
+/// How the next event comes.
+enum Way {
+    None,
+    /// Events that are on their way, and whether there was one among them.
+    Batch(Box<Batch>, bool),
+    Consumer(Box<LongRead>),
 }
 
 impl Replay {
     /// The next event; `None` once the last one asked for was given. After an error the replay is over.
     pub async fn next(&mut self) -> Result<Option<StoredEvent>, LogError> {
-        const WHAT: &str = "replaying the log";
         while self.last < self.upto {
-            let (batch, any) = match &mut self.batch {
-                Some(batch) => batch,
-                none => {
-                    let get = BatchGet {
-                        seq: Some(self.last.0 + 1),
-                        next_by_subj: Some(self.subject.clone()),
-                        batch: REPLAY_EVENTS.min((self.upto.0 - self.last.0) as usize),
-                        max_bytes: Some(REPLAY_BYTES),
-                        ..BatchGet::default()
-                    };
-                    none.insert((self.log.open_batch(WHAT, subjects::COMMITTED_STREAM, get).await?, false))
-                }
-            };
-            let Some(stored) = batch.next().await? else {
-                if !*any {
-                    return Err(LogError::unavailable(WHAT, "a lagging replica, or a log without its end"));
-                }
-                self.batch = None;
-                continue;
-            };
-            *any = true;
-            self.last = EventId(stored.sequence);
-            if self.last > self.upto {
-                // The event that was to be the last is no longer there.
-                let why = format!("event {} is missing; the next one is {}", self.upto, self.last);
-                return Err(LogError::malformed(WHAT, why));
+            match std::mem::replace(&mut self.way, Way::None) {
+                Way::None => self.way = self.next_way().await?,
+                Way::Batch(mut batch, any) => match batch.next().await? {
+                    Some(stored) => {
+                        self.way = Way::Batch(batch, true);
+                        let event =
+                            StoredEvent { id: EventId(stored.sequence), body: stored.message.payload };
+                        return self.given(event).map(Some);
+                    }
+                    None if !any => {
+                        let why = "a lagging replica, or a log without its end";
+                        return Err(LogError::unavailable(WHAT, why));
+                    }
+                    None => self.batches += 1,
+                },
+                Way::Consumer(mut read) => match read.next().await {
+                    Ok((id, body)) => {
+                        self.way = Way::Consumer(read);
+                        return self.given(StoredEvent { id, body }).map(Some);
+                    }
+                    Err(error) => {
+                        debug!(%error, after = %self.last, "a long history goes on with direct gets");
+                        read.end();
+                        self.batches = 0;
+                    }
+                },
             }
-            return Ok(Some(StoredEvent { id: self.last, body: stored.message.payload }));
         }
-        self.batch = None;
+        if let Way::Consumer(read) = std::mem::replace(&mut self.way, Way::None) {
+            read.end();
+        }
         Ok(None)
+    }
+
+    async fn next_way(&self) -> Result<Way, LogError> {
+        if self.batches >= SHORT_BATCHES
+            && let Some(read) = LongRead::open(&self.log, &self.subject, self.last).await
+        {
+            return Ok(Way::Consumer(Box::new(read)));
+        }
+        let get = BatchGet {
+            seq: Some(self.last.0 + 1),
+            next_by_subj: Some(self.subject.clone()),
+            batch: REPLAY_EVENTS.min((self.upto.0 - self.last.0) as usize),
+            max_bytes: Some(REPLAY_BYTES),
+            ..BatchGet::default()
+        };
+        let batch = self.log.open_batch(WHAT, subjects::COMMITTED_STREAM, get).await?;
+        Ok(Way::Batch(Box::new(batch), false))
+    }
+
+    /// Takes note of an event that is given out.
+    fn given(&mut self, event: StoredEvent) -> Result<StoredEvent, LogError> {
+        self.last = event.id;
+        if self.last > self.upto {
+            // The event that was to be the last is no longer there.
+            let why = format!("event {} is missing; the next one is {}", self.upto, self.last);
+            return Err(LogError::malformed(WHAT, why));
+        }
+        Ok(event)
     }
 }
 

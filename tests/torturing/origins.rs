@@ -27,32 +27,24 @@ pub fn of(record: &Value, histories: &[History]) -> Result<Origin, String> {
     let copy = format!("submission {}, attempt {}", told["submission"], told["attempt"]);
     let stored = record["storedAt"].as_u64().unwrap_or(u64::MAX);
     let name = record["draftId"].as_str().unwrap_or_default();
-    let submission = told["submission"].as_u64();
-    let mut best: Option<((bool, u64), Origin)> = None;
+    let mut best: Option<(u64, Origin)> = None;
     for (client, history) in histories.iter().enumerate() {
         if record["clientId"] != history.client_id.as_str() {
             continue;
         }
         for (connection, made) in history.connections.iter().enumerate().filter(|(_, made)| made.port == port)
         {
-            let mut sent = made.entries.iter().filter_map(|(at, entry)| match entry {
-                Entry::Submitted { drafts, .. } => Some((*at, drafts)),
-                _ => None,
+            let sent = made.entries.iter().find_map(|(at, entry)| {
+                let Entry::Submitted { drafts, .. } = entry else { return None };
+                let draft = drafts.iter().find(|draft| history.drafts[**draft].id == name)?;
+                (*at <= stored).then_some((*at, *draft))
             });
-            let copy_of = |drafts: &[usize]| drafts.iter().copied().find(|it| history.drafts[*it].id == name);
-            // A port comes again, but not soon: the last connection that had it by then. Not so where it is shared and
-            // the partition was left and subscribed to again: there the count of what was submitted tells.
-            let is_it = history.is_shared
-                && submission.is_some_and(|nth| {
-                    let nth = sent.clone().nth(nth.saturating_sub(1) as usize);
-                    nth.is_some_and(|(at, drafts)| at <= stored && copy_of(drafts).is_some())
-                });
-            let first =
-                sent.find_map(|(at, drafts)| Some((at, copy_of(drafts)?))).filter(|(at, _)| *at <= stored);
-            if let Some((at, draft)) = first
-                && best.as_ref().is_none_or(|(before, _)| *before < (is_it, at))
+            // A port comes again, but not soon: the last connection that had it by then. Where it is shared, and the
+            // partition was left and subscribed to again, no draft was without an answer in between.
+            if let Some((at, draft)) = sent
+                && best.as_ref().is_none_or(|(before, _)| *before < at)
             {
-                best = Some(((is_it, at), Origin { client, connection, draft, copy: copy.clone() }));
+                best = Some((at, Origin { client, connection, draft, copy: copy.clone() }));
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! `async-nats` has no call for this yet; the request is one JSON object and the reply a run of messages
 //! that ends with status 204. A consumer must be made and deleted, and needs rights that a frontend must not have;
-//! it is the faster way only where a hundred thousand events are read in a row (`benches/accounts.rs`).
+//! it is the faster way where a long history is read in a row (`long_read.rs`).
 //!
 //! What comes back is checked against what was asked for. NATS sends a reply to whatever subject the request
 //! names, so whoever knows a frontend's inbox and may ask the log something can have the answer sent there: a

@@ -19,7 +19,7 @@ use crate::protocol::ErrorCode;
 #[derive(Debug)]
 pub(super) struct Answer {
     pub status: StatusCode,
-    headers: HeaderMap,
+    headers: Box<HeaderMap>,
     body: Body,
 }
 
@@ -74,7 +74,7 @@ struct Page<'a> {
 impl Answer {
     fn new(status: u16, body: Body) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut headers = HeaderMap::new();
+        let mut headers = Box::new(HeaderMap::new());
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -92,27 +92,33 @@ impl<S: AsyncRead + Unpin> Input<S> {
                 let length = usize::try_from(length).map_err(|_| NoBody::TooLarge)?;
                 self.copy(length, bytes_max, &mut body, hold).await?;
             }
-            Framing::Chunked => loop {
-                let size = chunk_size(&self.line(LINE_BYTES_MAX).await?).ok_or(NoBody::Malformed)?;
-                if size == 0 {
-                    break;
+            Framing::Chunked => {
+                loop {
+                    let size = chunk_size(&self.line(LINE_BYTES_MAX).await?).ok_or(NoBody::Malformed)?;
+                    if size == 0 {
+                        break;
+                    }
+                    self.copy(size, bytes_max, &mut body, hold).await?;
+                    if !self.line(LINE_BYTES_MAX).await?.is_empty() {
+                        return Err(NoBody::Malformed);
+                    }
                 }
-                self.copy(size, bytes_max, &mut body, hold).await?;
-                if !self.line(LINE_BYTES_MAX).await?.is_empty() {
-                    return Err(NoBody::Malformed);
-                }
-            },
+                self.pass_trailers().await?;
+            }
         }
+        Ok(body)
+    }
+
+    /// Passes over what stands behind the last chunk: it means nothing here.
+    async fn pass_trailers(&mut self) -> Result<(), NoBody> {
         let mut room = TRAILER_BYTES_MAX;
-        // What stands behind the last chunk means nothing here.
-        while framing == Framing::Chunked {
+        loop {
             let line = self.line(room).await?;
             if line.is_empty() {
-                break;
+                return Ok(());
             }
             room = room.saturating_sub(line.len() + 2);
         }
-        Ok(body)
     }
 
     /// Takes so many bytes to a body that may have `bytes_max`.

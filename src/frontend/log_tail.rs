@@ -6,9 +6,10 @@
 //! connection asks the log's leader once, before its first draft is published: whatever its client can have
 //! been told of on other connections is not after that. That it is the leader, `Log::last_of_all` makes sure.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tracing::debug;
 
 use crate::event::EventId;

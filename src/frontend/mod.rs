@@ -26,7 +26,6 @@ pub(crate) mod testing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
@@ -39,23 +38,13 @@ pub use controls::Controls;
 pub use listener::Site;
 pub use settings::FrontendSettings;
 
-use self::admission::connection_limits::Limits;
-use self::admission::memory::Memory;
-use self::admission::outflow::Outflow;
-use self::admission::registry::{ConnectionRegistry, DisconnectReason};
-use self::feed::Feeds;
-use self::feed::page_cache::Pages;
-use self::feed::partition::Shared;
 use self::listener::policy::{AccessPolicy, Listener};
-use self::log_tail::LogTail;
 use self::net::{Origins, Proxies, Tls};
-use self::replies::ReplyRouter;
 use self::shared::FrontendShared;
-use crate::app::{Entry, Folds, Follower};
+use crate::app::{Folds, Follower};
 use crate::auth::Authenticator;
-use crate::control::{ControlSettings, EndConnections, RevocationSync};
+use crate::control::ControlSettings;
 use crate::log::{Log, LogError};
-use crate::util::time;
 
 /// How often clients whose allowance is whole again are forgotten.
 const FORGET_CLIENTS: Duration = Duration::from_secs(60);
@@ -134,59 +123,13 @@ impl Frontend {
         let address = listener
             .local_addr()
             .map_err(|error| FrontendError::Listen { address: settings.listen, error })?;
-        let desk = Arc::new(ReplyRouter::default());
-        let answers = desk.subscribe(&log, &settings.id).await?;
-        let memory = Memory::new(&settings);
-        let pages = Pages::new(
-            log.clone(),
-            memory.shared(),
-            settings.page_events_max,
-            settings.page_bytes_max,
-            settings.page_cache_bytes_max,
-        );
-        let limits = Limits::new(&settings);
-        let registry = Arc::<ConnectionRegistry>::default();
-        let feeds = Feeds::new(Shared {
-            log: log.clone(),
-            fold: folds.clone(),
-            pages,
-            memory: memory.clone(),
-            settings: settings.clone(),
-            registry: registry.clone(),
-            tasks: Default::default(),
-            unwatched: Default::default(),
-        });
-        let keeper = auth.revocations().map(|revocations| {
-            let (registry, revocations) = (registry.clone(), revocations.clone());
-            let end: EndConnections = Box::new(move |is_revoked| {
-                registry.disconnect(|identity, _| is_revoked(identity).then_some(DisconnectReason::Revoked))
-            });
-            Arc::new(RevocationSync::new(log.clone(), revocations, end))
-        });
-        let latest = Arc::new(LogTail::new(log.clone()));
-        let entry = Arc::new(Entry::new(folds.clone()));
-        let entry_changes = entry.activations();
-        let follower = Follower { log: log.clone(), folds, take: entry.takes() };
-        let outflow = Arc::new(Outflow::new(settings.bytes_out_per_second_max));
-        let shared = Arc::new(FrontendShared {
-            settings,
-            log,
-            feeds,
-            answers: desk.clone(),
-            latest,
-            limits: limits.clone(),
-            memory: memory.clone(),
-            outflow: outflow.clone(),
-            reconnects: admission::reconnects::Reconnects::default(),
-            registry,
-            keeper: keeper.clone(),
-            auth,
-            entry,
-            // Never the numbers of an earlier process of the same id: its late answers must find nobody.
-            numbers: AtomicU64::new(time::now_ms() << 20),
-            closing: closing.clone(),
-            drain: drain.clone(),
-        });
+        let going = (closing.clone(), drain.clone());
+        let shared = FrontendShared::new(settings, log, folds.clone(), auth, going);
+        let answers = shared.answers.subscribe(&shared.log, &shared.settings.id).await?;
+        let (desk, limits, memory) = (shared.answers.clone(), shared.limits.clone(), shared.memory.clone());
+        let (outflow, keeper) = (shared.outflow.clone(), shared.keeper.clone());
+        let entry_changes = shared.entry.activations();
+        let follower = Follower { log: shared.log.clone(), folds, take: shared.entry.takes() };
         if let Some(keeper) = &keeper {
             // Before anybody is accepted: until then connections wait in the kernel.
             keeper.begin().await;

@@ -9,7 +9,35 @@ pub(crate) fn doubled(first: Duration, longest: Duration, failures: u32) -> Dura
 
 /// Takes up to a half off a pause, at random, so that those who failed together do not try again together.
 pub(crate) fn scattered(pause: Duration) -> Duration {
-    pause.mul_f64(1.0 - rand::random::<f64>() / 2.0)
+    pause.mul_f64(1.0 - chance() / 2.0)
+}
+
+/// A number from 0 to 1, at random; in a simulation by its seed.
+pub(crate) fn chance() -> f64 {
+    #[cfg(test)]
+    if let Some(chance) = by_seed::next() {
+        return chance;
+    }
+    rand::random()
+}
+
+/// What a simulation, which is one thread, has in the place of chance.
+#[cfg(test)]
+pub(crate) mod by_seed {
+    use std::cell::RefCell;
+
+    thread_local! {
+        static NUMBERS: RefCell<Option<Box<dyn FnMut() -> f64>>> = const { RefCell::new(None) };
+    }
+
+    /// From now on, chance is what these say.
+    pub(crate) fn set(numbers: Option<Box<dyn FnMut() -> f64>>) {
+        NUMBERS.replace(numbers);
+    }
+
+    pub(super) fn next() -> Option<f64> {
+        NUMBERS.with_borrow_mut(|numbers| numbers.as_mut().map(|next| next()))
+    }
 }
 
 /// Pauses that double from one failure to the next.

@@ -19,6 +19,7 @@ use crate::frontend::net::AddressKey;
 use crate::frontend::settings::FrontendSettings;
 use crate::serving::seats::per_address_max;
 use crate::serving::{Seat, Seats};
+use crate::util::backoff::chance;
 use crate::util::sync::lock;
 
 type Direct = RateLimiter<NotKeyed, InMemoryState, DefaultClock>;
@@ -101,7 +102,7 @@ impl Limits {
 
     /// How long whoever finds no room is told to wait: by chance, so that not all come back at once.
     pub(crate) fn retry_after(&self) -> Duration {
-        self.retry_after.mul_f64(1.0 + rand::random::<f64>())
+        self.retry_after.mul_f64(1.0 + chance())
     }
 
     /// Takes one submission of the client's allowance, or says how long to wait for it.

@@ -18,7 +18,7 @@ use crate::faults;
 use crate::frontend::metrics;
 use crate::log::{LiveEvent, LiveFeed, LogError, StoredEvent};
 use crate::telemetry::traces::{Span, TraceParent};
-use crate::util::backoff::{Backoff, scattered};
+use crate::util::backoff::{Backoff, chance, scattered};
 use crate::util::sync::lock;
 
 /// The most live events that are taken in before the head is moved.
@@ -72,12 +72,8 @@ async fn follow(feed: &Arc<Feed>, retire: Retire<'_>) -> Result<(), LogError> {
         let idle = if feed.shared.is_crowded() { Duration::ZERO } else { idle };
         let idle_until = idle_since.map(|since: Instant| since + idle);
         tokio::select! {
-            event = live.next() => {
-                let Some(event) = event else {
-                    return Err(LogError::Unavailable { what: "following live events", why: "the subscription ended".into() });
-                };
-                take_in(feed, &mut live, event).await?;
-            }
+            // Live events last: the others are rare, and must not wait for a pause between events.
+            biased;
             changed = state.changed() => {
                 if changed.is_err() {
                     return Err(LogError::Unavailable { what: "following live events", why: "the connection ended".into() });
@@ -101,6 +97,12 @@ async fn follow(feed: &Arc<Feed>, retire: Retire<'_>) -> Result<(), LogError> {
                     debug!(partition = %feed.partition, "no watchers left; feed ended");
                     return Ok(());
                 }
+            }
+            event = live.next() => {
+                let Some(event) = event else {
+                    return Err(LogError::Unavailable { what: "following live events", why: "the subscription ended".into() });
+                };
+                take_in(feed, &mut live, event).await?;
             }
         }
         idle_since = if feed.has_watchers() { None } else { idle_since.or(Some(Instant::now())) };
@@ -380,7 +382,7 @@ async fn forget_state(feed: &Feed) {
 
 /// A time between three quarters and five quarters of `ms`.
 fn jittered(ms: u64) -> Duration {
-    Duration::from_millis(ms * 3 / 4 + rand::random::<u64>() % (ms / 2 + 1))
+    Duration::from_millis(ms * 3 / 4).saturating_add(Duration::from_millis(ms / 2).mul_f64(chance()))
 }
 
 /// The partition's last events are gone from the log. Everybody who was shown them is sent away.

@@ -14,6 +14,9 @@ pub(crate) enum Stream {
     Plain(TcpStream),
     /// TLS on TCP; boxed, since it is a kilobyte that the others need not have.
     Tls(Box<TlsStream<TcpStream>>),
+    /// A test's own pipe.
+    #[cfg(test)]
+    Pipe(tokio::io::DuplexStream),
 }
 
 impl AsyncRead for Stream {
@@ -25,6 +28,8 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
+            #[cfg(test)]
+            Self::Pipe(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
@@ -34,6 +39,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
+            #[cfg(test)]
+            Self::Pipe(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -45,6 +52,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(context, slices),
+            #[cfg(test)]
+            Self::Pipe(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
 
@@ -52,6 +61,8 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            #[cfg(test)]
+            Self::Pipe(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -59,6 +70,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(context),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(context),
+            #[cfg(test)]
+            Self::Pipe(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
@@ -66,6 +79,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(context),
+            #[cfg(test)]
+            Self::Pipe(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }

@@ -4,9 +4,9 @@
 //! takes an empty page for "nothing new", misses what is committed next, and dies on its own checks when ids are
 //! given again. It is stopped by an error after which it does not come back by itself.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::socket::End;
 use crate::event::EventId;

@@ -4,7 +4,8 @@
 //! else it sends meanwhile waits, with all that comes behind it, so nothing that comes later overtakes a batch.
 
 use std::sync::Arc;
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 use super::batches::{Batch, ItemEnd};
 use super::frames::Refusal;
@@ -85,7 +86,7 @@ impl Lane {
         self.pending.begin_unit();
         for (place, draft) in drafts.into_iter().enumerate() {
             let draft_id = draft.draft_id.clone();
-            match self.pending.submit(draft, Asked::Item { batch, place }, Instant::now()) {
+            match self.pending.submit(draft, Asked::Item { batch, place }, Instant::now().into_std()) {
                 Taken::Queued(key) => {
                     self.watch_draft(line, key);
                     self.begin_trace(line, key, &draft_id);

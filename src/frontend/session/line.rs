@@ -21,6 +21,7 @@ use crate::frontend::metrics;
 use crate::frontend::shared::FrontendShared;
 use crate::log::ConnectionState;
 use crate::protocol::{BadRequest, CloseCode, ErrorCode, Frame, Notice, Request};
+use crate::util::backoff::chance;
 
 /// A connection, as far as it is not about a partition.
 pub(crate) struct Line {
@@ -285,7 +286,7 @@ pub(crate) fn leave_after(shared: &FrontendShared) -> Duration {
         0 => Duration::ZERO,
         rate => Duration::from_secs(shared.limits.connections() as u64) / rate,
     };
-    spread.min(patience / 2).mul_f64(rand::random())
+    spread.min(patience / 2).mul_f64(chance())
 }
 
 /// What an answer replies to. A message without an id is kept as one whose id is empty.

@@ -16,6 +16,7 @@ use crate::frontend::net::Stream;
 use crate::frontend::settings::FrontendSettings;
 use crate::frontend::websocket::{EncodedFrames, Message, ReadError, WebSocket};
 use crate::protocol::{CloseCode, Details, Dialect, ErrorCode, Header, Notice};
+use crate::util::backoff::chance;
 use crate::util::time;
 
 /// Why a session ends.
@@ -169,7 +170,7 @@ impl Socket {
 
     /// When to try again what did not work just now, in milliseconds: by chance, so that not all come at once.
     pub(crate) fn retry_after_ms(&self) -> u64 {
-        self.retry_after.mul_f64(1.0 + rand::random::<f64>()).as_millis() as u64
+        self.retry_after.mul_f64(1.0 + chance()).as_millis() as u64
     }
 
     /// The next frame. Cancel safe.

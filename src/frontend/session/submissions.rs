@@ -2,8 +2,9 @@
 
 use std::borrow::Borrow;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::lane::Lane;
@@ -47,7 +48,7 @@ impl Lane {
             return line.reject(&id, &draft_id, Reason::ValidationFailed, &[error], None).await;
         }
         self.pending.begin_unit();
-        match self.pending.submit(draft, Asked::Request(id.clone()), Instant::now()) {
+        match self.pending.submit(draft, Asked::Request(id.clone()), Instant::now().into_std()) {
             Taken::Queued(key) => {
                 self.watch_draft(line, key);
                 self.begin_trace(line, key, &draft_id);
@@ -95,7 +96,8 @@ impl Lane {
         };
         let known = self.feed.head_now().max(log_end_at_connect);
         self.pending.set_message_bytes_max(line.shared.log.message_bytes_max());
-        let Some(publish) = self.pending.next(Instant::now(), known, line.shared.log.now_ms()) else {
+        let Some(publish) = self.pending.next(Instant::now().into_std(), known, line.shared.log.now_ms())
+        else {
             return;
         };
         if publish.attempt == 1 {
@@ -161,7 +163,7 @@ impl Lane {
             }
             Progress::Published(result) => result,
         };
-        for done in self.pending.published(result, Instant::now()) {
+        for done in self.pending.published(result, Instant::now().into_std()) {
             self.answer_draft(line, done, None).await?;
         }
         Ok(())

@@ -40,6 +40,9 @@ pub struct Log {
     /// What is wrong with the streams, as last looked at.
     pub(crate) damages: Arc<watch::Sender<Vec<LogDamage>>>,
     pub(crate) clock: Arc<NatsClock>,
+    /// What a test has in the place of NATS.
+    #[cfg(test)]
+    pub(crate) stand_in: Option<Arc<dyn super::stand_in::StandIn>>,
 }
 
 /// How the connection stands.
@@ -112,11 +115,22 @@ impl Log {
             return Err(LogError::unavailable(WHAT, "NATS's client does not say that it is connected"));
         }
         metrics::describe(settings.slots);
+        Ok(Self::over(client, settings, role, state, denied))
+    }
+
+    /// The log behind a connection.
+    fn over(
+        client: Client,
+        settings: &LogSettings,
+        role: &str,
+        state: watch::Receiver<ConnectionState>,
+        denied: Arc<Mutex<Option<String>>>,
+    ) -> Self {
         let js = jetstream::ContextBuilder::new()
             .timeout(settings.request_timeout)
             .api_prefix(settings.api_prefix.as_str())
             .build(client.clone());
-        Ok(Self {
+        Self {
             client,
             js,
             settings: Arc::new(settings.clone()),
@@ -128,11 +142,28 @@ impl Log {
             keeps_slots: Arc::new(AtomicBool::new(true)),
             damages: Arc::default(),
             clock: Arc::default(),
-        })
+            #[cfg(test)]
+            stand_in: None,
+        }
+    }
+
+    /// A log for which something else stands in. It never connects: what that is not asked for has no answer.
+    #[cfg(test)]
+    pub(crate) async fn stood_in_for(stand_in: Arc<dyn super::stand_in::StandIn>) -> Self {
+        const NEVER: Duration = Duration::from_secs(1 << 30);
+        let options = ConnectOptions::new().retry_on_initial_connect().reconnect_delay_callback(|_| NEVER);
+        let client = options.connect("127.0.0.1:1").await.expect("nothing is connected yet");
+        let (settings, state) = (LogSettings::default(), stand_in.state());
+        let log = Self::over(client, &settings, "frontend", state, Arc::default());
+        Self { stand_in: Some(stand_in), ..log }
     }
 
     /// The connection's state, to read and to wait on.
     pub fn state(&self) -> watch::Receiver<ConnectionState> {
+        #[cfg(test)]
+        if let Some(stand_in) = &self.stand_in {
+            return stand_in.state();
+        }
         self.state.clone()
     }
 
@@ -170,6 +201,10 @@ impl Log {
 
     /// The largest message that the server takes, in bytes, headers included.
     pub fn message_bytes_max(&self) -> usize {
+        #[cfg(test)]
+        if self.stand_in.is_some() {
+            return 1 << 20;
+        }
         self.client.max_payload()
     }
 

@@ -22,6 +22,8 @@ mod replies;
 mod revocations;
 mod rules;
 pub(crate) mod snapshots;
+#[cfg(test)]
+pub(crate) mod stand_in;
 pub(crate) mod streams;
 mod subjects;
 mod trace_headers;

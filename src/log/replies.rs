@@ -12,7 +12,15 @@ use crate::event::Answer;
 
 /// A frontend's subscription to the answers meant for it.
 pub struct Answers {
-    subscriber: Subscriber,
+    subscriber: Source,
+}
+
+/// Where they come from.
+enum Source {
+    Nats(Subscriber),
+    /// A test's own log.
+    #[cfg(test)]
+    Given(tokio::sync::mpsc::UnboundedReceiver<Answer>),
 }
 
 impl Log {
@@ -29,13 +37,17 @@ impl Log {
     /// Subscribes to the answers for `frontend`. When this returns, the server has the subscription, unless it cannot be
     /// reached.
     pub async fn answers(&self, frontend: &str) -> Result<Answers, LogError> {
+        #[cfg(test)]
+        if let Some(stand_in) = &self.stand_in {
+            return Ok(Answers { subscriber: Source::Given(stand_in.answers(frontend)) });
+        }
         let subscriber = self
             .client
             .subscribe(subjects::answer(frontend))
             .await
             .map_err(|error| LogError::unavailable("subscribing to answers", error))?;
         self.confirm_subscription("answers").await;
-        Ok(Answers { subscriber })
+        Ok(Answers { subscriber: Source::Nats(subscriber) })
     }
 }
 
@@ -73,7 +85,11 @@ impl Answers {
     /// The next answer; `None` when the connection was closed for good. Cancel safe.
     pub async fn next(&mut self) -> Option<Answer> {
         loop {
-            let message = self.subscriber.next().await?;
+            let message = match &mut self.subscriber {
+                Source::Nats(subscriber) => subscriber.next().await?,
+                #[cfg(test)]
+                Source::Given(answers) => return answers.recv().await,
+            };
             // An answer of the log that somebody had sent here. Validators' answers have no headers at all.
             if message.headers.is_some() {
                 tracing::warn!("an answer that no validator gave; ignored");

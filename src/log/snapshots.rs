@@ -143,6 +143,10 @@ impl Log {
         token: &Token,
         part: SnapshotPart,
     ) -> Result<Option<SnapshotInfo>, LogError> {
+        #[cfg(test)]
+        if self.stand_in.is_some() {
+            return Ok(None);
+        }
         let object = match self.snapshot_object("looking for a snapshot", token, part).await {
             Err(LogError::Malformed { .. }) => None,
             other => other?,

@@ -48,6 +48,10 @@ impl Log {
         body: Bytes,
         traces: &[PlacedTrace],
     ) -> Result<(), PublishError> {
+        #[cfg(test)]
+        if let Some(stand_in) = &self.stand_in {
+            return stand_in.publish_draft(partition, token, body).await;
+        }
         const WHAT: &str = "publishing a draft";
         let subject = subjects::draft(partition.slot(self.settings.slots), token);
         let reply = match self.request(WHAT, subject, trace_headers::of_drafts(traces), body).await {

@@ -33,20 +33,33 @@ pub struct LiveEvent {
 /// reader is too slow, events are missing, which [`LiveEvent::previous`] and the connection's epoch tell.
 /// Ends when dropped.
 pub struct LiveFeed {
-    subscriber: Subscriber,
+    subscriber: Source,
     committed: String,
+}
+
+/// Where they come from.
+enum Source {
+    Nats(Subscriber),
+    /// A test's own log.
+    #[cfg(test)]
+    Given(tokio::sync::mpsc::UnboundedReceiver<LiveEvent>),
 }
 
 impl Log {
     /// Subscribes. When this returns, the server has the subscription: an event stored later is seen.
     pub async fn live(&self, token: &Token) -> Result<LiveFeed, LogError> {
+        #[cfg(test)]
+        if let Some(stand_in) = &self.stand_in {
+            let subscriber = Source::Given(stand_in.live(token).await?);
+            return Ok(LiveFeed { subscriber, committed: String::new() });
+        }
         let subscriber = self
             .client
             .subscribe(subjects::live(token))
             .await
             .map_err(|error| LogError::unavailable("subscribing to live events", error))?;
         self.flush().await?;
-        Ok(LiveFeed { subscriber, committed: subjects::committed(token) })
+        Ok(LiveFeed { subscriber: Source::Nats(subscriber), committed: subjects::committed(token) })
     }
 }
 
@@ -54,7 +67,11 @@ impl LiveFeed {
     /// The next live event; `None` when the connection was closed for good. Cancel safe.
     pub async fn next(&mut self) -> Option<LiveEvent> {
         loop {
-            let message = self.subscriber.next().await?;
+            let message = match &mut self.subscriber {
+                Source::Nats(subscriber) => subscriber.next().await?,
+                #[cfg(test)]
+                Source::Given(events) => return events.recv().await,
+            };
             let (true, Some(id), Some(previous)) = (
                 self.is_repeated(&message),
                 header_u64(&message, header::NATS_SEQUENCE),

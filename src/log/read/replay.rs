@@ -32,18 +32,35 @@ impl StoredEvent {
 }
 
 /// Some events of a partition, in order, as they come from the log.
-pub struct PageReader(Batch);
+pub struct PageReader(Events);
+
+/// Where they come from.
+enum Events {
+    Read(Batch),
+    /// Out of a test's own log: those that are left, and whether it has more.
+    #[cfg(test)]
+    Given(std::collections::VecDeque<StoredEvent>, bool),
+}
 
 impl PageReader {
     /// The next event; `None` behind the last that was asked for.
     pub async fn next(&mut self) -> Result<Option<StoredEvent>, LogError> {
-        let stored = self.0.next().await?;
+        let batch = match &mut self.0 {
+            Events::Read(batch) => batch,
+            #[cfg(test)]
+            Events::Given(events, _) => return Ok(events.pop_front()),
+        };
+        let stored = batch.next().await?;
         Ok(stored.map(|stored| StoredEvent { id: EventId(stored.sequence), body: stored.message.payload }))
     }
 
     /// Whether the limits ended it, and not the log; known once [`next`](Self::next) has given the last.
     pub fn more(&self) -> bool {
-        self.0.pending() > 0
+        match &self.0 {
+            Events::Read(batch) => batch.pending() > 0,
+            #[cfg(test)]
+            Events::Given(_, more) => *more,
+        }
     }
 }
 
@@ -52,6 +69,10 @@ impl Log {
     ///
     /// A replica that lags may answer, so this can be behind; it is never ahead.
     pub async fn head(&self, token: &Token) -> Result<Option<StoredEvent>, LogError> {
+        #[cfg(test)]
+        if let Some(stand_in) = &self.stand_in {
+            return stand_in.head(token).await;
+        }
         let get = BatchGet { multi_last: vec![subjects::committed(token)], batch: 1, ..BatchGet::default() };
         self.get_events("reading a partition's head", get).await.map(|events| events.into_iter().next())
     }
@@ -86,6 +107,11 @@ impl Log {
         events_max: usize,
         bytes_max: usize,
     ) -> Result<PageReader, LogError> {
+        #[cfg(test)]
+        if let Some(stand_in) = &self.stand_in {
+            let (events, more) = stand_in.page(token, after, events_max).await?;
+            return Ok(PageReader(Events::Given(events.into(), more)));
+        }
         let get = BatchGet {
             seq: Some(after.0 + 1),
             next_by_subj: Some(subjects::committed(token)),
@@ -94,11 +120,15 @@ impl Log {
             ..BatchGet::default()
         };
         let batch = self.open_batch("reading a page of the log", subjects::COMMITTED_STREAM, get).await?;
-        Ok(PageReader(batch))
+        Ok(PageReader(Events::Read(batch)))
     }
 
     /// One event by its id, with its partition's token.
     pub async fn event(&self, id: EventId) -> Result<Option<(Token, StoredEvent)>, LogError> {
+        #[cfg(test)]
+        if let Some(stand_in) = &self.stand_in {
+            return stand_in.event(id).await;
+        }
         const WHAT: &str = "reading an event";
         let get = BatchGet { seq: Some(id.0), batch: 1, ..BatchGet::default() };
         let found = self.batch_get(WHAT, subjects::COMMITTED_STREAM, get).await?;
@@ -113,6 +143,10 @@ impl Log {
     /// Whether an event of a partition is in the log under this id. `None` if the log ends before it, as far as the
     /// server that answers knows: with replicas one may be behind the others.
     pub async fn holds(&self, token: &Token, id: EventId) -> Result<Option<bool>, LogError> {
+        #[cfg(test)]
+        if let Some(stand_in) = &self.stand_in {
+            return Ok(stand_in.event(id).await?.map(|(of, _)| of == *token));
+        }
         const WHAT: &str = "looking for an event";
         let get = BatchGet { seq: Some(id.0), batch: 1, ..BatchGet::default() };
         let found = self.batch_get(WHAT, subjects::COMMITTED_STREAM, get).await?;

@@ -13,9 +13,15 @@ use crate::event::{EventRecord, PartitionKey};
 /// The greatest number that a note may have, by the stricter rules and by the others.
 pub(crate) const NOTES_MAX: [u64; 2] = [50, 100];
 
-/// A note's number, if an event is one.
+/// A note's number, if an event is one, in either dialect's form.
 fn note_of(event: &Value) -> Option<u64> {
-    (event["type"] == "note").then(|| event["payload"]["v"].as_u64().unwrap_or(u64::MAX))
+    let payload = &event["payload"];
+    let data = match event["type"].as_str() {
+        Some("note") => payload,
+        Some("event") if payload["schema"] == "note" => &payload["data"],
+        _ => return None,
+    };
+    Some(data["v"].as_u64().unwrap_or(u64::MAX))
 }
 
 /// One draft's life, as its client saw it.
@@ -31,14 +37,59 @@ pub(crate) struct Life {
     pub end: Option<(Told, usize)>,
 }
 
-/// All drafts by their ids.
+/// The events that one connection was shown.
+#[derive(Debug, Clone)]
+pub(crate) struct Stream {
+    pub connection: String,
+    pub client: String,
+    pub partition: PartitionKey,
+    /// After which event it begins, once the connection is let in.
+    pub from: Option<u64>,
+    /// Whether the client is shown its own events.
+    pub shows_own: bool,
+    pub ids: Vec<u64>,
+}
+
+/// All drafts by their ids, and all that was shown.
 #[derive(Clone, Default)]
-pub(crate) struct History(Arc<Mutex<BTreeMap<String, Life>>>);
+pub(crate) struct History {
+    lives: Arc<Mutex<BTreeMap<String, Life>>>,
+    streams: Arc<Mutex<Vec<Stream>>>,
+    /// What was seen on the way that must not be.
+    seen: Arc<Mutex<Vec<String>>>,
+}
 
 impl History {
     pub(crate) fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<String, Life>) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        f(&mut lock(&self.lives))
     }
+
+    /// Takes note of something that must not be.
+    pub(crate) fn find(&self, what: String) {
+        lock(&self.seen).push(what);
+    }
+
+    /// Begins a stream; gives its number.
+    pub(crate) fn open_stream(&self, stream: Stream) -> usize {
+        let mut streams = lock(&self.streams);
+        streams.push(stream);
+        streams.len() - 1
+    }
+
+    pub(crate) fn stream<T>(&self, number: usize, f: impl FnOnce(&mut Stream) -> T) -> T {
+        f(&mut lock(&self.streams)[number])
+    }
+
+    /// The last event that a client was shown, of those that are shown its own, too.
+    pub(crate) fn seen_by(&self, client: &str) -> u64 {
+        let streams = lock(&self.streams);
+        let own = streams.iter().filter(|stream| stream.client == client);
+        own.filter_map(|stream| stream.ids.last().copied().or(stream.from)).max().unwrap_or(0)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// What a run came to.
@@ -50,6 +101,8 @@ pub(crate) struct Verdict {
     pub zombies: usize,
     /// Drafts rejected because an earlier copy had been.
     pub decided_before: usize,
+    /// Events that clients were shown.
+    pub shown: usize,
     pub findings: Vec<String>,
 }
 
@@ -62,7 +115,7 @@ impl Life {
 
 /// Compares what everybody was told with the log.
 pub(crate) fn judge(world: &World, history: &History, initial: &Value) -> Verdict {
-    let mut verdict = Verdict::default();
+    let mut verdict = Verdict { findings: lock(&history.seen).clone(), ..Verdict::default() };
     history.with(|lives| {
         world.look(|servers| {
             let places = places(&servers.log, lives, &mut verdict.findings);
@@ -107,9 +160,51 @@ pub(crate) fn judge(world: &World, history: &History, initial: &Value) -> Verdic
                 verdict.findings.extend(found.map(|found| format!("{id} {found}")));
             }
             order(lives, &places, &mut verdict.findings);
+            for stream in lock(&history.streams).iter() {
+                verdict.shown += stream.ids.len();
+                verdict.findings.extend(gap_in(stream, &servers.log));
+            }
         });
     });
     verdict
+}
+
+/// The last event of a partition that clients are shown.
+pub(crate) fn last_shown(log: &[StoredEvent], partition: &PartitionKey) -> u64 {
+    let token = partition.token();
+    let is_shown = |stored: &StoredEvent| stored.token == token && !record_of(stored).is_mark;
+    log.iter().rposition(is_shown).map_or(0, |at| at as u64 + 1)
+}
+
+fn record_of(stored: &StoredEvent) -> EventRecord<'_> {
+    EventRecord::parse(&stored.body).expect("the log holds records")
+}
+
+/// What is wrong with a stream: it has every event after its beginning once and in order, as far as it goes.
+fn gap_in(stream: &Stream, log: &[StoredEvent]) -> Option<String> {
+    let token = stream.partition.token();
+    let Some(from) = stream.from else {
+        let first = stream.ids.first()?;
+        return Some(format!("{} was shown event {first} before it was let in", stream.connection));
+    };
+    let is_own = |id: u64| {
+        let stored = log.get((id as usize).checked_sub(1)?)?;
+        Some(record_of(stored).client_id.as_str() == stream.client)
+    };
+    // Of a client's own events the answer tells, wherever that came from.
+    let counts = |id: &u64| stream.shows_own || is_own(*id) != Some(true);
+    let of_partition = log.iter().enumerate().skip(from as usize).filter(|(_, stored)| stored.token == token);
+    let due = of_partition.filter(|(_, stored)| !record_of(stored).is_mark).map(|(at, _)| at as u64 + 1);
+    let shown: Vec<u64> = stream.ids.iter().copied().filter(counts).collect();
+    let due: Vec<u64> = due.filter(counts).take(shown.len()).collect();
+    let at = (0..shown.len()).find(|at| due.get(*at) != Some(&shown[*at]))?;
+    Some(format!(
+        "{} ({}) was shown event {}, where {:?} was due",
+        stream.connection,
+        stream.client,
+        shown[at],
+        due.get(at)
+    ))
 }
 
 /// Where each draft is in the log; it must be there once, and have been sent by somebody.

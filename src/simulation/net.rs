@@ -1,6 +1,7 @@
 //! A process's connection to the servers: what is sent arrives late, or never, or the answer does not; it can
 //! be cut, and the process put to sleep.
 
+use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,13 +25,15 @@ pub(crate) struct Link {
     pub world: World,
     pub name: String,
     state: Arc<State>,
-    wire: mpsc::UnboundedSender<(Instant, Job)>,
+    /// Nothing for reads, which need not arrive in the order sent.
+    wire: Option<mpsc::UnboundedSender<(Instant, Job)>>,
 }
 
 struct State {
     now: Mutex<Now>,
     changed: Notify,
-    connection: watch::Sender<ConnectionState>,
+    /// One for each that looks: those who share a channel are woken in no order.
+    connections: Mutex<Vec<watch::Sender<ConnectionState>>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -43,13 +46,13 @@ struct Now {
 impl Link {
     pub(crate) fn new(world: World, name: &str) -> Self {
         let (wire, mut sent) = mpsc::unbounded_channel::<(Instant, Job)>();
-        let connection = ConnectionState { connected: true, epoch: 0, reconnects: 0 };
         let state = Arc::new(State {
             now: Mutex::new(Now::default()),
             changed: Notify::new(),
-            connection: watch::Sender::new(connection),
+            connections: Mutex::default(),
         });
-        let link = Self { world: world.clone(), name: name.to_owned(), state: state.clone(), wire };
+        let link =
+            Self { world: world.clone(), name: name.to_owned(), state: state.clone(), wire: Some(wire) };
         // What was sent arrives in the order sent, also when its sender is gone.
         tokio::spawn(async move {
             while let Some((at, job)) = sent.recv().await {
@@ -100,6 +103,12 @@ impl Link {
         answered
     }
 
+    /// The same connection for one read.
+    pub(crate) fn for_read(&self, what: impl Hash) -> Self {
+        let world = self.world.by_itself((&self.name, what));
+        Self { world, name: self.name.clone(), state: self.state.clone(), wire: None }
+    }
+
     /// Sends without waiting for anything.
     pub(crate) fn send<T: Send + 'static>(
         &self,
@@ -112,15 +121,18 @@ impl Link {
         });
         let world = self.world.clone();
         let at = Instant::now() + world.delay();
-        if world.happens(world.weather().overtaken_one_in) {
-            let late = Duration::from_millis(world.roll(|rng| rng.below(8_000)) as u64);
-            tokio::spawn(async move {
-                sleep_until(at + late).await;
-                world.change(job);
-            });
-        } else if self.wire.send((at, job)).is_err() {
-            unreachable!("a wire lives as long as its link");
-        }
+        let late = match &self.wire {
+            _ if world.happens(world.weather().overtaken_one_in) => world.roll(|rng| rng.below(8_000)) as u64,
+            None => 0,
+            Some(wire) => {
+                assert!(wire.send((at, job)).is_ok(), "a wire lives as long as its link");
+                return answer;
+            }
+        };
+        tokio::spawn(async move {
+            sleep_until(at + Duration::from_millis(late)).await;
+            world.change(job);
+        });
         answer
     }
 
@@ -142,14 +154,16 @@ impl Link {
         self.state.is(|now| now.reconnects)
     }
 
-    /// Waits until the connection was lost and made again more than `known` times.
-    pub(crate) async fn reconnected(&self, known: u64) -> u64 {
-        self.state.until(|now| now.reconnects > known && !now.asleep).await;
-        self.reconnects()
+    pub(crate) fn connection(&self) -> watch::Receiver<ConnectionState> {
+        let connection = watch::Sender::new(self.connection_now());
+        let state = connection.subscribe();
+        lock(&self.state.connections).push(connection);
+        state
     }
 
-    pub(crate) fn connection(&self) -> watch::Receiver<ConnectionState> {
-        self.state.connection.subscribe()
+    fn connection_now(&self) -> ConnectionState {
+        let reconnects = self.reconnects();
+        ConnectionState { connected: true, epoch: reconnects, reconnects }
     }
 
     pub(crate) fn cut(&self) {
@@ -162,12 +176,8 @@ impl Link {
             now.cut = false;
             now.reconnects += 1;
         });
-        let reconnects = self.reconnects();
-        self.state.connection.send_replace(ConnectionState {
-            connected: true,
-            epoch: reconnects,
-            reconnects,
-        });
+        let now = self.connection_now();
+        lock(&self.state.connections).retain(|connection| connection.send(now).is_ok());
     }
 
     /// Puts the process to sleep for a while.
@@ -187,11 +197,11 @@ impl Link {
 
 impl State {
     fn is<T>(&self, look: impl FnOnce(&Now) -> T) -> T {
-        look(&self.now.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        look(&lock(&self.now))
     }
 
     fn set(&self, change: impl FnOnce(&mut Now)) {
-        change(&mut self.now.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        change(&mut lock(&self.now));
         self.changed.notify_waiters();
     }
 
@@ -206,4 +216,8 @@ impl State {
             changed.await;
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

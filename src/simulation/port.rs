@@ -44,7 +44,7 @@ pub(crate) struct SimulatedChanges {
     seen: u64,
 }
 
-fn lost(what: &'static str) -> impl FnOnce(Lost) -> LogError {
+pub(super) fn lost(what: &'static str) -> impl FnOnce(Lost) -> LogError {
     move |Lost| LogError::Unavailable { what, why: "no answer".to_owned() }
 }
 
@@ -53,7 +53,7 @@ fn unknown(lost: Lost) -> CommitError {
 }
 
 /// What a read of a partition gives: its events, at a server that lacks the last so many of the log.
-fn read(servers: &Servers, token: &Token, after: EventId, lacks: usize) -> Vec<StoredEvent> {
+pub(super) fn read(servers: &Servers, token: &Token, after: EventId, lacks: usize) -> Vec<StoredEvent> {
     let last = EventId(servers.log.len().saturating_sub(lacks) as u64);
     let all = servers.events(token, after).take_while(|(id, _)| *id <= last);
     all.map(|(id, body)| StoredEvent { id, body: body.clone() }).collect()
@@ -229,7 +229,7 @@ impl LogBackend for SimulatedLog {
 
     async fn answer(&self, frontend: &str, answer: &Answer) -> Result<(), LogError> {
         self.0.awake().await;
-        let (to, answer) = ((frontend.to_owned(), answer.connection), answer.clone());
+        let (to, answer) = (frontend.to_owned(), answer.clone());
         // Nobody waits for it to have arrived.
         drop(self.0.send(move |servers| {
             if let Some(inbox) = servers.answers.get(&to) {

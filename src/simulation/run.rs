@@ -10,13 +10,18 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::history::{History, Life, NOTES_MAX, Verdict, judge};
+use super::frontend::FrontendLog;
+use super::history::{History, Life, NOTES_MAX, Verdict, judge, last_shown};
 use super::net::Link;
 use super::port::SimulatedLog;
-use super::session::{Connection, Told, serve};
+use super::session::{Dialect, Guest, Letter, Told, talk};
 use super::world::{Mutation, Servers, TTL, Weather, World};
-use crate::event::{ClientId, Draft, PartitionKey};
+use crate::event::PartitionKey;
+use crate::frontend::FrontendSettings;
+use crate::frontend::testing::Bare;
+use crate::log::Log;
 use crate::rules::{LiveRules, Rules, RulesConfig, SchemaSet};
+use crate::util::backoff::by_seed;
 use crate::validator::{Parts, RunningValidator, Snapshotter, ValidatorSettings, launch};
 
 /// What is run.
@@ -49,6 +54,7 @@ struct Validator {
 struct Frontend {
     id: String,
     link: Link,
+    bare: Bare,
     connections: JoinSet<()>,
     alive: bool,
 }
@@ -58,6 +64,7 @@ struct Cast {
     is_cluster: bool,
     validators: Vec<Validator>,
     frontends: Arc<std::sync::Mutex<Vec<Frontend>>>,
+    settings: FrontendSettings,
     started: u64,
 }
 
@@ -68,17 +75,22 @@ pub(crate) fn play(plan: Plan) -> (Verdict, Vec<String>) {
         .start_paused(true)
         .build()
         .expect("a runtime needs nothing that could be missing");
-    runtime.block_on(run(plan))
+    let played = runtime.block_on(run(plan));
+    by_seed::set(None);
+    played
 }
 
 async fn run(plan: Plan) -> (Verdict, Vec<String>) {
     let world = World::new(plan.seed, weather(plan), plan.mutation);
+    let chance = world.clone();
+    by_seed::set(Some(Box::new(move || chance.roll(|rng| rng.below(1 << 20)) as f64 / f64::from(1 << 20))));
     let history = History::default();
     let mut cast = Cast {
         world: world.clone(),
         is_cluster: is_cluster(plan),
         validators: Vec::new(),
         frontends: Arc::default(),
+        settings: settings(&world),
         started: 0,
     };
     for _ in 0..VALIDATORS {
@@ -86,12 +98,10 @@ async fn run(plan: Plan) -> (Verdict, Vec<String>) {
         cast.validators.push(validator);
     }
     for _ in 0..FRONTENDS {
-        let frontend = cast.frontend();
+        let frontend = cast.frontend().await;
         lock(&cast.frontends).push(frontend);
     }
     let calm = CancellationToken::new();
-    // Shorter than a take-over, and longer: what one defence catches hides from the others.
-    let answer_wait_ms = world.roll(|rng| *rng.pick(&[1_000, 5_000, 25_000]));
     let clients: Vec<JoinHandle<()>> = (0..CLIENTS)
         .map(|n| {
             let client = Client {
@@ -101,7 +111,7 @@ async fn run(plan: Plan) -> (Verdict, Vec<String>) {
                 frontends: cast.frontends.clone(),
                 history: history.clone(),
                 calm: calm.clone(),
-                answer_wait_ms,
+                dialect: if n % 2 == 0 { Dialect::Classic } else { Dialect::V1 },
                 sent: 0,
                 connections: 0,
             };
@@ -118,7 +128,7 @@ async fn run(plan: Plan) -> (Verdict, Vec<String>) {
     world.tell(|| "-- all is healed".to_owned());
     world.calm_down();
     calm.cancel();
-    cast.heal();
+    cast.heal().await;
     let quiet = timeout(QUIET, async {
         for client in clients {
             client.await.expect("a client does not panic");
@@ -132,6 +142,27 @@ async fn run(plan: Plan) -> (Verdict, Vec<String>) {
         verdict.findings.push(format!("it does not come to rest; {queued} messages are in the queue"));
     }
     (verdict, world.story())
+}
+
+/// A frontend's settings, down to sizes at which everything must be read again all the time.
+fn settings(world: &World) -> FrontendSettings {
+    let pick = |of: &[usize]| world.roll(|rng| *rng.pick(of));
+    FrontendSettings {
+        // Shorter than a take-over, and longer: what one defence catches hides from the others.
+        answer_wait_ms: pick(&[1_000, 5_000, 25_000]) as u64,
+        submission_drafts_max: pick(&[1, 4, 64]),
+        ring_events_max: pick(&[2, 16, 2_048]),
+        page_events_max: pick(&[3, 32]),
+        frames_per_turn_max: pick(&[1, 256]),
+        feed_idle_ms: 1_000,
+        // Limits count real time.
+        submissions_per_minute_max: 0,
+        frames_per_second_max: 0,
+        bytes_per_second_max: 0,
+        bytes_out_per_second_max: 0,
+        upgrades_per_second_max: 0,
+        ..FrontendSettings::default()
+    }
 }
 
 fn weather(plan: Plan) -> Weather {
@@ -199,11 +230,14 @@ impl Cast {
         Validator { link, rules, running: Some(running), shutdown }
     }
 
-    fn frontend(&mut self) -> Frontend {
+    async fn frontend(&mut self) -> Frontend {
         self.started += 1;
         let id = format!("f{}", self.started);
         let link = Link::new(self.world.clone(), &id);
-        Frontend { id, link, connections: JoinSet::new(), alive: true }
+        let log = Log::stood_in_for(Arc::new(FrontendLog(link.clone()))).await;
+        let settings = FrontendSettings { id: id.clone(), ..self.settings.clone() };
+        let bare = Bare::start(settings, log, self.started * 1_000_000).await;
+        Frontend { id, link, bare, connections: JoinSet::new(), alive: true }
     }
 
     /// Something goes wrong, or is made right again.
@@ -236,7 +270,10 @@ impl Cast {
                 let frontend = &mut frontends[front];
                 world.tell(|| format!("-- {} is killed", frontend.id));
                 frontend.connections = JoinSet::new();
+                frontend.bare.kill();
                 frontend.alive = false;
+                let id = frontend.id.clone();
+                world.change(|servers| servers.answers.remove(&id));
             }
             7 => {
                 let link = lock(&self.frontends)[front].link.clone();
@@ -260,12 +297,12 @@ impl Cast {
                 world.tell(|| format!("-- {} is given rules: notes up to {max}", v.link.name));
                 v.rules.replace_schemas(schemas(max));
             }
-            _ => self.restart(),
+            _ => self.restart().await,
         }
     }
 
     /// Starts what is down.
-    fn restart(&mut self) {
+    async fn restart(&mut self) {
         for at in 0..self.validators.len() {
             if self.validators[at].running.is_none() || self.validators[at].shutdown.is_cancelled() {
                 let fresh = self.validator();
@@ -278,21 +315,22 @@ impl Cast {
             }
         }
         for at in 0..FRONTENDS {
-            if !lock(&self.frontends)[at].alive {
-                let fresh = self.frontend();
+            let is_alive = lock(&self.frontends)[at].alive;
+            if !is_alive {
+                let fresh = self.frontend().await;
                 lock(&self.frontends)[at] = fresh;
             }
         }
     }
 
-    fn heal(&mut self) {
+    async fn heal(&mut self) {
         for link in self.links() {
             link.sleep(false);
             if link.is_cut() {
                 link.reconnect();
             }
         }
-        self.restart();
+        self.restart().await;
     }
 
     fn links(&self) -> Vec<Link> {
@@ -322,14 +360,14 @@ struct Client {
     history: History,
     /// From then on it sends nothing new.
     calm: CancellationToken,
-    answer_wait_ms: u64,
+    dialect: Dialect,
     sent: usize,
     connections: u64,
 }
 
 struct Wire {
     name: String,
-    drafts: mpsc::UnboundedSender<Draft>,
+    drafts: mpsc::UnboundedSender<Vec<Letter>>,
     told: mpsc::UnboundedReceiver<(String, Told)>,
     sent: u64,
     /// When the client, or something on the way, ends it.
@@ -338,14 +376,14 @@ struct Wire {
 
 impl Client {
     async fn run(mut self) {
-        let mut open: Vec<Draft> = Vec::new();
+        let mut open: Vec<Letter> = Vec::new();
         loop {
             let mut wire = self.connect().await;
             for draft in &open {
-                self.send(&mut wire, draft);
+                self.send(&mut wire, vec![draft.clone()]);
             }
             loop {
-                if self.calm.is_cancelled() && open.is_empty() {
+                if self.calm.is_cancelled() && open.is_empty() && self.has_seen_all() {
                     return;
                 }
                 let (calm, pause) =
@@ -359,12 +397,13 @@ impl Client {
                     () = tokio::time::sleep_until(wire.until), if !calm => break,
                     () = self.calm.cancelled(), if !calm => {}
                     () = sleep(Duration::from_millis(pause)), if !calm && open.len() < 12 => {
-                        for _ in 0..1 + self.world.roll(|rng| rng.below(4)) {
-                            let draft = self.draft();
-                            self.send(&mut wire, &draft);
-                            open.push(draft);
-                        }
+                        let count = 1 + self.world.roll(|rng| rng.below(4));
+                        let drafts: Vec<Letter> = (0..count).map(|_| self.draft()).collect();
+                        open.extend(drafts.iter().cloned());
+                        self.send(&mut wire, drafts);
                     }
+                    // It looks whether it has seen all.
+                    () = sleep(Duration::from_millis(100)), if calm && open.is_empty() => {}
                 }
             }
             drop(wire);
@@ -372,14 +411,20 @@ impl Client {
         }
     }
 
-    fn take(&mut self, wire: &mut Wire, open: &mut Vec<Draft>, id: String, told: Told) {
+    /// Whether it was shown all that there is; a client of v1 would have to ask.
+    fn has_seen_all(&self) -> bool {
+        let last = self.world.look(|servers| last_shown(&servers.log, &self.partition));
+        self.dialect == Dialect::V1 || self.history.seen_by(&self.name) >= last
+    }
+
+    fn take(&mut self, wire: &mut Wire, open: &mut Vec<Letter>, id: String, told: Told) {
         if told == Told::Again {
-            if let Some(draft) = open.iter().find(|draft| draft.draft_id == id).cloned() {
-                self.send(wire, &draft);
+            if let Some(draft) = open.iter().find(|draft| draft.id == id).cloned() {
+                self.send(wire, vec![draft]);
             }
             return;
         }
-        open.retain(|draft| draft.draft_id != id);
+        open.retain(|draft| draft.id != id);
         let log = self.world.look(|servers| servers.log.len());
         self.history.with(|lives| {
             if let Some(life) = lives.get_mut(&id) {
@@ -393,19 +438,24 @@ impl Client {
             let which = self.world.roll(|rng| rng.below(FRONTENDS));
             if let Some(frontend) = lock(&self.frontends).get_mut(which).filter(|frontend| frontend.alive) {
                 self.connections += 1;
+                while let Some(ended) = frontend.connections.try_join_next() {
+                    if let Err(error) = ended {
+                        self.history.find(format!("a connection of {} died: {error}", frontend.id));
+                    }
+                }
                 let (drafts, taken) = mpsc::unbounded_channel();
                 let (tell, told) = mpsc::unbounded_channel();
-                let number = self.connections * 1000 + self.name.as_bytes()[1] as u64;
-                let connection = Connection {
-                    link: frontend.link.clone(),
-                    frontend: frontend.id.clone(),
-                    number,
-                    client: ClientId::new(self.name.as_str()).expect("a name"),
-                    partition: self.partition.clone(),
-                    answer_wait_ms: self.answer_wait_ms,
-                };
-                frontend.connections.spawn(serve(connection, taken, tell));
+                let (pipe, number, serving) = frontend.bare.connect();
+                frontend.connections.spawn(serving);
                 let name = format!("{}/{number}", frontend.id);
+                let guest = Guest {
+                    client: self.name.clone(),
+                    partition: self.partition.clone(),
+                    dialect: self.dialect,
+                    since: self.history.seen_by(&self.name),
+                    name: name.clone(),
+                };
+                tokio::spawn(talk(pipe, guest, self.world.clone(), self.history.clone(), taken, tell));
                 self.world.tell(|| format!("{} connects as {name}", self.name));
                 let life = self.world.roll(|rng| 2_000 + rng.below(40_000)) as u64;
                 let until = Instant::now() + Duration::from_millis(life);
@@ -415,10 +465,10 @@ impl Client {
         }
     }
 
-    fn draft(&mut self) -> Draft {
+    fn draft(&mut self) -> Letter {
         self.sent += 1;
         let node = format!("n{}", self.world.roll(|rng| rng.below(NODES)));
-        let (event_type, payload) = match self.world.roll(|rng| rng.below(6)) {
+        let (kind, payload) = match self.world.roll(|rng| rng.below(6)) {
             0 => ("treeDelete", json!({ "target": "t", "options": { "id": node } })),
             5 => ("note", json!({ "v": self.world.roll(|rng| rng.below(110)) })),
             1 => (
@@ -427,33 +477,27 @@ impl Client {
             ),
             _ => ("treePush", json!({ "target": "t", "value": { "id": node, "v": self.sent } })),
         };
-        Draft {
-            draft_id: format!("{}-{}", self.name, self.sent),
-            event_type: event_type.to_owned(),
-            payload: RawValue::from_string(payload.to_string()).expect("JSON"),
-            base_event_id: None,
-            v1: None,
-        }
+        let id = format!("{}-{}", self.name, self.sent);
+        Letter { id, event: json!({ "type": kind, "payload": payload }) }
     }
 
-    fn send(&mut self, wire: &mut Wire, draft: &Draft) {
-        wire.sent += 1;
+    fn send(&mut self, wire: &mut Wire, drafts: Vec<Letter>) {
         let log = self.world.look(|servers| servers.log.len());
-        self.history.with(|lives| {
-            let life = lives.entry(draft.draft_id.clone()).or_insert_with(|| Life {
-                partition: self.partition.clone(),
-                event: json!({
-                    "type": draft.event_type,
-                    "payload": serde_json::from_str::<Value>(draft.payload.get()).expect("JSON"),
-                }),
-                sent: Vec::new(),
-                log_at_first: log,
-                end: None,
+        for draft in &drafts {
+            wire.sent += 1;
+            self.history.with(|lives| {
+                let life = lives.entry(draft.id.clone()).or_insert_with(|| Life {
+                    partition: self.partition.clone(),
+                    event: draft.event.clone(),
+                    sent: Vec::new(),
+                    log_at_first: log,
+                    end: None,
+                });
+                life.sent.push((wire.name.clone(), wire.sent));
             });
-            life.sent.push((wire.name.clone(), wire.sent));
-        });
+        }
         // A connection that has just gone shows when it is listened to.
-        drop(wire.drafts.send(draft.clone()));
+        drop(wire.drafts.send(drafts));
     }
 }
 

@@ -1,20 +1,19 @@
-//! A connection at a frontend, without its socket: the frontend's real [`Pending`] on the simulated servers.
+//! A client's end of a connection, in either dialect: what it sends and is told, frame by frame.
 
-use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
+use std::time::Duration;
 
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::{self, Message};
 
-use crate::event::{
-    Answer, ClientId, Draft, DraftKey, EventId, EventRecord, PartitionKey, ReplyTo, Submission, Submitter,
-};
-use crate::frontend::FrontendSettings;
-use crate::outbox::{Asked, Done, End, Pending, Published};
-use crate::simulation::net::Link;
-use crate::simulation::port::SLOTS;
-use crate::simulation::world::{Mutation, Queued};
+use super::history::{History, Stream};
+use super::world::World;
+use crate::event::{EventId, PartitionKey};
 
 /// How a draft ended, as its client is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,233 +24,227 @@ pub(crate) enum Told {
     Again,
 }
 
-pub(crate) struct Connection {
-    pub link: Link,
-    pub frontend: String,
-    pub number: u64,
-    pub client: ClientId,
+/// A draft: its id, and the event as the model takes it.
+#[derive(Debug, Clone)]
+pub(crate) struct Letter {
+    pub id: String,
+    pub event: Value,
+}
+
+/// Which dialect a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Classic,
+    /// Drafts that are sent together are a batch.
+    V1,
+}
+
+/// Who connects, and from where on it wants to be shown the log.
+pub(crate) struct Guest {
+    pub client: String,
     pub partition: PartitionKey,
-    pub answer_wait_ms: u64,
+    pub dialect: Dialect,
+    pub since: u64,
+    /// The connection's name in the story.
+    pub name: String,
 }
 
-type Publishing = Pin<Box<dyn Future<Output = Published> + Send>>;
+/// How many latencies there are, in milliseconds from 1 on. Successive connections have different ones: tokio wakes those
+/// that wait for one thing in no order, and what they are told at the same moment reaches their clients in order.
+const LATENCIES: u64 = 37;
 
-struct Session {
-    connection: Connection,
-    pending: Pending,
-    /// What the feed has seen of the log.
-    position: EventId,
-    ids: BTreeMap<DraftKey, EventId>,
-    publishing: Option<Publishing>,
-    told: mpsc::UnboundedSender<(String, Told)>,
-}
+type Pipe = WebSocketStream<DuplexStream>;
 
-/// Serves a connection until its client has gone.
-pub(crate) async fn serve(
-    connection: Connection,
-    mut drafts: mpsc::UnboundedReceiver<Draft>,
+/// Talks over a connection until either side ends it.
+pub(crate) async fn talk(
+    pipe: DuplexStream,
+    guest: Guest,
+    world: World,
+    history: History,
+    mut letters: mpsc::UnboundedReceiver<Vec<Letter>>,
     told: mpsc::UnboundedSender<(String, Told)>,
 ) {
-    let settings =
-        FrontendSettings { answer_wait_ms: connection.answer_wait_ms, ..FrontendSettings::default() };
-    let (answer_to, mut answers) = mpsc::unbounded_channel::<Answer>();
-    let address = (connection.frontend.clone(), connection.number);
-    let link = connection.link.clone();
-    let world = link.world.clone();
-    world.change(|servers| servers.answers.insert(address.clone(), answer_to));
-    let token = connection.partition.token();
-    let position = world.look(|servers| servers.head(&token));
-    let pending = Pending::new(&settings, connection.client.clone(), 1 << 20);
-    let mut session = Session { connection, pending, position, ids: BTreeMap::new(), publishing: None, told };
-    let mut reconnects = link.reconnects();
-    let mut feed_at: Option<Instant> = None;
+    let mut pipe = WebSocketStream::from_raw_socket(pipe, Role::Client, None).await;
+    let number = history.open_stream(Stream {
+        connection: guest.name.clone(),
+        client: guest.client.clone(),
+        partition: guest.partition.clone(),
+        from: None,
+        shows_own: guest.dialect == Dialect::Classic,
+        ids: Vec::new(),
+    });
+    let mut talk = Talk { guest, world, history, stream: number, sent: 0, connected: false, told };
+    if pipe.send(talk.connect()).await.is_err() {
+        return;
+    }
+    let latency = Duration::from_millis(1 + number as u64 % LATENCIES);
     loop {
-        link.awake().await;
-        let now = Instant::now();
-        if feed_at.is_some_and(|at| at <= now) && !link.is_cut() {
-            feed_at = None;
-            session.read();
-        }
-        session.publish();
-        let wake = session.pending.wake_at().map(Instant::from_std);
-        let seen = session.position;
-        let waiting_for_feed = feed_at.filter(|_| !link.is_cut());
         tokio::select! {
             biased;
-            published = poll(&mut session.publishing) => {
-                session.publishing = None;
-                let done = session.pending.published(published, Instant::now().into_std());
-                session.tell_all(done);
-            }
-            Some(answer) = answers.recv() => session.answered(answer),
-            draft = drafts.recv() => match draft {
-                // That it is taken, attached or refused for want of room: there is always room here.
-                Some(draft) => {
-                    let asked = session.begin();
-                    session.pending.submit(draft, asked, now.into_std());
+            message = pipe.next() => {
+                sleep(latency).await;
+                if !talk.hear(message) {
+                    return;
                 }
-                None => break,
+                // What came with it.
+                while let Some(message) = pipe.next().now_or_never() {
+                    if !talk.hear(message) {
+                        return;
+                    }
+                }
+            }
+            letters = letters.recv(), if talk.connected => match letters {
+                Some(letters) if talk.send(&mut pipe, &letters).await => {}
+                _ => return,
             },
-            known = link.reconnected(reconnects) => {
-                reconnects = known;
-                session.pending.republish();
-            }
-            () = sleep_until(wake.unwrap_or(now)), if wake.is_some() => {
-                let done = session.pending.tick(Instant::now().into_std());
-                session.tell_all(done);
-            }
-            () = sleep_until(waiting_for_feed.unwrap_or(now)), if waiting_for_feed.is_some() => {}
-            () = world.until(|servers| (servers.head(&token) > seen).then_some(())), if feed_at.is_none() => {
-                feed_at = Some(Instant::now() + world.delay());
-            }
         }
-    }
-    world.change(|servers| servers.answers.remove(&address));
-}
-
-async fn poll(publishing: &mut Option<Publishing>) -> Published {
-    match publishing {
-        Some(publishing) => publishing.await,
-        None => std::future::pending().await,
     }
 }
 
-impl Session {
-    /// Every other client sends units of work of several drafts.
-    fn begin(&mut self) -> Asked {
-        let Connection { link, number, .. } = &self.connection;
-        let sends_batches = number % 2 == 1;
-        if !sends_batches || link.world.happens(2) {
-            self.pending.begin_unit();
-        }
-        if sends_batches { Asked::Item { batch: 0, place: 0 } } else { Asked::Request(String::new()) }
-    }
+struct Talk {
+    guest: Guest,
+    world: World,
+    history: History,
+    /// Which of the history's streams it is.
+    stream: usize,
+    sent: u64,
+    connected: bool,
+    told: mpsc::UnboundedSender<(String, Told)>,
+}
 
-    /// Reads what is new in the log, and tells of what is in it.
-    fn read(&mut self) {
-        let token = self.connection.partition.token();
-        let world = self.connection.link.world.clone();
-        let new: Vec<_> = world.look(|servers| {
-            servers.events(&token, self.position).map(|(id, body)| (id, body.clone())).collect()
-        });
-        for (id, body) in new {
-            self.position = id;
-            let Ok(record) = EventRecord::parse(&body) else { continue };
-            let key = record.draft_key();
-            self.ids.insert(key, id);
-            while let Some(done) = self.pending.committed(key, |_| true) {
-                self.tell(done);
-            }
-        }
-    }
-
-    fn answered(&mut self, mut answer: Answer) {
-        let world = self.connection.link.world.clone();
-        if world.look(|servers| servers.is_broken(Mutation::AnyAttempt)) {
-            // As it would be if `Pending` did not look at the attempt: one of these is the latest.
-            for attempt in 1..=answer.attempt + 10 {
-                answer.attempt = attempt;
-                let (done, _) = self.pending.answer(answer.clone());
-                self.tell_all(done);
-            }
-            return;
-        }
-        let (done, committed) = self.pending.answer(answer);
-        self.tell_all(done);
-        for one in committed {
-            // What the feed has not seen yet it will tell of itself.
-            if one.event_id <= self.position
-                && let Some(done) = self.pending.resolve(one)
-            {
-                self.ids.insert(done.key, one.event_id);
-                self.tell(done);
-            }
-        }
-    }
-
-    /// The time by NATS's clock.
-    fn nats_ms(&self) -> u64 {
-        let world = &self.connection.link.world;
-        // Where the time of an earlier copy is over at once, its last moment counts for nothing.
-        let speed =
-            if world.look(|servers| servers.is_broken(Mutation::NoLastMoment)) { 1_000_000 } else { 1 };
-        world.now_ms() * speed
-    }
-
-    fn publish(&mut self) {
-        if self.publishing.is_some() {
-            return;
-        }
-        let now = Instant::now().into_std();
-        let Some(publish) = self.pending.next(now, self.position, self.nats_ms()) else {
-            return;
+impl Talk {
+    fn frame(&mut self, kind: &str, payload: &Value) -> Message {
+        self.sent += 1;
+        let frame = match self.guest.dialect {
+            Dialect::Classic => json!({ "id": format!("m{}", self.sent), "type": kind, "payload": payload }),
+            Dialect::V1 => json!({
+                "type": kind, "protocolVersion": "1.0", "msgId": format!("m{}", self.sent),
+                "payload": payload,
+            }),
         };
-        let Connection { link, frontend, number, client, partition, .. } = &self.connection;
-        let broken = |mutation| link.world.look(|servers| servers.is_broken(mutation));
-        let submission = Submission {
-            partition: partition.clone(),
-            submitter: Submitter {
-                client_id: client.clone(),
-                user_id: None,
-                permissions: vec!["*".to_owned()],
-                roles: Vec::new(),
-                claims: None,
-            },
-            reply_to: ReplyTo {
-                frontend: frontend.clone(),
-                connection: *number,
-                submission: publish.number,
-                attempt: publish.attempt,
-                since: if broken(Mutation::NoSince) { EventId(u64::MAX) } else { publish.since },
-                publish: publish.publish,
-                storable_until: Some(publish.storable_until).filter(|_| !broken(Mutation::NoLastMoment)),
-            },
-            units: publish.units.clone(),
-            drafts: publish.drafts.iter().map(|draft| draft.as_ref().clone()).collect(),
+        Message::text(frame.to_string())
+    }
+
+    fn connect(&mut self) -> Message {
+        let Guest { client, partition, since, .. } = &self.guest;
+        let payload = match self.guest.dialect {
+            Dialect::Classic => {
+                json!({ "clientId": client, "version": "1", "partition": partition, "lastEventId": since })
+            }
+            Dialect::V1 => json!({ "token": "any", "clientId": client, "projectId": partition }),
         };
-        link.world.tell(|| {
-            let drafts: Vec<_> = submission.drafts.iter().map(|draft| draft.draft_id.as_str()).collect();
-            let ReplyTo { submission, attempt, publish, .. } = &submission.reply_to;
-            format!("{frontend}/{number} publishes {submission}.{attempt} (#{publish}): {drafts:?}")
-        });
-        let body = serde_json::to_vec(&submission).expect("a submission is JSON");
-        let (slot, token) = (partition.slot(SLOTS), partition.token());
-        let full = link.world.happens(link.world.weather().full_one_in);
-        let clock_off = link.world.roll(|rng| rng.below(2_000)) as u64;
-        let link = link.clone();
-        self.publishing = Some(Box::pin(async move {
-            let publish = move |servers: &mut crate::simulation::world::Servers| {
-                if !full {
-                    servers.publish_draft(Queued { slot, token, body: body.into(), clock_off });
+        self.frame("connect", &payload)
+    }
+
+    /// Sends drafts; false if nobody takes them any more.
+    async fn send(&mut self, pipe: &mut Pipe, letters: &[Letter]) -> bool {
+        let frames: Vec<Message> = match self.guest.dialect {
+            Dialect::Classic => letters
+                .iter()
+                .map(|Letter { id, event }| {
+                    let event = match event["type"].as_str() {
+                        Some("note") => {
+                            json!({ "type": "event", "payload": { "schema": "note", "data": event["payload"] } })
+                        }
+                        _ => event.clone(),
+                    };
+                    self.frame("submit_event", &json!({ "draftId": id, "event": event }))
+                })
+                .collect(),
+            Dialect::V1 => {
+                let events: Vec<Value> = letters
+                    .iter()
+                    .map(|Letter { id, event }| {
+                        json!({
+                            "id": id, "projectId": self.guest.partition, "partition": "doc", "schemaVersion": 1,
+                            "type": event["type"], "payload": event["payload"],
+                            "meta": { "clientId": self.guest.client, "clientTs": 1 },
+                        })
+                    })
+                    .collect();
+                vec![self.frame("submit_events", &json!({ "events": events }))]
+            }
+        };
+        for frame in frames {
+            if pipe.send(frame).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Takes what came; false if that was all.
+    fn hear(&mut self, came: Option<Result<Message, tungstenite::Error>>) -> bool {
+        match came {
+            Some(Ok(Message::Text(text))) => match serde_json::from_str(&text) {
+                Ok(message) => self.take(&message),
+                Err(error) => {
+                    self.history.find(format!("a frontend says {text}: {error}"));
+                    false
                 }
-            };
-            match link.ask(publish).await {
-                Ok(()) if full => Published::NotStored,
-                Ok(()) => Published::Stored,
-                Err(_) => Published::Unknown,
-            }
-        }));
-    }
-
-    fn tell_all(&mut self, done: Vec<Done>) {
-        for done in done {
-            self.tell(done);
+            },
+            Some(Ok(Message::Close(_)) | Err(_)) | None => false,
+            Some(Ok(_)) => true,
         }
     }
 
-    fn tell(&mut self, done: Done) {
-        let told = match done.end {
-            End::Accepted => Told::Accepted(self.ids.get(&done.key).copied().unwrap_or(EventId::NONE)),
-            End::Rejected(crate::event::Reason::Unavailable, _) | End::Forgotten | End::NotProcessed => {
-                Told::Again
+    /// Takes a message; false if the connection is of no use.
+    fn take(&mut self, message: &Value) -> bool {
+        let payload = &message["payload"];
+        match message["type"].as_str().unwrap_or_default() {
+            "connected" => {
+                self.connected = true;
+                let from = match self.guest.dialect {
+                    Dialect::Classic => self.guest.since,
+                    Dialect::V1 => number(&payload["projectLastCommittedId"]),
+                };
+                self.history.stream(self.stream, |stream| stream.from = Some(from));
             }
-            End::Rejected(_, errors) => {
-                Told::Rejected(errors.first().map(|error| error.code.clone()).unwrap_or_default())
+            "broadcast" => self.shown(number(&payload["eventId"])),
+            "event_broadcast" => self.shown(number(&payload["committedId"])),
+            "event_accepted" => {
+                self.tell(&payload["draftId"], Told::Accepted(EventId(number(&payload["eventId"]))));
             }
-        };
-        let Connection { link, frontend, number, .. } = &self.connection;
-        link.world.tell(|| format!("{frontend}/{number} tells {}: {told:?}", done.draft.draft_id));
+            "event_rejected" if payload["reason"] == "unavailable" => {
+                self.tell(&payload["draftId"], Told::Again);
+            }
+            "event_rejected" => self.tell(&payload["draftId"], rejected(payload)),
+            "error" if payload["details"]["draftId"].is_string() => {
+                self.tell(&payload["details"]["draftId"], Told::Again);
+            }
+            "submit_events_result" => {
+                for result in payload["results"].as_array().into_iter().flatten() {
+                    let told = match result["status"].as_str() {
+                        Some("committed") => Told::Accepted(EventId(number(&result["committedId"]))),
+                        Some("rejected") => rejected(result),
+                        _ => Told::Again,
+                    };
+                    self.tell(&result["id"], told);
+                }
+            }
+            // It cannot be had just now, or the frontend is to close it.
+            "error" => return false,
+            _ => self.history.find(format!("{} was told what nobody expects: {message}", self.guest.name)),
+        }
+        true
+    }
+
+    fn shown(&self, id: u64) {
+        self.history.stream(self.stream, |stream| stream.ids.push(id));
+    }
+
+    fn tell(&self, id: &Value, told: Told) {
+        let id = id.as_str().unwrap_or_default().to_owned();
+        self.world.tell(|| format!("{} tells {id}: {told:?}", self.guest.name));
         // The client may have gone; then it asks somebody else.
-        drop(self.told.send((done.draft.draft_id.clone(), told)));
+        drop(self.told.send((id, told)));
     }
+}
+
+fn rejected(told: &Value) -> Told {
+    Told::Rejected(told["errors"][0]["code"].as_str().unwrap_or_default().to_owned())
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_default()
 }

@@ -3,6 +3,7 @@
 //! Every operation here is instantaneous and atomic; what is lost, late or doubled on the way is `net`'s.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,8 +35,6 @@ pub(crate) enum Mutation {
     ForgottenIndex,
     /// A draft that was committed long ago is not looked for in the log.
     UnsoughtDraft,
-    /// The frontend believes the rejections of any attempt.
-    AnyAttempt,
     /// Drafts are published again without a word on what earlier copies may have committed.
     NoSince,
     /// A copy may be stored at any time, and a frontend believes the rejection of a later one.
@@ -131,7 +130,7 @@ pub(crate) struct Servers {
     start: Instant,
     /// How often a key was removed, or a validator came.
     pub comings_and_goings: u64,
-    pub answers: BTreeMap<(String, u64), mpsc::UnboundedSender<Answer>>,
+    pub answers: BTreeMap<String, mpsc::UnboundedSender<Answer>>,
     mutation: Option<Mutation>,
 }
 
@@ -290,11 +289,11 @@ fn is_mark(body: &Bytes) -> bool {
 
 /// The servers, and what everybody else shares.
 #[derive(Clone)]
-pub(crate) struct World(Arc<Shared>);
+pub(crate) struct World(Arc<Shared>, Arc<Mutex<Rng>>);
 
 struct Shared {
     servers: Mutex<Servers>,
-    rng: Mutex<Rng>,
+    seed: u64,
     changed: Notify,
     weather: Mutex<Weather>,
     story: Mutex<Vec<String>>,
@@ -317,14 +316,23 @@ impl World {
             answers: BTreeMap::new(),
             mutation,
         };
-        Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             servers: Mutex::new(servers),
-            rng: Mutex::new(Rng::new(seed)),
+            seed,
             changed: Notify::new(),
             weather: Mutex::new(weather),
             story: Mutex::new(Vec::new()),
             start: Instant::now(),
-        }))
+        });
+        Self(shared, Arc::new(Mutex::new(Rng::new(seed))))
+    }
+
+    /// The same world with a chance of its own, which follows from the time and from what it is for: of those who do
+    /// something at the same moment, it does not matter who is first.
+    pub(crate) fn by_itself(&self, what: impl Hash) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (self.0.seed, self.0.start.elapsed(), what).hash(&mut hasher);
+        Self(self.0.clone(), Arc::new(Mutex::new(Rng::new(hasher.finish()))))
     }
 
     pub(crate) fn look<T>(&self, look: impl FnOnce(&Servers) -> T) -> T {
@@ -351,7 +359,7 @@ impl World {
     }
 
     pub(crate) fn roll<T>(&self, roll: impl FnOnce(&mut Rng) -> T) -> T {
-        roll(&mut lock(&self.0.rng))
+        roll(&mut lock(&self.1))
     }
 
     /// Whether what happens once in `n` times happens now; never where `n` is 0.

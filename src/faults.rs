@@ -5,6 +5,8 @@
 
 /// Die between a commit's acknowledgement and that of its drafts.
 pub const DIE_AFTER_COMMIT: &str = "die_after_commit";
+/// Die in an import after each batch that was stored.
+pub const DIE_IN_IMPORT: &str = "die_in_import";
 /// Take every slot, whoever owns it, hand none over, and take each back when it is lost.
 pub const NEVER_LOSE_SLOTS: &str = "never_lose_slots";
 

@@ -21,6 +21,7 @@ mod fuzzing;
 mod house_rules;
 pub mod json;
 pub mod log;
+pub mod moving;
 mod outbox;
 pub mod pages;
 pub mod partition;

@@ -10,8 +10,10 @@ pub(crate) mod common;
 mod connect;
 mod dev;
 mod diff;
+mod export;
 mod frontend;
 mod health;
+mod import;
 mod inspect;
 mod log;
 mod reload;
@@ -95,6 +97,8 @@ enum Command {
     Log(log::ShowLog),
     Backup(backup::Backup),
     Restore(backup::Restore),
+    Export(export::Export),
+    Import(import::Import),
     Verify(verify::Verify),
     Inspect(inspect::Inspect),
     Quarantine(inspect::Quarantine),
@@ -163,7 +167,12 @@ impl Command {
     fn prints_only(&self) -> bool {
         matches!(
             self,
-            Self::State(_) | Self::Log(_) | Self::CheckConfig(_) | Self::Health(_) | Self::Token(_)
+            Self::State(_)
+                | Self::Log(_)
+                | Self::Export(_)
+                | Self::CheckConfig(_)
+                | Self::Health(_)
+                | Self::Token(_)
         )
     }
 
@@ -190,6 +199,8 @@ impl Command {
             Self::Log(command) => command.nats.overrides(),
             Self::Backup(command) => command.nats.overrides(),
             Self::Restore(command) => command.nats.overrides(),
+            Self::Export(command) => command.nats.overrides(),
+            Self::Import(command) => command.nats.overrides(),
             Self::Verify(command) => command.nats.overrides(),
             Self::Inspect(command) => command.nats.overrides(),
             Self::Quarantine(command) => command.nats.overrides(),
@@ -217,6 +228,8 @@ impl Command {
             Self::Log(command) => command.run(loaded.config, shutdown).await?,
             Self::Backup(command) => command.run(loaded.config, shutdown).await?,
             Self::Restore(command) => command.run(loaded.config, shutdown).await?,
+            Self::Export(command) => command.run(loaded.config, shutdown).await?,
+            Self::Import(command) => command.run(loaded.config, shutdown).await?,
             Self::Verify(command) => command.run(loaded.config, shutdown).await?,
             Self::Inspect(command) => command.run(loaded.config, shutdown).await?,
             Self::Quarantine(command) => command.run(loaded.config, shutdown).await?,

@@ -37,6 +37,7 @@ pub use integrity::damage::LogDamage;
 pub use integrity::mark::HighWaterMark;
 pub use integrity::monitor::MarkAccess;
 pub use ops::backup::{BackedUp, BackupError};
+pub use ops::import::{EndOfLog, ImportedEvent};
 pub use ops::partition_stats::{PartitionPage, PartitionStats};
 pub use ops::remove_events::RemovedEvent;
 pub use ownership::{OwnedSlot, OwnershipChanges, OwnershipView, SlotKey};

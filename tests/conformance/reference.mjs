@@ -10,7 +10,7 @@ import { parseArgs } from "node:util";
 import { createInMemorySyncStore, createSyncServer, createWsServerRuntime } from "insieme/server";
 import { WebSocketServer } from "ws";
 
-export const startReference = async ({ port = 0, secret = "conformance-secret", validate = () => {}, logger } = {}) => {
+export const startReference = async ({ port = 0, secret = "conformance-secret", validate = () => {}, store = createInMemorySyncStore(), logger } = {}) => {
   const verifyToken = async (token) => {
     const [header, body, signature] = token.split(".");
     const expected = createHmac("sha256", secret).update(`${header}.${body}`).digest();
@@ -24,7 +24,7 @@ export const startReference = async ({ port = 0, secret = "conformance-secret", 
     auth: { verifyToken, validateSession: async ({ claims }) => claims.exp * 1000 > Date.now() },
     authz: { authorizeProject: async ({ claims }, projectId) => claims.projectIds.includes(projectId) },
     validation: { validate: async (event) => validate(event) },
-    store: createInMemorySyncStore(),
+    store,
     clock: { now: () => Date.now() },
     logger,
   });

@@ -234,7 +234,7 @@ impl Log {
         });
     }
 
-    async fn stream_info(&self, name: &str) -> Result<Option<Info>, LogError> {
+    pub(crate) async fn stream_info(&self, name: &str) -> Result<Option<Info>, LogError> {
         let info = stream_info(self, name).await;
         info.map_err(|error| LogError::unavailable("looking at a stream", format!("{name}: {error}")))
     }

@@ -162,6 +162,13 @@ impl Log {
         }
     }
 
+    /// The id of the last message that the log still has, as the leader of the stream has it.
+    pub async fn leader_last(&self) -> Result<Option<EventId>, LogError> {
+        const WHAT: &str = "asking the leader for the last event";
+        let get = serde_json::json!({ "last_by_subj": subjects::COMMITTED_ALL });
+        Ok(self.leader_get(WHAT, &get).await?.map(|(_, event)| event.id))
+    }
+
     /// The last event of a partition, as the leader of the stream has it.
     pub async fn leader_head(&self, token: &Token) -> Result<Option<StoredEvent>, LogError> {
         const WHAT: &str = "asking the leader for a partition's head";

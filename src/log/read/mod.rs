@@ -7,3 +7,4 @@ pub(crate) mod live;
 mod long_read;
 pub(crate) mod replay;
 pub(crate) mod server_time;
+pub(crate) mod stretch;

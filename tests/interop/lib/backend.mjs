@@ -31,7 +31,7 @@ const UNLIMITED = [
 ];
 
 class Backend {
-  static async start({ limits = false, secret } = {}) {
+  static async start({ limits = false, secret, importFile } = {}) {
     const backend = new Backend();
     backend.dir = mkdtempSync(join(tmpdir(), "insieme-interop-"));
     process.on("exit", () => rmSync(backend.dir, { recursive: true, force: true }));
@@ -53,6 +53,7 @@ class Backend {
     const settings = [`rules.schema_dir=${schemas}`, ...(limits ? [] : UNLIMITED)];
     backend.settings = ["--nats", backend.natsUrl, ...settings.flatMap((setting) => ["--set", setting])];
     run(BINARY, ["bootstrap", ...backend.settings]);
+    if (importFile !== undefined) backend.imported = run(BINARY, ["import", importFile, ...backend.settings], 600_000);
     backend.validator = new Process("validator", BINARY, ["validator", ...backend.settings]);
     await backend.validator.says("validator ready:");
     backend.auth = ["--allow-anyone"];
@@ -75,6 +76,11 @@ class Backend {
       "frontend", ...this.settings, ...this.auth, "--listen", `127.0.0.1:${this.port}`,
     ]);
     await this.frontend.says("frontend ready:");
+  }
+
+  /** Runs a command of the binary; gives what it prints. */
+  run(args) {
+    return run(BINARY, [...args, ...this.settings]);
   }
 
   /** `kill -9` of the frontend. */

@@ -60,8 +60,8 @@ export class Process {
 }
 
 /** Runs a command to its end; it must succeed. */
-export const run = (file, args) => {
-  const { status, stdout, stderr, error } = spawnSync(file, args, { encoding: "utf8", timeout: 60_000, maxBuffer: 1 << 28 });
+export const run = (file, args, timeout = 60_000) => {
+  const { status, stdout, stderr, error } = spawnSync(file, args, { encoding: "utf8", timeout, maxBuffer: 1 << 28 });
   if (error || status !== 0) throw error ?? new Error(`${file} ${args.join(" ")} failed:\n${stdout}${stderr}`);
   return stdout;
 };

@@ -45,6 +45,7 @@ mod stories {
     mod many_partitions;
     mod many_slots;
     mod metrics;
+    mod moving;
     mod nats_cluster;
     mod nats_outage;
     mod nats_secrets;
@@ -59,6 +60,7 @@ mod stories {
     mod power_cut;
     mod protocol;
     mod queue;
+    mod readers;
     mod real_input;
     mod rejected_is_final;
     mod revocation;

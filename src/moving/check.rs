@@ -105,11 +105,11 @@ impl Checker<'_> {
             Content::Foreign(event) => {
                 checked.is_foreign = true;
                 let token = event.partition.token();
-                let state = states.entry(token.clone()).or_insert_with(PartitionState::new);
+                let state = states.entry(token.clone()).or_default();
                 (token, self.decide(state, event)?)
             }
         };
-        let state = states.entry(token.clone()).or_insert_with(PartitionState::new);
+        let state = states.entry(token.clone()).or_default();
         let stored = StoredEvent { id, body: body.clone() };
         let folded = apply(self.fold.as_ref(), state, &stored).and_then(|()| settle(state));
         match folded {

@@ -112,12 +112,26 @@ impl NatsServer {
 /// Starts a server as it is shipped, with its store below `dir`; gives its address. Each user's password is the
 /// user's name and `Secret`.
 pub async fn start_shipped(dir: &Path) -> (String, Process) {
+    start_changed(dir, |shipped| shipped).await
+}
+
+/// The same, with the user `reader` let in as `docs/READING-THE-LOG.md` says.
+pub async fn start_with_reader(dir: &Path) -> (String, Process) {
+    start_changed(dir, |shipped| {
+        let (others, reader) = shipped.split_once("\n  READ {\n").expect("an account for readers");
+        let (users, rest) = reader.split_once("    imports:").expect("what it imports");
+        format!("{others}\n  READ {{\n{}    imports:{rest}", users.replace("    # ", "    "))
+    })
+    .await
+}
+
+async fn start_changed(dir: &Path, change: impl FnOnce(String) -> String) -> (String, Process) {
     let port = free_port();
     let file = dir.join("nats.conf");
-    std::fs::write(&file, shipped(port, &dir.join("store"))).unwrap();
+    std::fs::write(&file, change(shipped(port, &dir.join("store")))).unwrap();
     let mut command = Command::new(binary());
     command.arg("--config").arg(&file);
-    for user in ["frontend", "validator", "operator"] {
+    for user in ["frontend", "validator", "operator", "reader"] {
         command.env(format!("NATS_{}_PASSWORD", user.to_uppercase()), format!("{user}Secret"));
     }
     let mut server = Process::spawn("nats", command, dir);

@@ -36,7 +36,7 @@ pub struct PageReader(Events);
 
 /// Where they come from.
 enum Events {
-    Read(Batch),
+    Read(Box<Batch>),
     /// Out of a test's own log: those that are left, and whether it has more.
     #[cfg(test)]
     Given(std::collections::VecDeque<StoredEvent>, bool),
@@ -45,13 +45,14 @@ enum Events {
 impl PageReader {
     /// The next event; `None` behind the last that was asked for.
     pub async fn next(&mut self) -> Result<Option<StoredEvent>, LogError> {
-        let batch = match &mut self.0 {
-            Events::Read(batch) => batch,
+        match &mut self.0 {
+            Events::Read(batch) => {
+                let stored = batch.next().await?;
+                Ok(stored.map(|it| StoredEvent { id: EventId(it.sequence), body: it.message.payload }))
+            }
             #[cfg(test)]
-            Events::Given(events, _) => return Ok(events.pop_front()),
-        };
-        let stored = batch.next().await?;
-        Ok(stored.map(|stored| StoredEvent { id: EventId(stored.sequence), body: stored.message.payload }))
+            Events::Given(events, _) => Ok(events.pop_front()),
+        }
     }
 
     /// Whether the limits ended it, and not the log; known once [`next`](Self::next) has given the last.
@@ -120,7 +121,7 @@ impl Log {
             ..BatchGet::default()
         };
         let batch = self.open_batch("reading a page of the log", subjects::COMMITTED_STREAM, get).await?;
-        Ok(PageReader(Events::Read(batch)))
+        Ok(PageReader(Events::Read(Box::new(batch))))
     }
 
     /// One event by its id, with its partition's token.

@@ -242,7 +242,7 @@ impl Cluster {
         let running = tokio::task::spawn_blocking(move || command.output());
         let output = running.await.unwrap().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        stdout(&output).to_owned()
+        stdout(&output)
     }
 
     /// Runs a subcommand against this backend's NATS; it must succeed.

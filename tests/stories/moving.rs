@@ -58,7 +58,7 @@ fn events_with_gaps(count: u64) -> Vec<Value> {
     let mut ordinals = HashMap::new();
     let mut id = 40;
     let event = |n: u64| {
-        id += if n % 7 == 0 { 3 } else { 1 };
+        id += if n.is_multiple_of(7) { 3 } else { 1 };
         let partition = format!("p{}", n % 3);
         let ordinal = ordinals.entry(partition.clone()).or_insert(0_u64);
         *ordinal += 1;

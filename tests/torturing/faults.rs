@@ -38,6 +38,7 @@ pub const HARMLESS: &[(&str, &str)] = &[
         "die_after_commit",
         "a validator dies between a commit and the acknowledgement of its drafts: killed_validator",
     ),
+    ("die_in_import", "an import dies after a batch of events: moving"),
     ("never_lose_slots", "a validator believes that it owns every slot: two_owners, torture"),
     ("lose_acknowledgements", "no draft is taken off the queue: rejected_is_final"),
     ("small_snapshots", "an object of a snapshot has no more than 16 KiB: torn_reads"),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::client::LEFT;
 use super::wire::Wire;
 use crate::harness::socket::now_ms;
 
@@ -174,7 +175,7 @@ async fn carry(mut wire: Wire, mut orders: UnboundedReceiver<Order>, strays: Arc
                     },
                     Some(Order::Close) | None => {
                         wire.close().await;
-                        break "left by one of those who share it".to_owned();
+                        break LEFT.to_owned();
                     }
                 }
             }

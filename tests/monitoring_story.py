@@ -577,13 +577,17 @@ def main():
         assert writer.write()["type"] == "event_accepted"
 
     def stands_still(seconds, alarm):
-        """Until a commit has been under way at just that moment, which the draft's own way may be as well."""
+        """Stops NATS in the middle of what is written, when a commit is under way as like as not."""
         drafts = 8
-        for writer in writers:
-            for value in range(drafts):
+        stops_at = random.randrange(1, drafts)
+        for value in range(drafts):
+            for writer in writers:
                 writer.submit(value)
-        time.sleep(random.uniform(0, 0.1))
-        nats.process.send(signal.SIGSTOP)
+            if value < stops_at:
+                time.sleep(0.002)
+            elif value == stops_at:
+                time.sleep(random.uniform(0, 0.003))
+                nats.process.send(signal.SIGSTOP)
         time.sleep(seconds)
         nats.process.send(signal.SIGCONT)
         for writer in writers:

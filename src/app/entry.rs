@@ -55,7 +55,7 @@ pub enum NoEntry {
 }
 
 impl Entry {
-    /// Nobody is asked until rules are [taken](Self::takes).
+    /// Nobody is asked until rules are taken.
     pub fn new(folds: Arc<Folds>) -> Self {
         let (rules, told) = (ArcSwapOption::empty(), Mutex::new(None));
         Self { folds, rules, taken: watch::Sender::new(0), places: Semaphore::new(ASKED_AT_ONCE), told }

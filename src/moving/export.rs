@@ -5,7 +5,7 @@ use std::io::Write;
 
 use super::error::MoveError;
 use super::file::ExportWriter;
-use crate::event::{EventRecord, PartitionKey, Token};
+use crate::event::{EventId, EventRecord, PartitionKey, Token};
 use crate::log::{Log, LogError, StoredEvent};
 
 /// What was exported.
@@ -25,12 +25,12 @@ pub async fn export(log: &Log, only: &[PartitionKey], out: impl Write) -> Result
     let mut writer = ExportWriter::new(out).map_err(failed)?;
     let only: Vec<Token> = only.iter().map(PartitionKey::token).collect();
     let (replay, tokens) = match only.as_slice() {
-        [one] => (log.leader_head(one).await?.map(|head| log.from_the_first(Some(one), head.id)), only),
-        _ => (log.leader_last().await?.map(|last| log.from_the_first(None, last)), only),
+        [one] => (log.leader_head(one).await?.map(|head| log.replay(one, EventId::NONE, head.id)), only),
+        _ => (log.leader_last().await?.map(|last| log.replay_all(last)), only),
     };
     let mut ordinals: HashMap<Token, u64> = HashMap::new();
     if let Some(mut replay) = replay {
-        while let Some((_, stored)) = replay.next().await? {
+        while let Some(stored) = replay.next().await? {
             let (token, ordinal) = placed(&stored)?;
             if !tokens.is_empty() && !tokens.contains(&token) {
                 continue;

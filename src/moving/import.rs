@@ -184,8 +184,8 @@ impl Import<'_> {
         let mut next = records.next(reader)?;
         let mut present = 0;
         let Some(last) = self.log.leader_last().await? else { return Ok((0, next)) };
-        let mut replay = self.log.from_the_first(None, last);
-        while let Some((token, stored)) = replay.next().await? {
+        let mut replay = self.log.replay_all(last);
+        while let Some((token, stored)) = replay.next_with_partition().await? {
             // A placeholder of an import that was ended in the middle.
             let Some(token) = token else { continue };
             match next {
@@ -224,8 +224,8 @@ impl Import<'_> {
         if self.log.has_events_of(checked.partitions.keys()).await?
             && let Some(last) = self.log.leader_last().await?
         {
-            let mut replay = self.log.from_the_first(None, last);
-            while let Some((token, stored)) = replay.next().await? {
+            let mut replay = self.log.replay_all(last);
+            while let Some((token, stored)) = replay.next_with_partition().await? {
                 let Some(token) = token.filter(|token| checked.partitions.contains_key(token)) else {
                     continue;
                 };

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::Stream as PullStream;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
-use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
+use super::batch_get::Stored;
 use crate::event::EventId;
 use crate::faults;
 use crate::log::client::Log;
@@ -19,16 +19,17 @@ use crate::log::subjects;
 
 const WHAT: &str = "reading the log through a consumer";
 
-/// The most events and bytes that are on their way at a time.
-const EVENTS_AT_ONCE: usize = 4096;
-const BYTES_AT_ONCE: usize = 4 << 20;
+/// The most events and bytes of a history that are asked for at a time, by a consumer or by direct gets. What comes
+/// faster than it is taken waits here, so the events must fit into a subscription.
+pub(super) const EVENTS_AT_ONCE: usize = 4096;
+pub(super) const BYTES_AT_ONCE: usize = 4 << 20;
 /// How long NATS keeps a consumer whose process died.
 const KEPT_UNUSED: Duration = Duration::from_secs(10);
 
 /// The events of a partition from some event on, without end.
 ///
 /// A consumer numbers what it delivers, so an event that was lost on the way leaves a hole in the numbers. It is
-/// noticed, and then the read is over: whoever reads goes on with direct gets.
+/// noticed, and then the read is over: the reader goes on with direct gets.
 pub(super) struct LongRead {
     log: Log,
     consumer: PullConsumer,
@@ -89,9 +90,8 @@ impl LongRead {
         Ok(Self { log: log.clone(), consumer, messages, delivered: 0 })
     }
 
-    /// The next event, by its place and its record. After an error the read is over, and what was given until then is
-    /// whole.
-    pub(super) async fn next(&mut self) -> Result<(EventId, Bytes), LogError> {
+    /// The next event. After an error the read is over, and what was given until then is whole.
+    pub(super) async fn next(&mut self) -> Result<Stored, LogError> {
         let next = timeout(self.log.settings.request_timeout, self.messages.next()).await;
         let message = match next {
             Ok(Some(Ok(message))) => message,
@@ -100,13 +100,14 @@ impl LongRead {
             Err(_) => return Err(LogError::unavailable(WHAT, "nothing came in time")),
         };
         let info = message.info().map_err(|error| LogError::malformed(WHAT, error))?;
-        let (number, id) = (info.consumer_sequence, EventId(info.stream_sequence));
+        let (number, sequence) = (info.consumer_sequence, info.stream_sequence);
         self.delivered += 1;
         if number != self.delivered && !faults::broken("believe_consumers") {
             let why = format!("delivery {number} came where {} was due", self.delivered);
             return Err(LogError::unavailable(WHAT, why));
         }
-        Ok((id, message.message.payload))
+        let message = message.message;
+        Ok(Stored { sequence, subject: message.subject.to_string(), message })
     }
 
     /// Has NATS forget the consumer now, rather than when nobody has used it for a while.

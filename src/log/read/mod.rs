@@ -7,4 +7,3 @@ pub(crate) mod live;
 mod long_read;
 pub(crate) mod replay;
 pub(crate) mod server_time;
-pub(crate) mod stretch;

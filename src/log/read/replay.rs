@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tracing::debug;
 
 use super::batch_get::{Batch, BatchGet, Stored};
-use super::long_read::LongRead;
+use super::long_read::{BYTES_AT_ONCE, EVENTS_AT_ONCE, LongRead};
 use crate::event::{EventId, Token};
 use crate::log::client::Log;
 use crate::log::error::LogError;
@@ -166,21 +166,25 @@ impl Log {
     /// The events of a partition behind `after`, up to and including `upto`, which must be an event of the
     /// partition (its head, say): it is how the replay knows that it is through.
     pub fn replay(&self, token: &Token, after: EventId, upto: EventId) -> Replay {
-        let (subject, way) = (subjects::committed(token), Way::None);
-        Replay { log: self.clone(), subject, way, batches: 0, last: after, upto }
+        self.replay_of(subjects::committed(token), after, upto)
+    }
+
+    /// The events of all partitions up to and including `upto`, which must be one of them.
+    pub fn replay_all(&self, upto: EventId) -> Replay {
+        self.replay_of(subjects::COMMITTED_ALL.to_owned(), EventId::NONE, upto)
+    }
+
+    fn replay_of(&self, subject: String, after: EventId, upto: EventId) -> Replay {
+        Replay { log: self.clone(), subject, way: Way::None, batches: 0, last: after, upto }
     }
 }
 
 const WHAT: &str = "replaying the log";
 
-/// The most events and bytes that a replay asks for at a time. What comes faster than it is taken waits here,
-/// so the events must fit into a subscription.
-const REPLAY_EVENTS: usize = 4096;
-const REPLAY_BYTES: usize = 4 << 20;
 /// After so many answers that were not the last, a replay is a long one, and worth a consumer.
 const SHORT_BATCHES: usize = 2;
 
-/// A stretch of a partition's history, being read.
+/// A stretch of the history of a partition, or of all, being read.
 pub struct Replay {
     log: Log,
     subject: String,
@@ -202,15 +206,24 @@ enum Way {
 impl Replay {
     /// The next event; `None` once the last one asked for was given. After an error the replay is over.
     pub async fn next(&mut self) -> Result<Option<StoredEvent>, LogError> {
+        Ok(self.next_with_subject().await?.map(|(_, event)| event))
+    }
+
+    /// The next event with its partition, which is `None` for a message that is no partition's.
+    pub async fn next_with_partition(&mut self) -> Result<Option<(Option<Token>, StoredEvent)>, LogError> {
+        let Some((subject, event)) = self.next_with_subject().await? else { return Ok(None) };
+        let token = subjects::token_of_committed(&subject).and_then(|token| Token::parse(token).ok());
+        Ok(Some((token.map(|(token, _)| token), event)))
+    }
+
+    async fn next_with_subject(&mut self) -> Result<Option<(String, StoredEvent)>, LogError> {
         while self.last < self.upto {
             match std::mem::replace(&mut self.way, Way::None) {
                 Way::None => self.way = self.next_way().await?,
                 Way::Batch(mut batch, any) => match batch.next().await? {
                     Some(stored) => {
                         self.way = Way::Batch(batch, true);
-                        let event =
-                            StoredEvent { id: EventId(stored.sequence), body: stored.message.payload };
-                        return self.given(event).map(Some);
+                        return self.given(stored).map(Some);
                     }
                     None if !any => {
                         let why = "a lagging replica, or a log without its end";
@@ -219,9 +232,9 @@ impl Replay {
                     None => self.batches += 1,
                 },
                 Way::Consumer(mut read) => match read.next().await {
-                    Ok((id, body)) => {
+                    Ok(stored) => {
                         self.way = Way::Consumer(read);
-                        return self.given(StoredEvent { id, body }).map(Some);
+                        return self.given(stored).map(Some);
                     }
                     Err(error) => {
                         debug!(%error, after = %self.last, "a long history goes on with direct gets");
@@ -246,8 +259,8 @@ impl Replay {
         let get = BatchGet {
             seq: Some(self.last.0 + 1),
             next_by_subj: Some(self.subject.clone()),
-            batch: REPLAY_EVENTS.min((self.upto.0 - self.last.0) as usize),
-            max_bytes: Some(REPLAY_BYTES),
+            batch: EVENTS_AT_ONCE.min((self.upto.0 - self.last.0) as usize),
+            max_bytes: Some(BYTES_AT_ONCE),
             ..BatchGet::default()
         };
         let batch = self.log.open_batch(WHAT, subjects::COMMITTED_STREAM, get).await?;
@@ -255,14 +268,14 @@ impl Replay {
     }
 
     /// Takes note of an event that is given out.
-    fn given(&mut self, event: StoredEvent) -> Result<StoredEvent, LogError> {
-        self.last = event.id;
+    fn given(&mut self, stored: Stored) -> Result<(String, StoredEvent), LogError> {
+        self.last = EventId(stored.sequence);
         if self.last > self.upto {
             // The event that was to be the last is no longer there.
             let why = format!("event {} is missing; the next one is {}", self.upto, self.last);
             return Err(LogError::malformed(WHAT, why));
         }
-        Ok(event)
+        Ok((stored.subject, StoredEvent { id: self.last, body: stored.message.payload }))
     }
 }
 

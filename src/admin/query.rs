@@ -1,6 +1,7 @@
 //! What stands behind the question mark of a request: each parameter once, known, and of its kind.
 
 use super::problem::Problem;
+use crate::util::percent;
 
 /// The parameters of a request.
 #[derive(Debug, Default)]
@@ -52,26 +53,9 @@ impl Query {
     }
 }
 
-/// Undoes percent-encoding, and `+` for a space.
 fn decoded(text: &str) -> Result<String, Problem> {
     let wrong = || Problem::bad_request(format!("{text:?} is not percent-encoded UTF-8"));
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let (high, low) = (rest.next().and_then(hex), rest.next().and_then(hex));
-                high.zip(low).map(|(high, low)| high << 4 | low).ok_or_else(wrong)?
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(bytes).map_err(|_| wrong())
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).map(|digit| digit as u8)
+    percent::decoded(text, true).ok_or_else(wrong)
 }
 
 #[cfg(test)]

@@ -2,5 +2,6 @@
 
 pub(crate) mod backoff;
 pub(crate) mod hex;
+pub(crate) mod percent;
 pub(crate) mod sync;
 pub(crate) mod time;

@@ -7,6 +7,7 @@ use super::answer::Answer;
 use super::body::Framing;
 use crate::event::{ClientId, EventId, PartitionKey};
 use crate::frontend::listener::{Head, http};
+use crate::util::percent::decoded;
 
 /// Where all paths begin.
 const ROOT: &str = "/partitions";
@@ -233,24 +234,6 @@ impl Query {
 fn whole(text: &str) -> Option<u64> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| is_number)
-}
-
-/// Undoes percent-encoding, and in a query `+` for a space.
-fn decoded(text: &str, is_query: bool) -> Option<String> {
-    let hex = |digit: u8| char::from(digit).to_digit(16).map(|digit| digit as u8);
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'+' if is_query => b' ',
-            b'%' => {
-                let (high, low) = (rest.next().and_then(hex)?, rest.next().and_then(hex)?);
-                high << 4 | low
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ pub mod process;
 pub mod proxy;
 #[path = "../../src/simulation/rng.rs"]
 pub mod rng;
+pub mod shipped;
 pub mod socket;
 pub mod tokens;
 pub mod tree_input;

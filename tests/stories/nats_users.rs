@@ -2,49 +2,28 @@
 //! other hands can neither commit, nor forge what others see, nor destroy anything.
 
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::time::Duration;
 
-use async_nats::{Client as Nats, ConnectOptions, HeaderMap, Message};
+use async_nats::{ConnectOptions, HeaderMap, Message};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use crate::harness::admin::Operator;
 use crate::harness::client::Client;
-use crate::harness::cluster::binary;
 use crate::harness::nats;
 use crate::harness::process::Process;
+use crate::harness::shipped::{Shipped, as_user, connect};
 use crate::harness::socket::Socket;
 use crate::harness::tokens::{SECRET, TestKey};
 use crate::harness::{temp_dir, until};
 
-/// A NATS server as shipped, with the streams, a validator and a frontend, each as its user.
-struct Shipped {
-    url: String,
-    server: Process,
-    validator: Process,
-    frontend: Process,
-    address: String,
-    _dir: tempfile::TempDir,
-}
-
 impl Shipped {
     async fn start() -> Self {
         let dir = temp_dir();
-        let (url, server) = nats::start_shipped(dir.path()).await;
-
-        let bootstrap = as_user("bootstrap", "operator", &url).output().unwrap();
-        assert!(bootstrap.status.success(), "{}", String::from_utf8_lossy(&bootstrap.stderr));
-        let mut command = as_user("validator", "validator", &url);
+        let server = nats::start_shipped(dir.path()).await;
         // A snapshot after every few events, so that writing and reading them is tried too.
-        command.args(["--set", "validator.snapshot_events_min=3", "--set", "validator.snapshot_share_min=0"]);
-        let mut validator = Process::spawn("validator", command, dir.path());
-        validator.line_with("validator ready: ").await;
-        let mut command = as_user("frontend", "frontend", &url);
-        command.args(["--allow-anyone", "--listen", "127.0.0.1:0", "--set", "metrics.listen=127.0.0.1:0"]);
-        let mut frontend = Process::spawn("frontend", command, dir.path());
-        let address = frontend.line_with("frontend ready: ").await;
-        let shipped = Self { url, server, validator, frontend, address, _dir: dir };
+        let often = ["--set", "validator.snapshot_events_min=3", "--set", "validator.snapshot_share_min=0"];
+        let shipped = Self::start_on(dir, server, &often, &["--set", "metrics.listen=127.0.0.1:0"]).await;
         until("all slots to be taken", async || (shipped.kept().await.slots == 64).then_some(())).await;
         shipped
     }
@@ -87,21 +66,6 @@ struct Kept {
     readers: usize,
 }
 
-fn as_user(role: &str, user: &str, url: &str) -> Command {
-    let mut command = binary();
-    command.arg(role).env("INSIEME_NATS_URLS", url);
-    command.env("INSIEME_NATS_USER", user).env("INSIEME_NATS_PASSWORD", format!("{user}Secret"));
-    if user == "frontend" {
-        command.env("INSIEME_NATS_API_PREFIX", "core");
-    }
-    command
-}
-
-async fn connect(user: &str, url: &str) -> Nats {
-    let options = ConnectOptions::with_user_and_password(user.into(), format!("{user}Secret"));
-    options.connect(url).await.unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_role_works_as_its_user() {
     let mut shipped = Shipped::start().await;
@@ -135,7 +99,7 @@ async fn every_role_works_as_its_user() {
 
     // Rules of one's own: the operator puts them in force, the validator decides by them, and a frontend, which may
     // read them too, folds by them.
-    let rules = shipped._dir.path().join("rules.js");
+    let rules = shipped.dir.path().join("rules.js");
     let module = "export const version = 1; export const events = { counted: {\n\
         check: ({ state, reject }) => { if (state.count >= 1) reject('ENOUGH'); },\n\
         reduce: ({ state }) => { state.count = 1; } } };";

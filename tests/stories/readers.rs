@@ -1,16 +1,13 @@
 //! Other services that read the log as NATS's user `reader`: what they find is what `docs/record.schema.json` says, and
 //! they can do nothing but read.
 
-use std::process::Command;
-
-use async_nats::{Client as Nats, ConnectOptions, HeaderMap};
+use async_nats::{Client as Nats, HeaderMap};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use crate::harness::client::Client;
-use crate::harness::cluster::binary;
 use crate::harness::nats;
-use crate::harness::process::Process;
+use crate::harness::shipped::{Shipped, as_user, connect};
 use crate::harness::v1::V1Client;
 use crate::harness::{temp_dir, until};
 use insieme_backend::event::EventRecord;
@@ -18,43 +15,10 @@ use insieme_backend::event::EventRecord;
 const READ: &str = "core.DIRECT.GET.COMMITTED";
 
 /// NATS as shipped with readers let in, and a backend.
-struct Shipped {
-    url: String,
-    server: Process,
-    address: String,
-    _backend: Vec<Process>,
-    dir: tempfile::TempDir,
-}
-
-impl Shipped {
-    async fn start() -> Self {
-        let dir = temp_dir();
-        let (url, server) = nats::start_with_reader(dir.path()).await;
-        let bootstrap = as_user("bootstrap", "operator", &url).output().unwrap();
-        assert!(bootstrap.status.success(), "{}", String::from_utf8_lossy(&bootstrap.stderr));
-        let mut validator = Process::spawn("validator", as_user("validator", "validator", &url), dir.path());
-        validator.line_with("validator ready: ").await;
-        let mut command = as_user("frontend", "frontend", &url);
-        command.args(["--allow-anyone", "--listen", "127.0.0.1:0"]);
-        let mut frontend = Process::spawn("frontend", command, dir.path());
-        let address = frontend.line_with("frontend ready: ").await;
-        Self { url, server, address, _backend: vec![validator, frontend], dir }
-    }
-}
-
-fn as_user(role: &str, user: &str, url: &str) -> Command {
-    let mut command = binary();
-    command.arg(role).env("INSIEME_NATS_URLS", url);
-    command.env("INSIEME_NATS_USER", user).env("INSIEME_NATS_PASSWORD", format!("{user}Secret"));
-    if user == "frontend" {
-        command.env("INSIEME_NATS_API_PREFIX", "core");
-    }
-    command
-}
-
-async fn connect(user: &str, url: &str) -> Nats {
-    let options = ConnectOptions::with_user_and_password(user.into(), format!("{user}Secret"));
-    options.connect(url).await.unwrap()
+async fn with_reader() -> Shipped {
+    let dir = temp_dir();
+    let server = nats::start_with_reader(dir.path()).await;
+    Shipped::start_on(dir, server, &[], &[]).await
 }
 
 /// All events, read as the page says: headers and body.
@@ -89,7 +53,7 @@ fn contract() -> (jsonschema::Validator, jsonschema::Validator) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_finds_records_as_the_schema_says_and_hears_of_new_ones() {
-    let shipped = Shipped::start().await;
+    let shipped = with_reader().await;
     let reader = connect("reader", &shipped.url).await;
     let mut live = reader.subscribe("live.>").await.unwrap();
     reader.flush().await.unwrap();
@@ -161,7 +125,7 @@ async fn a_reader_finds_records_as_the_schema_says_and_hears_of_new_ones() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stolen_reader_credential_can_only_read() {
-    let mut shipped = Shipped::start().await;
+    let mut shipped = with_reader().await;
     let mut ann = Client::of(&shipped.address, "ann").await;
     ann.commit("set", json!({ "target": "a", "value": 1 })).await;
     let operator = connect("operator", &shipped.url).await;

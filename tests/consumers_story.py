@@ -17,12 +17,13 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
 import time
 
+import story_tools
+from story_tools import free_port, say
 from websocket import WebSocket
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -42,11 +43,6 @@ BROKEN = {
 folder = pathlib.Path(tempfile.mkdtemp(prefix="insieme-consumers-"))
 folder.chmod(0o755)
 processes = []
-started = time.monotonic()
-
-
-def say(text):
-    print(f"{time.monotonic() - started:6.1f} s  {text}", flush=True)
 
 
 @atexit.register
@@ -56,18 +52,8 @@ def clean_up():
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def wait_until(what, condition):
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {WAIT_SECONDS} s: {what}"
-        time.sleep(0.1)
-    return found
+    return story_tools.wait_until(what, condition, WAIT_SECONDS)
 
 
 class Process:

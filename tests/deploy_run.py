@@ -11,7 +11,8 @@ import urllib.error
 import urllib.request
 
 from deploy_kubernetes import build, environment_of, lay_out, templates
-from deploy_tools import BINARY, NATS_SERVER, PASSWORDS, WAIT_SECONDS, free_port, say, shipped_nats, wait_until
+from deploy_tools import BINARY, NATS_SERVER, PASSWORDS, WAIT_SECONDS, say, shipped_nats, wait_until
+from story_tools import free_port
 
 class Kubelet:
     def __init__(self, folder, objects):

@@ -3,10 +3,9 @@
 import os
 import pathlib
 import re
-import socket
 import subprocess
-import time
 
+import story_tools
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -59,17 +58,8 @@ def needs_to_drain_seconds(in_force):
     return (int(in_force["frontend.drain_wait_ms"]) + int(in_force["frontend.drain_ms_max"])) / 1000 + 2
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def wait_until(what, condition):
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {WAIT_SECONDS} s"
-        time.sleep(0.1)
+    return story_tools.wait_until(what, condition, WAIT_SECONDS)
 
 
 def shipped_nats(folder, file, ports):

@@ -9,7 +9,8 @@ import subprocess
 import tempfile
 import urllib.request
 
-from deploy_tools import BINARY, NATS_SERVER, PASSWORDS, ROOT, free_port, run, say, shipped_nats, wait_until
+from deploy_tools import BINARY, NATS_SERVER, PASSWORDS, ROOT, run, say, shipped_nats, wait_until
+from story_tools import free_port
 from websocket import WebSocket
 
 PARTITIONS = [f"room-{number}" for number in range(6)]

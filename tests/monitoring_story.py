@@ -25,6 +25,8 @@ import time
 import urllib.parse
 import urllib.request
 
+import story_tools
+from story_tools import free_port, say
 from websocket import WebSocket
 
 BACKEND = os.environ["INSIEME_TEST_BACKEND"]
@@ -38,11 +40,6 @@ RUNBOOKS_URL = "https://wiki.example/RUNBOOKS"
 
 folder = tempfile.mkdtemp(prefix="insieme-monitoring-")
 processes = []
-started = time.monotonic()
-
-
-def say(text):
-    print(f"{time.monotonic() - started:6.1f} s  {text}", flush=True)
 
 
 @atexit.register
@@ -52,20 +49,8 @@ def clean_up():
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def wait_until(what, condition, seconds=WAIT_SECONDS):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"not within {seconds} s: {what}")
+    return story_tools.wait_until(what, condition, seconds)
 
 
 class Process:

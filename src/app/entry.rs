@@ -36,7 +36,7 @@ pub struct Entry {
 #[derive(Debug)]
 struct InForce {
     rules: RulesInForceId,
-    /// Whether they say who may open a partition. Otherwise whoever the token lets in may.
+    /// Whether they say who may open a partition. Otherwise every client may that the token admits.
     authorize: bool,
 }
 
@@ -46,10 +46,10 @@ pub enum NoEntry {
     /// The rules say so.
     #[error("the application's rules do not let this client into this partition")]
     Refused,
-    /// The rules failed on him.
+    /// The rules failed on the client.
     #[error("the application's rules failed on this client; it was reported")]
     Failed,
-    /// Nobody can say just now.
+    /// The rules cannot be asked just now.
     #[error("the application's rules cannot be asked just now; retry")]
     Unavailable,
 }

@@ -40,7 +40,7 @@ pub(super) struct Live {
     version: RulesVersion,
     session: u64,
     kept: Mutex<Kept>,
-    /// What was noted and is not in `kept` yet: whoever notes an event does not wait for a worker that computes.
+    /// What was noted and is not in `kept` yet: who notes an event must not wait for a worker that computes.
     noted: Mutex<Vec<Vec<u8>>>,
     /// The bytes of what is noted and not folded, and the bytes of all that is kept; as they were last.
     waiting_bytes: AtomicUsize,
@@ -140,7 +140,7 @@ impl Live {
         noted.into_iter().for_each(|text| kept.push(text));
         let result = act(&mut kept);
         self.is_apart.store(kept.apart_for > 0, Ordering::Relaxed);
-        // What is noted meanwhile is counted by whoever notes it.
+        // An event that is noted meanwhile is counted where it is noted.
         let noted = lock(&self.noted);
         let bytes: usize = noted.iter().map(Vec::len).sum();
         self.waiting_bytes.store(kept.waiting_bytes() + bytes, Ordering::Relaxed);

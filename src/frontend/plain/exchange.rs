@@ -44,7 +44,7 @@ const CORS_METHODS: &str = "GET, HEAD, POST, OPTIONS";
 const CORS_EXPOSED: &str = "retry-after";
 /// How long a browser need not ask again, in seconds.
 const CORS_SECONDS: &str = "600";
-/// How long an answer waits for the head to come to its event, so that whoever reads next sees it.
+/// How long an answer waits for the head to come to its event, so that the next read sees it.
 const HEAD_WAIT: Duration = Duration::from_secs(1);
 
 /// A request whose head was read.
